@@ -1,0 +1,238 @@
+//! The one facade for what makes a run differ from the next: locks, atomics that order things,
+//! threads, clocks, and the seeds of hash maps.
+//!
+//! Everything above this crate takes these from here (`clippy.toml` bans the originals), so that a
+//! scheduler which explores interleavings can stand in for the real one: a second module beside
+//! `real`, chosen by a feature, that exports the same names.
+//!
+//! - E1: no map is seeded by chance. A map of digests takes a seed from its owner, because digests
+//!   can be ground by an attacker; a map of our own keys has a fixed one.
+//! - E2: no clock decides what is correct; [`monotonic`] is for waiting, rates and reports.
+
+use std::hash::{BuildHasher, Hasher};
+
+use crate::digest::Digest;
+
+pub use real::{
+    Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Condvar, JoinHandle, Mutex, MutexGuard,
+    Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, available_parallelism, monotonic, spawn,
+    yield_now,
+};
+
+/// A map of keys that no stranger chooses: its seed is fixed. `HashMap::default()` makes one.
+pub type HashMap<K, V> = hashbrown::HashMap<K, V, FixedSeed>;
+
+/// A set of keys that no stranger chooses: its seed is fixed. `HashSet::default()` makes one.
+pub type HashSet<K> = hashbrown::HashSet<K, FixedSeed>;
+
+/// A map of keys that strangers may choose: `SeededMap::with_hasher(Seed::new(..))`.
+pub type SeededMap<K, V> = hashbrown::HashMap<K, V, Seed>;
+
+/// A map from digests: `DigestMap::with_hasher(DigestSeed::new(disk.random()?))`.
+pub type DigestMap<V> = hashbrown::HashMap<Digest, V, DigestSeed>;
+
+/// A set of digests: `DigestSet::with_hasher(DigestSeed::new(disk.random()?))`.
+pub type DigestSet = hashbrown::HashSet<Digest, DigestSeed>;
+
+/// Hashes any key, always in the same way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FixedSeed;
+
+impl BuildHasher for FixedSeed {
+    type Hasher = foldhash::fast::FoldHasher<'static>;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        foldhash::fast::FixedState::with_seed(0x5049_4e53_544f_4e45).build_hasher()
+    }
+}
+
+/// Hashes any key under a seed.
+#[derive(Clone, Debug)]
+pub struct Seed(foldhash::fast::FixedState);
+
+impl Seed {
+    /// The seed made of these bytes, usually [`crate::Disk::random`]'s.
+    pub fn new(seed: [u8; 16]) -> Self {
+        let [low, high] = halves(&seed);
+        Self(foldhash::fast::FixedState::with_seed(fold(low ^ ODD_LOW, high ^ ODD_HIGH)))
+    }
+}
+
+impl BuildHasher for Seed {
+    type Hasher = foldhash::fast::FoldHasher<'static>;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        self.0.build_hasher()
+    }
+}
+
+/// Hashes digests under a seed: 16 of their bytes and one multiplication. Only for keys that are
+/// digests, which are uniform before hashing; the seed is there because they can be ground.
+#[derive(Clone, Copy, Debug)]
+pub struct DigestSeed([u64; 2]);
+
+impl DigestSeed {
+    /// The seed made of these bytes, usually [`crate::Disk::random`]'s.
+    pub fn new(seed: [u8; 16]) -> Self {
+        Self(halves(&seed))
+    }
+}
+
+impl BuildHasher for DigestSeed {
+    type Hasher = DigestHasher;
+
+    fn build_hasher(&self) -> DigestHasher {
+        DigestHasher { seed: self.0, hash: 0 }
+    }
+}
+
+/// The hasher of [`DigestSeed`].
+#[derive(Clone, Copy, Debug)]
+pub struct DigestHasher {
+    seed: [u64; 2],
+    hash: u64,
+}
+
+impl Hasher for DigestHasher {
+    /// Takes the first 16 bytes.
+    fn write(&mut self, bytes: &[u8]) {
+        let key = bytes.first_chunk().expect("only digests are hashed so, and they are longer");
+        let [low, high] = halves(key);
+        self.hash = fold(low ^ self.seed[0], high ^ self.seed[1]);
+    }
+
+    /// The length prefix of the digest's array: always the same.
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+}
+
+const ODD_LOW: u64 = 0x9e37_79b9_7f4a_7c15;
+const ODD_HIGH: u64 = 0xd1b5_4a32_d192_ed03;
+
+fn halves(bytes: &[u8; 16]) -> [u64; 2] {
+    let bytes = u128::from_le_bytes(*bytes);
+    [low_half(bytes), low_half(bytes >> 64)]
+}
+
+/// Both halves of the 128-bit product, folded into one.
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    low_half(product) ^ low_half(product >> 64)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
+fn low_half(wide: u128) -> u64 {
+    wide as u64
+}
+
+mod real {
+    //! The machine's own: `parking_lot` and `std`.
+
+    use std::io;
+    use std::sync::OnceLock;
+    use std::time::Duration;
+
+    pub use parking_lot::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+    pub use std::sync::Arc;
+    pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub use std::thread::{JoinHandle, yield_now};
+
+    // Aliases and not re-exports: the ban in `clippy.toml` sees through the latter.
+
+    /// A mutual exclusion lock without poisoning.
+    #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
+    pub type Mutex<T> = parking_lot::Mutex<T>;
+
+    /// A readers-writer lock without poisoning.
+    #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
+    pub type RwLock<T> = parking_lot::RwLock<T>;
+
+    /// A condition to wait for under a [`Mutex`].
+    #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
+    pub type Condvar = parking_lot::Condvar;
+
+    /// Starts a thread with a name.
+    ///
+    /// # Errors
+    ///
+    /// The machine's, when it has no more threads to give.
+    pub fn spawn<T: Send + 'static>(
+        name: impl Into<String>,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<JoinHandle<T>> {
+        std::thread::Builder::new().name(name.into()).spawn(run)
+    }
+
+    /// Time since the first call in this process. It never goes back.
+    #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
+    pub fn monotonic() -> Duration {
+        static START: OnceLock<std::time::Instant> = OnceLock::new();
+        START.get_or_init(std::time::Instant::now).elapsed()
+    }
+
+    /// How many threads can run at once, at least 1.
+    pub fn available_parallelism() -> usize {
+        std::thread::available_parallelism().map_or(1, Into::into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digest_maps_find_what_they_hold_under_any_seed() {
+        for seed in [[0; 16], [1; 16], [0xff; 16]] {
+            let mut map = DigestMap::with_hasher(DigestSeed::new(seed));
+            for number in 0u32..1000 {
+                map.insert(Digest::of(&number.to_le_bytes()), number);
+            }
+            for number in 0u32..1000 {
+                assert_eq!(map.get(&Digest::of(&number.to_le_bytes())), Some(&number));
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_moves_digests_that_agree_in_most_bytes() {
+        let digests: Vec<Digest> = (0..64u8)
+            .map(|last| {
+                let mut bytes = [7; 32];
+                bytes[15] = last;
+                Digest::from_bytes(bytes)
+            })
+            .collect();
+        let seed = DigestSeed::new(*b"0123456789abcdef");
+        let mut low_bits: Vec<u64> = digests.iter().map(|d| seed.hash_one(d) & 0xfff).collect();
+        low_bits.sort_unstable();
+        low_bits.dedup();
+        assert!(low_bits.len() > 48, "{} of 64 differ", low_bits.len());
+        let other = DigestSeed::new(*b"fedcba9876543210");
+        assert!(digests.iter().all(|d| seed.hash_one(d) != other.hash_one(d)));
+    }
+
+    #[test]
+    fn fixed_maps_iterate_alike_in_every_run() {
+        let build = || (0..100u32).map(|n| (n * 7, n)).collect::<HashMap<_, _>>();
+        assert!(build().iter().eq(build().iter()));
+    }
+
+    #[test]
+    fn other_seeds_hash_otherwise() {
+        assert_ne!(Seed::new([1; 16]).hash_one("name"), Seed::new([2; 16]).hash_one("name"));
+        assert_eq!(Seed::new([1; 16]).hash_one("name"), Seed::new([1; 16]).hash_one("name"));
+    }
+
+    #[test]
+    fn threads_bear_their_names() {
+        let name = spawn("pinstone-test", || {
+            std::thread::current().name().map(str::to_owned)
+        });
+        assert_eq!(name.unwrap().join().unwrap().as_deref(), Some("pinstone-test"));
+        assert!(available_parallelism() >= 1);
+        assert!(monotonic() <= monotonic());
+    }
+}

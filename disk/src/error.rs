@@ -1,0 +1,110 @@
+//! The one error of this crate: which operation failed, on which file, where, and why.
+
+use std::{fmt, io};
+
+/// What was being done when the machine said no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant is the name of the operation")]
+pub enum Operation {
+    Open,
+    Create,
+    CreateDirectory,
+    OpenDirectory,
+    List,
+    Lock,
+    Length,
+    SetLength,
+    Allocate,
+    Read,
+    Write,
+    Sync,
+    Rename,
+    Remove,
+    SyncDirectory,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "opening",
+            Self::Create => "creating",
+            Self::CreateDirectory => "creating the directory",
+            Self::OpenDirectory => "opening the directory",
+            Self::List => "listing",
+            Self::Lock => "locking",
+            Self::Length => "measuring",
+            Self::SetLength => "changing the length of",
+            Self::Allocate => "reserving space for",
+            Self::Read => "reading",
+            Self::Write => "writing",
+            Self::Sync => "syncing",
+            Self::Rename => "renaming",
+            Self::Remove => "removing",
+            Self::SyncDirectory => "syncing the directory",
+        })
+    }
+}
+
+/// A failed operation on a file or on the store's directory. `Display` says what was being done;
+/// the source says why it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {file}{}", At(*offset_bytes))]
+pub struct DiskError {
+    /// The operation that failed.
+    pub operation: Operation,
+    /// The file's name, or the directory's path.
+    pub file: String,
+    /// Where in the file, for reads and writes.
+    pub offset_bytes: Option<u64>,
+    /// What the machine answered.
+    pub source: io::Error,
+}
+
+struct At(Option<u64>);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(offset_bytes) => write!(f, " at offset {offset_bytes}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl DiskError {
+    /// An error of `operation` on `file`.
+    pub fn new(operation: Operation, file: impl fmt::Display, source: io::Error) -> Self {
+        Self { operation, file: file.to_string(), offset_bytes: None, source }
+    }
+
+    /// The same error, at an offset.
+    #[must_use]
+    pub fn at(mut self, offset_bytes: u64) -> Self {
+        self.offset_bytes = Some(offset_bytes);
+        self
+    }
+
+    /// The device, the quota or the file-size limit is exhausted; nothing else is wrong.
+    pub fn is_no_space(&self) -> bool {
+        is_no_space(&self.source)
+    }
+
+    /// A [`crate::sim::SimDisk`] had crashed by then.
+    pub fn is_crash(&self) -> bool {
+        crate::sim::is_crash(&self.source)
+    }
+
+    /// The file or directory is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Whether the machine answered that there is no room.
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}

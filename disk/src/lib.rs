@@ -1,0 +1,24 @@
+//! The only door to the machine: files and their names, batches of I/O, the simulated disk, and
+//! the small things that every layer above shares (digests, checksums, byte codecs, dumps).
+//!
+//! This is the only crate of the engine that makes system calls, reads clocks or draws random
+//! bytes. It knows nothing of logs, tables or pointers.
+
+pub mod checksum;
+pub mod codec;
+mod digest;
+pub mod dump;
+pub mod env;
+mod error;
+mod file_name;
+pub mod planted;
+pub mod sim;
+mod std_disk;
+mod vfs;
+
+pub use bytes::Bytes;
+pub use digest::{DIGEST_BYTES, Digest, DigestKind, DigestParseError};
+pub use error::{DiskError, Operation};
+pub use file_name::{FileName, LogKind};
+pub use std_disk::{DirectoryState, StdDisk};
+pub use vfs::{Batch, Disk, DiskExt, File, Lock, Op, OpenMode, write_all_at};

@@ -1,0 +1,233 @@
+//! The seam to the machine: [`Disk`], [`File`], and [`Batch`]es of operations in flight together.
+//!
+//! A disk is one directory, the store's; files in it are known by [`FileName`] alone.
+//!
+//! What *durable* means, and what every implementation may do to what is not:
+//!
+//! - D1: bytes written and a length set are durable once a [`Op::Sync`] of that file, submitted
+//!   after they completed, has succeeded. Before that each 512-byte sector is old, new, zero or
+//!   garbage after a crash, and the length moves apart from the bytes.
+//! - D2: a name created, renamed or removed is durable once [`Disk::sync_dir`], called after it,
+//!   has succeeded. Before that each change is kept or lost on its own.
+//! - D3: a failed sync promises nothing about any byte written since the last one that succeeded,
+//!   and a later sync that succeeds does not mend that.
+//! - D4: no order holds between chains of a batch; in a chain an operation starts when the one
+//!   before it has wholly succeeded, and is not started otherwise.
+//! - D5: an operation in flight owns its buffer and its file until it completes.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::{DiskError, Operation};
+use crate::file_name::FileName;
+
+/// How [`Disk::open`] opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// An existing file, for reading.
+    Read,
+    /// An existing file, for reading and writing.
+    Write,
+    /// A file that must not exist yet, for reading and writing, mode 0600.
+    Create,
+}
+
+/// One operation of a chain.
+#[derive(Debug)]
+pub enum Op {
+    /// Reads up to `len_bytes` from `offset_bytes`; fewer only where the file ends.
+    Read {
+        /// The file to read.
+        file: Arc<dyn File>,
+        /// Where to begin.
+        offset_bytes: u64,
+        /// How much to read.
+        len_bytes: usize,
+    },
+    /// Writes all of `data` at `offset_bytes`.
+    Write {
+        /// The file to write.
+        file: Arc<dyn File>,
+        /// Where to begin.
+        offset_bytes: u64,
+        /// What to write.
+        data: Bytes,
+    },
+    /// Makes the file's bytes and length durable (`fdatasync`).
+    Sync {
+        /// The file to sync.
+        file: Arc<dyn File>,
+    },
+}
+
+/// Chains of operations to be in flight together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Each chain runs in its own order; none waits for another.
+    pub chains: Vec<Vec<Op>>,
+}
+
+/// Keeps a lock file locked until dropped.
+pub trait Lock: Send + Sync + fmt::Debug {}
+
+/// An open file. Positioned access only: there is no cursor.
+pub trait File: Send + Sync + fmt::Debug {
+    /// Its name.
+    fn name(&self) -> FileName;
+
+    /// Its length in bytes.
+    fn len_bytes(&self) -> Result<u64, DiskError>;
+
+    /// Cuts or extends it; what is added reads as zeros. Durable by D1.
+    fn set_len(&self, len_bytes: u64) -> Result<(), DiskError>;
+
+    /// Reserves space for, and extends the file to, `len_bytes`; never shortens. Where the file
+    /// system cannot reserve, only extends. `NoSpace` leaves the file as it was.
+    fn allocate(&self, len_bytes: u64) -> Result<(), DiskError>;
+
+    /// Reads into the spare capacity of `buffer` and extends it; returns how many bytes, 0 at the
+    /// end of the file. May be short; may be interrupted.
+    fn read_at(&self, offset_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<usize>;
+
+    /// Writes a prefix of `data`; returns its length. May be short; may be interrupted.
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<usize>;
+
+    /// `fdatasync`.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// A store's directory on some machine.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// What to call the directory in messages.
+    fn describe(&self) -> String;
+
+    /// The I/O engine in use, for `stats`.
+    fn engine(&self) -> &'static str;
+
+    /// Opens or creates a file, without following links. A creation is durable by D2.
+    fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError>;
+
+    /// All names in the directory, ours or not, sorted.
+    fn list(&self) -> Result<Vec<String>, DiskError>;
+
+    /// Renames, replacing `to`. Durable by D2.
+    fn rename(&self, from: FileName, to: FileName) -> Result<(), DiskError>;
+
+    /// Removes a name. Durable by D2.
+    fn remove(&self, name: FileName) -> Result<(), DiskError>;
+
+    /// Makes all names durable.
+    fn sync_dir(&self) -> Result<(), DiskError>;
+
+    /// Takes the exclusive lock on [`FileName::Lock`], creating the file if need be and writing
+    /// this process's id into it; tries for a bounded time. `Ok(Err(pid))` if another holds it.
+    fn lock(&self) -> Result<Result<Box<dyn Lock>, Option<u32>>, DiskError>;
+
+    /// Random bytes for identities; seeded in simulation.
+    fn random(&self) -> Result<[u8; 16], DiskError>;
+
+    /// Carries out all chains; returns when each has completed or failed. For each chain, what its
+    /// reads returned in order, or its first error.
+    fn run(&self, batch: Batch) -> Vec<Result<Vec<Bytes>, DiskError>> {
+        batch.chains.into_iter().map(run_chain).collect()
+    }
+}
+
+/// What can be said with one operation.
+pub trait DiskExt: Disk {
+    /// Reads up to `len_bytes`; fewer only where the file ends.
+    fn read(
+        &self,
+        file: &Arc<dyn File>,
+        offset_bytes: u64,
+        len_bytes: usize,
+    ) -> Result<Bytes, DiskError> {
+        let op = Op::Read { file: Arc::clone(file), offset_bytes, len_bytes };
+        let mut read = self.one(vec![op])?;
+        Ok(read.pop().expect("a chain of one read returns one buffer"))
+    }
+
+    /// Writes all of `data`.
+    fn write(
+        &self,
+        file: &Arc<dyn File>,
+        offset_bytes: u64,
+        data: Bytes,
+    ) -> Result<(), DiskError> {
+        self.one(vec![Op::Write { file: Arc::clone(file), offset_bytes, data }]).map(drop)
+    }
+
+    /// Makes the file's bytes and length durable.
+    fn sync(&self, file: &Arc<dyn File>) -> Result<(), DiskError> {
+        self.one(vec![Op::Sync { file: Arc::clone(file) }]).map(drop)
+    }
+
+    /// Runs one chain.
+    fn one(&self, chain: Vec<Op>) -> Result<Vec<Bytes>, DiskError> {
+        self.run(Batch { chains: vec![chain] }).pop().expect("one result a chain")
+    }
+}
+
+impl<D: Disk + ?Sized> DiskExt for D {}
+
+/// Carries out one chain by the file's own positioned calls.
+pub(crate) fn run_chain(chain: Vec<Op>) -> Result<Vec<Bytes>, DiskError> {
+    let mut read = Vec::new();
+    for op in chain {
+        match op {
+            Op::Read { file, offset_bytes, len_bytes } => {
+                read.push(read_all_at(&*file, offset_bytes, len_bytes)?);
+            }
+            Op::Write { file, offset_bytes, data } => write_all_at(&*file, offset_bytes, &data)?,
+            Op::Sync { file } => {
+                retry(|| file.sync_data())
+                    .map_err(|source| DiskError::new(Operation::Sync, file.name(), source))?;
+            }
+        }
+    }
+    Ok(read)
+}
+
+fn read_all_at(file: &dyn File, offset_bytes: u64, len_bytes: usize) -> Result<Bytes, DiskError> {
+    let mut buffer = Vec::with_capacity(len_bytes);
+    while buffer.len() < len_bytes {
+        let at = offset_bytes + buffer.len() as u64;
+        let count = retry(|| file.read_at(at, &mut buffer))
+            .map_err(|source| DiskError::new(Operation::Read, file.name(), source).at(at))?;
+        if count == 0 {
+            break;
+        }
+    }
+    // The allocator may have given more room than was asked for, and a read fills what there is.
+    buffer.truncate(len_bytes);
+    Ok(Bytes::from(buffer))
+}
+
+/// Writes all of `data`, whatever short counts the file returns.
+pub fn write_all_at(file: &dyn File, offset_bytes: u64, data: &[u8]) -> Result<(), DiskError> {
+    let mut done = 0;
+    while done < data.len() {
+        let at = offset_bytes + done as u64;
+        let count = retry(|| file.write_at(at, &data[done..])).and_then(|count| {
+            if count == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(count) }
+        });
+        done += count
+            .map_err(|source| DiskError::new(Operation::Write, file.name(), source).at(at))?;
+        if crate::planted::is(crate::planted::Bug::ShortWriteIgnored) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

@@ -1,54 +1,696 @@
-//! The simulated disk: in memory, seeded. (Being written; the interface stands.)
-#![allow(missing_docs, unused, clippy::all)]
-use std::io; use std::sync::Arc;
+//! The simulated disk: in memory, seeded, and as hostile as [`crate::vfs`] allows a disk to be.
+//!
+//! How it is used:
+//!
+//! 1. Run a workload once on [`SimDisk::new`] and note [`SimDisk::op_count`].
+//! 2. Run it again with [`SimDisk::crash_at`] each operation, or [`SimDisk::fail_at`].
+//! 3. Open each [`SimDisk::after_crash`] (power was lost) and the [`SimDisk::clean_reopen`] (the
+//!    process died, the machine did not), and check what was promised.
+//! 4. Ask [`SimDisk::counters`] whether the effects that were to be survived did occur.
+//!
+//! Operations are numbered from 1: the operation number `n` is the one that raises `op_count` to
+//! `n`. Each call on a [`Disk`] or [`File`] that touches the machine is one; `name`, `describe`,
+//! `engine` and `random` are none.
+//!
+//! - M1: on one thread the same seed and the same calls give the same answers, states and counts.
+//! - M2: what is durable by D1 and D2 of [`crate::vfs`] survives every crash unchanged.
+//! - M3: what is not may be kept, lost or damaged, each thing on its own: a file's sectors, its
+//!   length, and each change of names. A rename may become durable before the file's bytes.
+//! - M4: a crashed disk carries out nothing more.
+//! - M5: making another disk from one changes neither, then or later; they share bytes by
+//!   copy-on-write.
+//!
+//! What it leaves out: damage to what is durable (see [`SimDisk::corrupt`]), and names that a
+//! journaling file system would not lose apart, such as both names of a renamed file.
+
+mod crash;
+mod inode;
+mod random;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::env::{Arc, Mutex, MutexGuard, yield_now};
 use crate::error::{DiskError, Operation};
 use crate::file_name::FileName;
-use crate::vfs::*;
-#[derive(Debug)] pub struct SimDisk {}
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SimCounters { pub eio: u64 }
+use crate::vfs::{Batch, Disk, File, Lock, OpenMode, run_op};
+use bytes::Bytes;
+use state::{Call, Space, State, Verdict};
+
+/// The process id that simulated processes write into their lock file.
+pub const SIM_PID: u32 = 4242;
+
+/// What can go wrong with one operation, short of a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault { Eio, Enospc, Emfile, ShortWrite, ShortRead, Interrupted, SyncFailsThenClean, SyncEnospc }
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CrashState { Nothing, Everything, OneMissing(usize), OneAlone(usize), Random(u64) }
-#[derive(Clone, Debug, Default)]
-pub struct Filter {}
-impl Filter { pub fn any() -> Self { panic!() } pub fn operation(self, o: Operation) -> Self { panic!() } pub fn file(self, n: FileName) -> Self { panic!() } pub fn nth(self, n: u64) -> Self { panic!() } }
-pub fn is_crash(error: &io::Error) -> bool { false }
-impl SimDisk {
-  pub fn new(seed: u64) -> Arc<SimDisk> { panic!() }
-  pub fn op_count(&self) -> u64 { panic!() }
-  pub fn mutation_count(&self) -> u64 { panic!() }
-  pub fn crash_at(&self, op: u64) { panic!() }
-  pub fn crashed(&self) -> bool { panic!() }
-  pub fn crash_now(&self) { panic!() }
-  pub fn fail_at(&self, op: u64, fault: Fault) { panic!() }
-  pub fn fail_from(&self, op: u64, fault: Fault) { panic!() }
-  pub fn fail_when(&self, filter: Filter, fault: Fault) { panic!() }
-  pub fn heal(&self) { panic!() }
-  pub fn set_capacity(&self, bytes: Option<u64>) { panic!() }
-  pub fn after_crash(&self, state: CrashState) -> Arc<SimDisk> { panic!() }
-  pub fn unsynced(&self) -> usize { panic!() }
-  pub fn clean_reopen(&self) -> Arc<SimDisk> { panic!() }
-  pub fn drop_caches(&self) { panic!() }
-  pub fn corrupt(&self, name: &str, offset: u64, f: impl FnOnce(&mut [u8])) { panic!() }
-  pub fn file_bytes(&self, name: &str) -> Option<Vec<u8>> { panic!() }
-  pub fn put_file(&self, name: &str, bytes: impl AsRef<[u8]>) { panic!() }
-  pub fn remove_file(&self, name: &str) { panic!() }
-  pub fn names(&self) -> Vec<String> { panic!() }
-  pub fn counters(&self) -> SimCounters { panic!() }
-  pub fn trace(&self) -> Vec<String> { panic!() }
+pub enum Fault {
+    /// Any operation: it does nothing and fails. After a sync that failed so, the bytes are still
+    /// to be synced.
+    Eio,
+    /// Creations, writes and allocations: no space, nothing done.
+    Enospc,
+    /// Opens, creations, locks and lists: too many open files.
+    Emfile,
+    /// Writes of more than one byte: a part is written.
+    ShortWrite,
+    /// Reads of more than one byte: a part is read.
+    ShortRead,
+    /// Reads, writes and syncs: nothing done, to be tried again. Never twice running, so that
+    /// whoever retries comes to an end.
+    Interrupted,
+    /// Syncs of files: fails, and calls the unsynced bytes clean. Reads see them, later syncs
+    /// succeed without writing them, a crash or [`SimDisk::drop_caches`] loses them.
+    SyncFailsThenClean,
+    /// As [`Self::SyncFailsThenClean`], for lack of space found only when space was allotted.
+    SyncEnospc,
 }
+
+impl Fault {
+    fn applies_to(self, operation: Operation) -> bool {
+        use Operation as O;
+        match self {
+            Self::Eio => true,
+            Self::Enospc => matches!(operation, O::Create | O::Write | O::Allocate),
+            Self::Emfile => matches!(operation, O::Open | O::Create | O::Lock | O::List),
+            Self::ShortWrite => operation == O::Write,
+            Self::ShortRead => operation == O::Read,
+            Self::Interrupted => matches!(operation, O::Read | O::Write | O::Sync),
+            Self::SyncFailsThenClean | Self::SyncEnospc => operation == O::Sync,
+        }
+    }
+
+    fn errno(self) -> Errno {
+        match self {
+            Self::Eio | Self::SyncFailsThenClean => Errno::IO,
+            Self::Enospc | Self::SyncEnospc => Errno::NOSPC,
+            Self::Emfile => Errno::MFILE,
+            Self::ShortWrite | Self::ShortRead | Self::Interrupted => Errno::INTR,
+        }
+    }
+}
+
+/// Which of the states that a crash could leave. Unsynced things are numbered from 0 up to
+/// [`SimDisk::unsynced`]: changes of names first, then each file's sectors and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashState {
+    /// All that was unsynced is lost.
+    Nothing,
+    /// All is kept, but for what a failed sync called clean.
+    Everything,
+    /// All is kept but this one.
+    OneMissing(usize),
+    /// All is lost but this one.
+    OneAlone(usize),
+    /// Each is kept, lost or damaged, as this seed says.
+    Random(u64),
+}
+
+/// Which operations a fault meets: those of a kind, on a file, from the n-th such on.
+///
+/// ```
+/// use pinstone_disk::{Operation, sim::Filter};
+/// let third_sync = Filter::any().operation(Operation::Sync).nth(3);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filter {
+    operation: Option<Operation>,
+    file: Option<FileName>,
+    nth: u64,
+    last: u64,
+}
+
+impl Filter {
+    /// All operations.
+    pub fn any() -> Self {
+        Self { operation: None, file: None, nth: 1, last: u64::MAX }
+    }
+
+    /// Only those of this kind.
+    #[must_use]
+    pub fn operation(self, operation: Operation) -> Self {
+        Self { operation: Some(operation), ..self }
+    }
+
+    /// Only those on this file; a rename is one on the old name.
+    #[must_use]
+    pub fn file(self, file: FileName) -> Self {
+        Self { file: Some(file), ..self }
+    }
+
+    /// Only the n-th such from now, counted from 1.
+    #[must_use]
+    pub fn nth(self, nth: u64) -> Self {
+        Self { nth, last: nth, ..self }
+    }
+
+    /// Only the n-th such from now and all after it.
+    #[must_use]
+    pub fn from_nth(self, nth: u64) -> Self {
+        Self { nth, last: u64::MAX, ..self }
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// How often each effect occurred, so that a harness can prove that it saw them. A disk
+        /// counts its own life: [`SimDisk::after_crash`] starts with what the crash did.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct SimCounters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl std::ops::AddAssign for SimCounters {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)+
+            }
+        }
+    };
+}
+
+counters! {
+    /// Operations that failed with EIO, failed syncs included.
+    eio,
+    /// Operations that failed for lack of space, by fault or by capacity.
+    enospc,
+    /// Operations that failed for lack of descriptors.
+    emfile,
+    /// Writes of a part only, by fault or by capacity.
+    short_writes,
+    /// Reads of a part only, by fault.
+    short_reads,
+    /// Operations that were interrupted.
+    interrupts,
+    /// Syncs that failed and called clean what they had not written.
+    failed_syncs,
+    /// Sectors that those syncs called clean.
+    sectors_claimed,
+    /// Of those, the ones that turned back when caches were dropped.
+    sectors_reverted,
+    /// Of those, the ones that were lost by the crash.
+    sectors_forgotten,
+    /// Crashes.
+    crashes,
+    /// Writes that had partly happened when the crash came.
+    torn_writes,
+    /// Batches whose chains did not run in their order.
+    batches_reordered,
+    /// Unsynced sectors that a crash left as they were.
+    sectors_old,
+    /// Unsynced sectors that a crash kept.
+    sectors_new,
+    /// Unsynced sectors that a crash left as they were between two writes.
+    sectors_between,
+    /// Unsynced sectors of which a crash left zeros.
+    sectors_zero,
+    /// Unsynced sectors of which a crash left garbage.
+    sectors_garbage,
+    /// Unsynced lengths that a crash left as they were.
+    lengths_old,
+    /// Unsynced lengths that a crash kept.
+    lengths_new,
+    /// Unsynced lengths that a crash left at another one.
+    lengths_between,
+    /// Unsynced changes of names that a crash kept.
+    names_kept,
+    /// Unsynced changes of names that a crash lost.
+    names_lost,
+    /// Of the renames kept, those that left the old name too.
+    renames_halved,
+}
+
+/// The error of an operation on a crashed [`SimDisk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the simulated machine has crashed")]
+pub struct Crashed;
+
+/// Whether `error` comes from a crashed [`SimDisk`].
+pub fn is_crash(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Crashed>())
+}
+
+/// A simulated disk. See the module for how it is used and what it promises.
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.describe())
+    }
+}
+
+impl SimDisk {
+    /// An empty disk. Whatever is left to chance is drawn from `seed`.
+    pub fn new(seed: u64) -> Arc<Self> {
+        Self::of(State::new(seed))
+    }
+
+    fn of(state: State) -> Arc<Self> {
+        Arc::new(Self { state: Arc::new(Mutex::new(state)) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// How many operations there were.
+    pub fn op_count(&self) -> u64 {
+        self.state().ops
+    }
+
+    /// How many of them could change something: all but reads, lengths, lists, and opens of what
+    /// exists.
+    pub fn mutation_count(&self) -> u64 {
+        self.state().mutations
+    }
+
+    /// Crashes in place of the operation number `op`, or of the next one if that is past. If it is
+    /// a write, part of it may have happened.
+    pub fn crash_at(&self, op: u64) {
+        self.state().crash_at = Some(op);
+    }
+
+    /// Crashes in place of the operation that would be number `mutation` of those that change
+    /// something, or of the next such if that is past.
+    pub fn crash_at_mutation(&self, mutation: u64) {
+        self.state().crash_at_mutation = Some(mutation);
+    }
+
+    /// Whether it has crashed. Then every operation fails with [`Crashed`].
+    pub fn crashed(&self) -> bool {
+        self.state().crashed
+    }
+
+    /// Crashes between two operations.
+    pub fn crash_now(&self) {
+        self.state().crash();
+    }
+
+    /// Injects `fault` into the operation number `op`, if the fault applies to its kind.
+    pub fn fail_at(&self, op: u64, fault: Fault) {
+        self.state().add_rule(op..=op, Filter::any(), fault);
+    }
+
+    /// Injects `fault` into the operation number `op` and all later ones to which it applies.
+    pub fn fail_from(&self, op: u64, fault: Fault) {
+        self.state().add_rule(op..=u64::MAX, Filter::any(), fault);
+    }
+
+    /// Injects `fault` into the operations that `filter` lets pass and to which it applies.
+    pub fn fail_when(&self, filter: Filter, fault: Fault) {
+        self.state().add_rule(1..=u64::MAX, filter, fault);
+    }
+
+    /// Takes all faults away, and the bound on space. A crash stays.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.rules.clear();
+        state.capacity_sectors = None;
+    }
+
+    /// Bounds the space that files take, from now on, in whole sectors of 512 bytes; `None` lifts
+    /// the bound. Each file takes one sector, each written or reserved one takes another.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state().capacity_sectors = bytes.map(|bytes| bytes / inode::SECTOR_BYTES as u64);
+    }
+
+    /// The space that files take, as [`Self::set_capacity`] counts it.
+    pub fn used_bytes(&self) -> u64 {
+        self.state().used_sectors() * inode::SECTOR_BYTES as u64
+    }
+
+    /// Lets a crash damage whole sectors of which only a part was written since the last sync, as
+    /// devices without power-safe overwrite do. This is beyond what [`crate::vfs`] demands to be
+    /// survived. Off at first; handed on to the disks that are made from this one.
+    pub fn set_damages_whole_sectors(&self, damages: bool) {
+        self.state().whole_sectors = damages;
+    }
+
+    /// A disk as the power loss at this point could leave it: everything on it durable, no locks,
+    /// no faults, not crashed. This one stays, to make other states from.
+    ///
+    /// Cost: linear in the sectors of files that have unsynced ones.
+    pub fn after_crash(&self, state: CrashState) -> Arc<Self> {
+        Self::of(self.state().after_crash(state))
+    }
+
+    /// How many unsynced things [`CrashState`] ranges over.
+    pub fn unsynced(&self) -> usize {
+        self.state().unsynced()
+    }
+
+    /// The disk as the next process finds it when this one died and the machine did not: all that
+    /// was written is visible, what was unsynced still is, locks are gone. No faults, not crashed.
+    pub fn clean_reopen(&self) -> Arc<Self> {
+        Self::of(self.state().clean_reopen())
+    }
+
+    /// Lets the machine forget what it may: bytes that a failed sync called clean turn back to what
+    /// the device holds. Bytes that are to be synced stay.
+    pub fn drop_caches(&self) {
+        self.state().drop_caches();
+    }
+
+    /// Damages what is visible and durable: `edit` gets the bytes from `offset` to the end. What it
+    /// changes counts as durable from now on.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such file, or it ends before `offset`.
+    pub fn corrupt(&self, name: &str, offset: u64, edit: impl FnOnce(&mut [u8])) {
+        let mut state = self.state();
+        let inode = state.named_mut(name).unwrap_or_else(|| panic!("there is no file {name}"));
+        let mut bytes = inode.bytes();
+        let from = usize::try_from(offset).expect("offsets of simulated files fit a usize");
+        edit(&mut bytes[from..]);
+        inode.patch(offset, &bytes[from..]);
+    }
+
+    /// The visible bytes of a file.
+    pub fn file_bytes(&self, name: &str) -> Option<Vec<u8>> {
+        self.state().named(name).map(inode::Inode::bytes)
+    }
+
+    /// Puts a durable file there, in place of one of that name.
+    pub fn put_file(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        self.state().put_file(name, bytes.as_ref());
+    }
+
+    /// Removes a file durably, if it is there.
+    pub fn remove_file(&self, name: &str) {
+        self.state().remove_file(name);
+    }
+
+    /// The visible names, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.state().visible_names()
+    }
+
+    /// What has occurred so far on this disk.
+    pub fn counters(&self) -> SimCounters {
+        self.state().counters
+    }
+
+    /// The last few hundred operations, for the report of a failure.
+    pub fn trace(&self) -> Vec<String> {
+        self.state().trace_lines()
+    }
+
+    /// Begins an operation that is either carried out or fails as a whole.
+    fn begin(&self, call: Call) -> Result<MutexGuard<'_, State>, DiskError> {
+        let mut state = self.state();
+        match state.begin(call) {
+            Verdict::Go => Ok(state),
+            verdict => Err(call.failed(verdict.error())),
+        }
+    }
+}
+
 impl Disk for SimDisk {
-    fn describe(&self) -> String { panic!() }
-    fn engine(&self) -> &'static str { panic!() }
-    fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError> { panic!() }
-    fn list(&self) -> Result<Vec<String>, DiskError> { panic!() }
-    fn rename(&self, from: FileName, to: FileName) -> Result<(), DiskError> { panic!() }
-    fn remove(&self, name: FileName) -> Result<(), DiskError> { panic!() }
-    fn sync_dir(&self) -> Result<(), DiskError> { panic!() }
-    fn lock(&self) -> Result<Result<Box<dyn Lock>, Option<u32>>, DiskError> { panic!() }
-    fn random(&self) -> Result<[u8; 16], DiskError> { panic!() }
+    fn describe(&self) -> String {
+        format!("simulated disk {}", self.state().seed)
+    }
+
+    fn engine(&self) -> &'static str {
+        "simulated"
+    }
+
+    fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError> {
+        let operation = match mode {
+            OpenMode::Create => Operation::Create,
+            OpenMode::Read | OpenMode::Write => Operation::Open,
+        };
+        let call = Call::on(operation, name);
+        let mut state = self.begin(call)?;
+        let text = name.to_string();
+        let inode = match (mode, state.lookup(&text)) {
+            (OpenMode::Create, Some(_)) => return Err(call.failed(Errno::EXIST.into())),
+            (OpenMode::Create, None) => {
+                state.make_room(1).map_err(|errno| call.failed(errno.into()))?;
+                state.create(&text)
+            }
+            (_, Some(inode)) => inode,
+            (_, None) => return Err(call.failed(Errno::NOENT.into())),
+        };
+        state.add_handle(inode);
+        let writable = mode != OpenMode::Read;
+        Ok(Arc::new(SimFile { state: Arc::clone(&self.state), name, inode, writable }))
+    }
+
+    fn list(&self) -> Result<Vec<String>, DiskError> {
+        Ok(self.begin(Call::plain(Operation::List))?.visible_names())
+    }
+
+    fn rename(&self, from: FileName, to: FileName) -> Result<(), DiskError> {
+        let call = Call::rename(from, to);
+        let renamed = self.begin(call)?.rename(&from.to_string(), &to.to_string());
+        renamed.map_err(|errno| call.failed(errno.into()))
+    }
+
+    fn remove(&self, name: FileName) -> Result<(), DiskError> {
+        let call = Call::on(Operation::Remove, name);
+        let removed = self.begin(call)?.remove(&name.to_string());
+        removed.map_err(|errno| call.failed(errno.into()))
+    }
+
+    fn sync_dir(&self) -> Result<(), DiskError> {
+        let call = Call::plain(Operation::SyncDirectory);
+        let began = self.begin(call)?.sequence;
+        yield_now();
+        let mut state = self.state();
+        if state.crashed {
+            return Err(call.failed(Verdict::Crashed.error()));
+        }
+        state.sync_names(began);
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<Result<Box<dyn Lock>, Option<u32>>, DiskError> {
+        let call = Call::on(Operation::Lock, FileName::Lock);
+        let mut state = self.begin(call)?;
+        let text = FileName::Lock.to_string();
+        let inode = match state.lookup(&text) {
+            Some(inode) => inode,
+            None => {
+                state.make_room(1).map_err(|errno| call.failed(errno.into()))?;
+                state.create(&text)
+            }
+        };
+        if state.locked {
+            let pid = String::from_utf8_lossy(&state.inode(inode).bytes()).trim().parse().ok();
+            return Ok(Err(pid));
+        }
+        state.locked = true;
+        // For lack of space the text may be missing: it only serves messages.
+        let text = format!("{SIM_PID}\n");
+        if state.space_for_write(inode, 0, text.len()) == Space::All {
+            let sequence = state.next_sequence();
+            state.inode_mut(inode).write(sequence, 0, text.as_bytes());
+            state.inode_mut(inode).set_len(sequence, text.len() as u64);
+        }
+        Ok(Ok(Box::new(SimLock { state: Arc::clone(&self.state) })))
+    }
+
+    fn random(&self) -> Result<[u8; 16], DiskError> {
+        let mut bytes = [0; 16];
+        self.state().random.fill(&mut bytes);
+        Ok(bytes)
+    }
+
+    /// Runs the chains interleaved, in an order that the seed decides.
+    fn run(&self, batch: Batch) -> Vec<Result<Vec<Bytes>, DiskError>> {
+        let mut results: Vec<_> = batch.chains.iter().map(|_| Ok(Vec::new())).collect();
+        let mut chains: Vec<_> =
+            batch.chains.into_iter().map(Vec::into_iter).enumerate().collect();
+        let mut reordered = false;
+        while !chains.is_empty() {
+            let picked = match chains.len() {
+                1 => 0,
+                count => self.state().random.index(count),
+            };
+            reordered |= picked > 0;
+            let (index, chain) = &mut chains[picked];
+            let result = &mut results[*index];
+            match chain.next().map(run_op) {
+                Some(Ok(read)) => {
+                    result.as_mut().expect("a failed chain is not run").extend(read);
+                    continue;
+                }
+                Some(Err(error)) => *result = Err(error),
+                None => {}
+            }
+            chains.remove(picked);
+        }
+        if reordered {
+            self.state().counters.batches_reordered += 1;
+        }
+        results
+    }
+}
+
+struct SimLock {
+    state: Arc<Mutex<State>>,
+}
+
+impl fmt::Debug for SimLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SimLock")
+    }
+}
+
+impl Lock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.state.lock().locked = false;
+    }
+}
+
+struct SimFile {
+    state: Arc<Mutex<State>>,
+    name: FileName,
+    inode: u64,
+    writable: bool,
+}
+
+impl fmt::Debug for SimFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimFile({})", self.name)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.state.lock().drop_handle(self.inode);
+    }
+}
+
+impl SimFile {
+    fn begin(&self, call: Call) -> Result<MutexGuard<'_, State>, io::Error> {
+        let mut state = self.state.lock();
+        match state.begin(call) {
+            Verdict::Go => self.check(call).map(|()| state),
+            verdict => Err(verdict.error()),
+        }
+    }
+
+    /// Refuses what the handle or the simulation is not made for.
+    fn check(&self, call: Call) -> io::Result<()> {
+        use Operation as O;
+        let writes = matches!(call.operation, O::SetLength | O::Allocate | O::Write);
+        if writes && !self.writable {
+            return Err(Errno::BADF.into());
+        }
+        if writes && call.end().is_none_or(|end| end > inode::FILE_BYTES_MAX) {
+            return Err(Errno::FBIG.into());
+        }
+        Ok(())
+    }
+}
+
+impl File for SimFile {
+    fn name(&self) -> FileName {
+        self.name
+    }
+
+    fn len_bytes(&self) -> Result<u64, DiskError> {
+        let call = Call::on(Operation::Length, self.name);
+        let state = self.begin(call).map_err(|error| call.failed(error))?;
+        Ok(state.inode(self.inode).len())
+    }
+
+    fn set_len(&self, len_bytes: u64) -> Result<(), DiskError> {
+        let call = Call::on(Operation::SetLength, self.name).of(0, len_bytes);
+        let mut state = self.begin(call).map_err(|error| call.failed(error))?;
+        let sequence = state.next_sequence();
+        state.inode_mut(self.inode).set_len(sequence, len_bytes);
+        Ok(())
+    }
+
+    fn allocate(&self, len_bytes: u64) -> Result<(), DiskError> {
+        let call = Call::on(Operation::Allocate, self.name).of(0, len_bytes);
+        let mut state = self.begin(call).map_err(|error| call.failed(error))?;
+        let inode = state.inode(self.inode);
+        let more = inode.taken_sectors_with(len_bytes).saturating_sub(inode.taken_sectors());
+        state.make_room(more).map_err(|errno| call.failed(errno.into()))?;
+        let sequence = state.next_sequence();
+        state.inode_mut(self.inode).allocate(sequence, len_bytes);
+        Ok(())
+    }
+
+    fn read_at(&self, offset_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let spare = buffer.capacity() - buffer.len();
+        let call = Call::on(Operation::Read, self.name).of(offset_bytes, spare as u64);
+        let mut state = self.state.lock();
+        let verdict = state.begin(call);
+        let inode = state.inode(self.inode);
+        let left = usize::try_from(inode.len().saturating_sub(offset_bytes)).unwrap_or(usize::MAX);
+        let mut count = spare.min(left);
+        match verdict {
+            Verdict::Go => {}
+            Verdict::Injected(Fault::ShortRead) => count = state.short_read_of(count),
+            verdict => return Err(verdict.error()),
+        }
+        let start = buffer.len();
+        buffer.resize(start + count, 0);
+        state.inode(self.inode).read(offset_bytes, &mut buffer[start..]);
+        Ok(count)
+    }
+
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<usize> {
+        let call = Call::on(Operation::Write, self.name).of(offset_bytes, data.len() as u64);
+        let mut state = self.state.lock();
+        let verdict = state.begin(call);
+        self.check(call)?;
+        let count = match verdict {
+            Verdict::Go => data.len(),
+            Verdict::Injected(Fault::ShortWrite) => state.short_write_of(data.len()),
+            Verdict::CrashesNow => {
+                let torn = state.torn_write_of(data.len());
+                if let Ok(torn) = state.fitting_part_of(self.inode, offset_bytes, torn) {
+                    let sequence = state.next_sequence();
+                    state.inode_mut(self.inode).write(sequence, offset_bytes, &data[..torn]);
+                }
+                return Err(verdict.error());
+            }
+            verdict => return Err(verdict.error()),
+        };
+        let count = state.fitting_part_of(self.inode, offset_bytes, count)?;
+        let sequence = state.next_sequence();
+        state.inode_mut(self.inode).write(sequence, offset_bytes, &data[..count]);
+        Ok(count)
+    }
+
+    /// What is written while it is under way is not part of it, as on a real disk.
+    fn sync_data(&self) -> io::Result<()> {
+        let call = Call::on(Operation::Sync, self.name);
+        let began = {
+            let mut state = self.state.lock();
+            match state.begin(call) {
+                Verdict::Go => state.sequence,
+                verdict => {
+                    if matches!(
+                        verdict,
+                        Verdict::Injected(Fault::SyncFailsThenClean | Fault::SyncEnospc)
+                    ) {
+                        state.fail_sync(self.inode);
+                    }
+                    return Err(verdict.error());
+                }
+            }
+        };
+        yield_now();
+        let mut state = self.state.lock();
+        if state.crashed {
+            return Err(Verdict::Crashed.error());
+        }
+        state.inode_mut(self.inode).sync(began);
+        Ok(())
+    }
 }

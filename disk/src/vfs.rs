@@ -5,8 +5,9 @@
 //! What *durable* means, and what every implementation may do to what is not:
 //!
 //! - D1: bytes written and a length set are durable once a [`Op::Sync`] of that file, submitted
-//!   after they completed, has succeeded. Before that each 512-byte sector is old, new, zero or
-//!   garbage after a crash, and the length moves apart from the bytes.
+//!   after they completed, has succeeded. Before that, what was written of each 512-byte sector is
+//!   old, new, zero or garbage after a crash, and the length moves apart from the bytes. Bytes that
+//!   are durable and not written again take no harm, even where others of their sector are.
 //! - D2: a name created, renamed or removed is durable once [`Disk::sync_dir`], called after it,
 //!   has succeeded. Before that each change is kept or lost on its own.
 //! - D3: a failed sync promises nothing about any byte written since the last one that succeeded,
@@ -177,18 +178,24 @@ impl<D: Disk + ?Sized> DiskExt for D {}
 pub(crate) fn run_chain(chain: Vec<Op>) -> Result<Vec<Bytes>, DiskError> {
     let mut read = Vec::new();
     for op in chain {
-        match op {
-            Op::Read { file, offset_bytes, len_bytes } => {
-                read.push(read_all_at(&*file, offset_bytes, len_bytes)?);
-            }
-            Op::Write { file, offset_bytes, data } => write_all_at(&*file, offset_bytes, &data)?,
-            Op::Sync { file } => {
-                retry(|| file.sync_data())
-                    .map_err(|source| DiskError::new(Operation::Sync, file.name(), source))?;
-            }
-        }
+        read.extend(run_op(op)?);
     }
     Ok(read)
+}
+
+/// Carries out one operation; returns what it read, if it is a read.
+pub(crate) fn run_op(op: Op) -> Result<Option<Bytes>, DiskError> {
+    match op {
+        Op::Read { file, offset_bytes, len_bytes } => {
+            read_all_at(&*file, offset_bytes, len_bytes).map(Some)
+        }
+        Op::Write { file, offset_bytes, data } => {
+            write_all_at(&*file, offset_bytes, &data).map(|()| None)
+        }
+        Op::Sync { file } => retry(|| file.sync_data())
+            .map(|()| None)
+            .map_err(|source| DiskError::new(Operation::Sync, file.name(), source)),
+    }
 }
 
 fn read_all_at(file: &dyn File, offset_bytes: u64, len_bytes: usize) -> Result<Bytes, DiskError> {

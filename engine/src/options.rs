@@ -1,0 +1,94 @@
+//! Every limit of a store: its unit, its default, and why.
+
+use crate::error::{Error, Result};
+
+/// Bytes of the longest pointer name. Later stores (object storage, PostgreSQL, etcd) take names
+/// of this length, so it is no option.
+pub const NAME_BYTES_MAX: usize = 1024;
+
+/// How much a read checks before it hands out a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// The record's CRC-32C: finds accidental damage, up to a collision in 2^32.
+    Checksum,
+    /// The checksum, and the whole value hashed again: finds any damage.
+    Digest,
+}
+
+/// Who does what need not be done at once (sealing full segments, reserving the next).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maintenance {
+    /// A thread of the store's own.
+    Thread,
+    /// The caller whose operation made it due, before that operation returns. Deterministic.
+    Inline,
+}
+
+/// What a store is opened with; see [`crate::StoreBuilder`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Create the store where the directory is absent or empty. Default: yes.
+    pub create: bool,
+    /// Longest value, in bytes. Default: 256 MiB; at most [`Options::VALUE_BYTES_LIMIT`]. A put
+    /// and a get hold the whole value in memory.
+    pub value_bytes_max: u64,
+    /// Longest commit, as encoded, in bytes: names, 34 bytes a change, a few more. Default:
+    /// 16 MiB, at most [`Options::COMMIT_BYTES_LIMIT`]. A commit of about 60 changes and 1 MiB
+    /// is portable to the stores that may come later; larger ones are local.
+    pub commit_bytes_max: u64,
+    /// Bytes after which a segment of the blob log is sealed and the next one begun; a larger
+    /// value has a segment to itself. Also bounds what opening after a crash copies. Default:
+    /// 64 MiB: a copy takes a tenth of a second, and a terabyte is sixteen thousand files.
+    pub segment_bytes: u64,
+    /// The same for the pointer log. Default: 16 MiB.
+    pub pointer_segment_bytes: u64,
+    /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
+    /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;
+    /// larger ones are written straight through.
+    pub append_buffer_bytes: usize,
+    /// What reads check unless told otherwise. Default: [`Verify::Checksum`].
+    pub verify: Verify,
+    /// Who carries out what is due. Default: [`Maintenance::Thread`].
+    pub maintenance: Maintenance,
+}
+
+impl Options {
+    /// The most that `value_bytes_max` may be: 1 GiB.
+    pub const VALUE_BYTES_LIMIT: u64 = 1 << 30;
+    /// The most that `commit_bytes_max` may be: 256 MiB.
+    pub const COMMIT_BYTES_LIMIT: u64 = 256 << 20;
+    /// The least and the most that `segment_bytes` and `pointer_segment_bytes` may be.
+    pub const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=2 << 30;
+    /// The least and the most that `append_buffer_bytes` may be.
+    pub const APPEND_BUFFER_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=64 << 20;
+
+    /// Refuses what is out of bounds.
+    pub(crate) fn check(&self) -> Result<()> {
+        let bound = |what, range: std::ops::RangeInclusive<u64>, found| {
+            let max = if found < *range.start() { *range.start() } else { *range.end() };
+            if range.contains(&found) { Ok(()) } else { Err(Error::Limit { what, max, found }) }
+        };
+        let buffer = Self::APPEND_BUFFER_BYTES;
+        let buffer = *buffer.start() as u64..=*buffer.end() as u64;
+        bound("value_bytes_max", 1..=Self::VALUE_BYTES_LIMIT, self.value_bytes_max)?;
+        bound("commit_bytes_max", 1..=Self::COMMIT_BYTES_LIMIT, self.commit_bytes_max)?;
+        bound("segment_bytes", Self::SEGMENT_BYTES, self.segment_bytes)?;
+        bound("pointer_segment_bytes", Self::SEGMENT_BYTES, self.pointer_segment_bytes)?;
+        bound("append_buffer_bytes", buffer, self.append_buffer_bytes as u64)
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            create: true,
+            value_bytes_max: 256 << 20,
+            commit_bytes_max: 16 << 20,
+            segment_bytes: 64 << 20,
+            pointer_segment_bytes: 16 << 20,
+            append_buffer_bytes: 1 << 20,
+            verify: Verify::Checksum,
+            maintenance: Maintenance::Thread,
+        }
+    }
+}

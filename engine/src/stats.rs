@@ -1,0 +1,160 @@
+//! What a store tells about itself: figures now, what recovery did, what a check found.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Figures of a store at one instant. Counters begin at zero at each open.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Stats {
+    /// The store's identity, as a UUID without hyphens.
+    pub store_id: String,
+    /// How many times the store was opened for writing.
+    pub epoch: u32,
+    /// The I/O engine in use.
+    pub io_engine: &'static str,
+    /// The last commit's number; 0 before the first.
+    pub last_commit: u64,
+    /// Pointers that stand.
+    pub pointer_count: u64,
+    /// Distinct values held.
+    pub value_count: u64,
+    /// Bytes of values held, as stored.
+    pub value_bytes: u64,
+    /// Why no more writes are taken, if so.
+    pub poisoned: Option<String>,
+    /// The blob log.
+    pub blob_log: LogStats,
+    /// The pointer log.
+    pub pointer_log: LogStats,
+    /// The root log.
+    pub root_log: LogStats,
+    /// What was done since the store was opened.
+    pub since_open: Counters,
+    /// What opening had to do.
+    pub recovery: Recovery,
+}
+
+/// Figures of one log.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Segments in all.
+    pub segment_count: u64,
+    /// Of them, sealed.
+    pub sealed_count: u64,
+    /// Bytes of frames, headers and footers; without space reserved ahead.
+    pub bytes: u64,
+    /// Bytes appended but not known durable.
+    pub unsynced_bytes: u64,
+}
+
+/// What was done since the store was opened.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Counters {
+    /// Values put.
+    pub put_count: u64,
+    /// Of them, already known.
+    pub put_known_count: u64,
+    /// Bytes of values put, known ones included.
+    pub put_bytes: u64,
+    /// Values asked for.
+    pub get_count: u64,
+    /// Of them, absent.
+    pub get_absent_count: u64,
+    /// Bytes of values handed out.
+    pub get_bytes: u64,
+    /// Commits acknowledged.
+    pub commit_count: u64,
+    /// Commits refused for a precondition.
+    pub commit_refused_count: u64,
+    /// Groups of commits made durable together.
+    pub commit_group_count: u64,
+    /// Syncs of files.
+    pub sync_count: u64,
+    /// Bytes written to files.
+    pub written_bytes: u64,
+    /// Segments sealed.
+    pub sealed_count: u64,
+}
+
+/// What opening had to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The store was created by this open.
+    pub created: bool,
+    /// The last writer had closed it: there was nothing to mend.
+    pub clean: bool,
+    /// Frames read back from unsealed segments.
+    pub frames_replayed: u64,
+    /// Values found in them.
+    pub values_replayed: u64,
+    /// Commits found in the pointer log.
+    pub commits_replayed: u64,
+    /// Bytes cut from torn tails.
+    pub bytes_cut: u64,
+    /// Bytes of unsealed segments copied into new files.
+    pub bytes_copied: u64,
+    /// Files that a crash had left behind, removed.
+    pub files_removed: u64,
+}
+
+/// How a check is carried out.
+#[derive(Clone, Default)]
+pub struct CheckOptions {
+    /// Read every value and hash it again. Without it, files' headers, footers and lists, and the
+    /// frames of unsealed segments are checked, and that every pointer's value is known.
+    pub read_data: bool,
+    /// Told now and then how far the check is: bytes read, bytes to read in all.
+    pub progress: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
+}
+
+impl fmt::Debug for CheckOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckOptions").field("read_data", &self.read_data).finish_non_exhaustive()
+    }
+}
+
+/// What a check looked at, and what it found wrong.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct CheckReport {
+    /// Everything that is wrong; empty for a sound store.
+    pub findings: Vec<Finding>,
+    /// Files read.
+    pub file_count: u64,
+    /// Values whose records were read and hashed, or whose entries were checked.
+    pub value_count: u64,
+    /// Pointers whose values were looked up.
+    pub pointer_count: u64,
+    /// Bytes read.
+    pub bytes_read: u64,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Finding {
+    /// The file, or the pointer as `@NAME`.
+    pub file: String,
+    /// Where in the file, if the finding has a place.
+    pub offset: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.offset {
+            Some(offset) => write!(f, "{} at offset {offset}: {}", self.file, self.what),
+            None => write!(f, "{}: {}", self.file, self.what),
+        }
+    }
+}

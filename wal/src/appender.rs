@@ -1,0 +1,195 @@
+//! The end of a log that one caller at a time appends to: the pointer log and the root log.
+//!
+//! - A1: a frame that [`Appender::append`] refused is durably not there: its room was cut off
+//!   and that cut synced, or writing has ended (P9, P6).
+//! - A2: a sync that covers a frame is submitted after its write completed; that is the caller's.
+
+use std::sync::Arc;
+
+use pinstone_disk::planted::{self, Bug};
+use pinstone_disk::{Disk, DiskError, DiskExt, OpenMode};
+
+use crate::error::WalError;
+use crate::frame::{FRAME_HEADER_BYTES, FrameBuilder, FramePlace, SyncedUpto, frame_bytes};
+use crate::poison::{Poison, chain};
+use crate::position::LogPosition;
+use crate::scan::position;
+use crate::segment::{SEGMENT_HEADER_BYTES, Sealer, SegmentFile, SegmentHeader};
+
+/// Creates the file of a segment: reserved up to `reserve_bytes`, its header written, file and
+/// name durable on return.
+///
+/// # Errors
+/// Whatever the machine says. The file is removed again if it can be.
+pub fn create_segment(
+    disk: &dyn Disk,
+    header: SegmentHeader,
+    reserve_bytes: u64,
+) -> Result<SegmentFile, DiskError> {
+    let name = header.file_name();
+    let file = disk.open(name, OpenMode::Create)?;
+    let segment = SegmentFile { header, file };
+    let written = (|| {
+        segment.file.allocate(reserve_bytes.max(SEGMENT_HEADER_BYTES as u64))?;
+        disk.write(&segment.file, 0, header.encode().to_vec().into())?;
+        disk.sync(&segment.file)?;
+        if planted::is(Bug::DirSyncSkipped) { Ok(()) } else { disk.sync_dir() }
+    })();
+    if let Err(error) = written {
+        // Nothing names the file; what cannot be removed now is removed at the next open.
+        let _ = disk.remove(name);
+        return Err(error);
+    }
+    Ok(segment)
+}
+
+/// A segment that takes no more frames, on its way to be sealed.
+#[derive(Debug)]
+pub struct Closing {
+    /// The segment.
+    pub segment: SegmentFile,
+    /// Where its frames end.
+    pub frames_end: u64,
+    /// What sealing writes.
+    pub sealer: Sealer,
+}
+
+/// What sealing made of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Its header.
+    pub header: SegmentHeader,
+    /// Its length from now on.
+    pub file_bytes: u64,
+    /// Its footer's hash.
+    pub footer_hash: [u8; 32],
+    /// Records in it.
+    pub record_count: u64,
+}
+
+impl Closing {
+    /// Writes the footer, cuts what was reserved beyond it, syncs. May be tried again after a
+    /// failure other than a failed sync.
+    pub fn seal(&mut self, disk: &dyn Disk, poison: &Poison) -> Result<Sealed, WalError> {
+        let header = self.segment.header;
+        let file = &self.segment.file;
+        let (bytes, footer_hash) = self.sealer.finish(header, self.frames_end);
+        let file_bytes = self.frames_end + bytes.len() as u64;
+        disk.write(file, self.frames_end, bytes)?;
+        file.set_len(file_bytes)?;
+        disk.sync(file).map_err(|error| poison.set(chain(&error)))?;
+        let record_count = self.sealer.record_count();
+        Ok(Sealed { header, file_bytes, footer_hash, record_count })
+    }
+}
+
+/// The growing end of a log.
+#[derive(Debug)]
+pub struct Appender {
+    disk: Arc<dyn Disk>,
+    synced: Arc<SyncedUpto>,
+    poison: Arc<Poison>,
+    epoch: u32,
+    segment: SegmentFile,
+    end: u64,
+    sealer: Sealer,
+}
+
+impl Appender {
+    /// Appends from `end` on to `segment`, whose frames so far `sealer` has noted.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        synced: Arc<SyncedUpto>,
+        poison: Arc<Poison>,
+        epoch: u32,
+        segment: SegmentFile,
+        end: u64,
+        sealer: Sealer,
+    ) -> Self {
+        Self { disk, synced, poison, epoch, segment, end, sealer }
+    }
+
+    /// The segment appended to.
+    pub fn segment(&self) -> &SegmentFile {
+        &self.segment
+    }
+
+    /// Where the next frame goes.
+    pub fn end(&self) -> LogPosition {
+        position(self.segment.header.ordinal, self.end)
+    }
+
+    /// Bytes of the segment if a frame with `body_bytes` were appended and it were then sealed.
+    pub fn sealed_bytes_with(&self, body_bytes: usize) -> u64 {
+        self.end
+            + frame_bytes(body_bytes as u64)
+            + FRAME_HEADER_BYTES as u64
+            + self.sealer.seal_bytes(0)
+    }
+
+    /// No frame was appended to this segment yet.
+    pub fn is_empty(&self) -> bool {
+        self.end == SEGMENT_HEADER_BYTES as u64
+    }
+
+    /// What sealing will write, for the log to add what its records mean.
+    pub fn sealer(&mut self) -> &mut Sealer {
+        &mut self.sealer
+    }
+
+    /// Writes a frame at the end; it is not durable on return.
+    ///
+    /// # Errors
+    /// [`WalError::Disk`]: nothing was appended, durably (A1). [`WalError::Poisoned`]: that could
+    /// not be had; writing has ended.
+    pub fn append(&mut self, frame: FrameBuilder, last: bool) -> Result<(), WalError> {
+        self.poison.check()?;
+        let place = FramePlace {
+            epoch: self.epoch,
+            sequence: u32::try_from(self.sealer.frame_count()).expect("frames have bytes"),
+            synced: self.synced.now(),
+            last,
+        };
+        let crcs = frame.record_crcs().to_vec();
+        let body_bytes = frame.body_bytes();
+        let (crc, bytes) = frame.finish(self.segment.header.seed(), self.end, &place);
+        let len_bytes = bytes.len() as u64;
+        if let Err(error) = self.disk.write(&self.segment.file, self.end, bytes) {
+            self.void(&error)?;
+            return Err(error.into());
+        }
+        self.sealer.frame(crc, &crcs, body_bytes);
+        self.end += len_bytes;
+        Ok(())
+    }
+
+    /// Takes back what a failed write may have left beyond the end.
+    fn void(&self, error: &DiskError) -> Result<(), WalError> {
+        let file = &self.segment.file;
+        let voided = if error.is_no_space() {
+            file.set_len(self.end).and_then(|()| self.disk.sync(file)).map_err(|e| chain(&e))
+        } else {
+            Err(chain(error))
+        };
+        voided.map_err(|cause| self.poison.set(cause))
+    }
+
+    /// Ends the segment with its last frame, syncs it, and goes on in `next`. The old one is yet
+    /// to be sealed.
+    ///
+    /// Without the sync, frames in `next` could be acknowledged and then lost with the last frame
+    /// that leads to them.
+    pub fn rotate(&mut self, next: SegmentFile) -> Result<Closing, WalError> {
+        self.append(FrameBuilder::with_capacity(0), true)?;
+        let synced = self.disk.sync(&self.segment.file);
+        synced.map_err(|error| self.poison.set(chain(&error)))?;
+        self.synced.raise(self.segment.header.log, self.end());
+        let closing = Closing {
+            segment: std::mem::replace(&mut self.segment, next),
+            frames_end: self.end,
+            sealer: std::mem::take(&mut self.sealer),
+        };
+        self.end = SEGMENT_HEADER_BYTES as u64;
+        Ok(closing)
+    }
+}

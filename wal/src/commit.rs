@@ -1,0 +1,127 @@
+//! The pointer log's record: one commit, whole, so that the log can be shipped as it is.
+
+use bytes::Bytes;
+use pinstone_disk::codec::{Malformed, Reader, put_varint};
+use pinstone_disk::{DIGEST_BYTES, Digest, DigestKind};
+
+use crate::position::LogPosition;
+
+/// One pointer's change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The pointer's name, 1 to 1,024 bytes.
+    pub name: Bytes,
+    /// Where it points from now on; `None` if it is deleted.
+    pub to: Option<Digest>,
+}
+
+/// One atomic change of pointers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitRecord {
+    /// Its number; commits are dense, from 1.
+    pub id: u64,
+    /// It counts only if the blob log is whole up to here.
+    pub depends_upto: LogPosition,
+    /// Sorted by name, each name once.
+    pub changes: Vec<Change>,
+}
+
+const DELETE: u8 = 0;
+const NAME_BYTES_MAX: usize = 1024;
+
+impl CommitRecord {
+    /// Bytes before the changes, at most.
+    pub const HEAD_BYTES_MAX: usize = 8 + 8 + 1 + 10;
+
+    /// Bytes of one change with a name of `name_bytes`, at most.
+    pub const fn change_bytes_max(name_bytes: usize) -> usize {
+        1 + 2 + name_bytes + DIGEST_BYTES
+    }
+
+    /// Appends the payload to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&self.depends_upto.number().to_le_bytes());
+        // No flags yet: a note and a caller's time will each have one.
+        out.push(0);
+        put_varint(out, self.changes.len() as u64);
+        for change in &self.changes {
+            out.push(change.to.map_or(DELETE, |_| DigestKind::Blake3 as u8));
+            put_varint(out, change.name.len() as u64);
+            out.extend_from_slice(&change.name);
+            if let Some(digest) = &change.to {
+                out.extend_from_slice(digest.as_bytes());
+            }
+        }
+    }
+
+    /// Decodes a payload.
+    pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(payload);
+        let id = reader.u64("a commit's number")?;
+        let depends_upto = LogPosition::from_number(reader.u64("a commit's dependency")?);
+        if reader.u8("a commit's flags")? != 0 {
+            return Err(Malformed { offset: reader.offset() - 1, what: "a commit's known flags" });
+        }
+        let count = reader.varint_usize("a commit's count of changes")?;
+        // A change has at least three bytes, so a count is no reason to take memory.
+        let mut changes: Vec<Change> = Vec::with_capacity(count.min(reader.left() / 3));
+        for _ in 0..count {
+            let kind = reader.u8("a change's kind")?;
+            if kind != DELETE && DigestKind::from_number(kind).is_none() {
+                return Err(reader.malformed("a change's known kind"));
+            }
+            let name_bytes = reader.varint_usize("a name's length")?;
+            if name_bytes == 0 || name_bytes > NAME_BYTES_MAX {
+                return Err(reader.malformed("a name of 1 to 1024 bytes"));
+            }
+            let name = Bytes::copy_from_slice(reader.take(name_bytes, "a name")?);
+            if changes.last().is_some_and(|last| last.name >= name) {
+                return Err(reader.malformed("names in order"));
+            }
+            let to = match kind {
+                DELETE => None,
+                _ => Some(Digest::from_bytes(reader.array("a digest")?)),
+            };
+            changes.push(Change { name, to });
+        }
+        reader.end("the commit's end")?;
+        Ok(Self { id, depends_upto, changes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_commit_reads_back(
+            id: u64,
+            position: u64,
+            changes in prop::collection::btree_map(
+                prop::collection::vec(any::<u8>(), 1..40), any::<Option<[u8; 32]>>(), 0..20),
+        ) {
+            let changes = changes.into_iter().map(|(name, to)| Change {
+                name: name.into(),
+                to: to.map(Digest::from_bytes),
+            });
+            let commit = CommitRecord {
+                id,
+                depends_upto: LogPosition::from_number(position),
+                changes: changes.collect(),
+            };
+            let mut bytes = Vec::new();
+            commit.encode(&mut bytes);
+            let bound = commit.changes.iter().map(|c| CommitRecord::change_bytes_max(c.name.len()));
+            prop_assert!(bytes.len() <= CommitRecord::HEAD_BYTES_MAX + bound.sum::<usize>());
+            prop_assert_eq!(CommitRecord::decode(&bytes), Ok(commit));
+        }
+
+        #[test]
+        fn any_bytes_decode_without_panic(bytes: Vec<u8>) {
+            let _ = CommitRecord::decode(&bytes);
+        }
+    }
+}

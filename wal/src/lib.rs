@@ -1,0 +1,38 @@
+//! The logs written ahead of their tables: frames, segments, group sync, the blob log and the
+//! pointer log. Layouts are described in `docs/format.md`, byte by byte.
+//!
+//! This crate knows nothing of tables, of the root's meaning, or of what pointers are for. Which
+//! segments there are is decided by its user; it says what a segment's bytes mean.
+
+#![forbid(unsafe_code)]
+
+mod appender;
+mod blob_log;
+mod commit;
+mod error;
+mod frame;
+mod poison;
+mod position;
+mod record;
+mod scan;
+mod segment;
+
+pub use appender::{Appender, Closing, Sealed, create_segment};
+pub use blob_log::{Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound};
+pub use commit::{Change, CommitRecord};
+pub use error::{WalError, corrupt};
+pub use frame::{
+    FRAME_ALIGN, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, FramePlace, Synced,
+    SyncedUpto,
+};
+pub use poison::Poison;
+pub use position::{LogPosition, Place, SIZE_CLASS_BYTES_MAX, SizeClass};
+pub use record::{
+    PreparedValue, RECORD_HEADER_BYTES_MAX, Record, RecordKind, StoreSeed, VALUE_HEADER_BYTES_MAX,
+    ValueRecord,
+};
+pub use scan::{Frame, LogEnd, Scan, Verdict, judge};
+pub use segment::{
+    DIGEST_PAGE_BYTES, FORMAT_VERSION, Footer, ListEntry, SEGMENT_HEADER_BYTES, Sealer,
+    SegmentFile, SegmentHeader, read_footer, read_header, read_list,
+};

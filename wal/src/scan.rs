@@ -1,0 +1,301 @@
+//! Reading back an unsealed segment, and the one rule for torn versus corrupt.
+//!
+//! 1. [`Scan::of`] walks frames from the start to the first invalid byte, then reads on to the
+//!    end for later valid frames, and keeps what they testify.
+//! 2. [`judge`] lays the scans of all logs side by side. A valid frame whose `synced` lies beyond
+//!    the first invalid byte of its log proves that this byte was durable once: corrupt.
+//!    Otherwise the log ends there: torn.
+//!
+//! - T1: later valid bytes alone prove nothing; devices reorder.
+//! - T2: testimony is taken from every valid frame, also from those that are then cut.
+
+use bytes::Bytes;
+use pinstone_disk::planted::{self, Bug};
+use pinstone_disk::{FileName, LogKind};
+
+use crate::error::{WalError, corrupt};
+use crate::frame::{
+    FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Synced, encoded_crc, read_body,
+};
+use crate::position::LogPosition;
+use crate::record::{Record, StoreSeed};
+use crate::segment::{SEGMENT_HEADER_BYTES, Sealer, SegmentHeader};
+
+/// A valid frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// Where it begins.
+    pub offset_bytes: u64,
+    /// Its header.
+    pub header: FrameHeader,
+}
+
+impl Frame {
+    /// Where the next one begins.
+    pub fn end(&self) -> u64 {
+        self.offset_bytes + self.header.frame_bytes()
+    }
+}
+
+/// What an unsealed segment holds.
+#[derive(Debug)]
+pub struct Scan {
+    /// Its header.
+    pub header: SegmentHeader,
+    /// All its bytes, as read.
+    pub bytes: Bytes,
+    /// The valid frames from its start on.
+    pub frames: Vec<Frame>,
+    /// Where they end.
+    pub valid_end: u64,
+    /// What the first bytes past the end should have been.
+    pub ended_by: &'static str,
+    /// Past the end there is something else than zeros.
+    pub dirty_tail: bool,
+    /// The furthest durable position of each log that any valid frame names.
+    testified: Synced,
+    /// The frame that testifies it, by log, for messages.
+    witness: [u64; 3],
+}
+
+impl Scan {
+    /// Scans `bytes`, the whole file of the segment with this header.
+    pub fn of(header: SegmentHeader, bytes: Bytes) -> Self {
+        let seed = header.seed();
+        let store = StoreSeed::new(&header.store_id);
+        let mut scan = Self {
+            header,
+            bytes: bytes.clone(),
+            frames: Vec::new(),
+            valid_end: SEGMENT_HEADER_BYTES as u64,
+            ended_by: "a frame's header",
+            dirty_tail: false,
+            testified: Synced::default(),
+            witness: [0; 3],
+        };
+        loop {
+            let at = scan.valid_end;
+            let rest = bytes.get(at as usize..).unwrap_or(&[]);
+            let frame = FrameHeader::decode(seed, at, rest).and_then(|frame| {
+                read_body(store, &frame, &rest[FRAME_HEADER_BYTES..], |_, _| {})?;
+                Ok(frame)
+            });
+            match frame {
+                Ok(frame) if scan.is_complete() => {
+                    scan.testify(at, &frame);
+                    scan.ended_by = "nothing after a segment's last frame";
+                    break;
+                }
+                Ok(frame) if frame.sequence as usize == scan.frames.len() => scan.push(at, frame),
+                Ok(frame) => {
+                    // Valid here, yet not the next one: it testifies, and ends the run.
+                    scan.testify(at, &frame);
+                    scan.ended_by = "a frame's sequence";
+                    break;
+                }
+                Err(error) => {
+                    scan.ended_by = error.what;
+                    break;
+                }
+            }
+        }
+        scan.read_on();
+        scan
+    }
+
+    fn push(&mut self, offset_bytes: u64, header: FrameHeader) {
+        self.testify(offset_bytes, &header);
+        self.frames.push(Frame { offset_bytes, header });
+        self.valid_end = offset_bytes + header.frame_bytes();
+    }
+
+    fn testify(&mut self, offset_bytes: u64, header: &FrameHeader) {
+        for (index, log) in LogKind::ALL.into_iter().enumerate() {
+            if header.synced.of(log) > self.testified.of(log) {
+                self.witness[index] = offset_bytes;
+                let position = header.synced.of(log);
+                match log {
+                    LogKind::Blob => self.testified.blob = position,
+                    LogKind::Pointer => self.testified.pointer = position,
+                    LogKind::Root => self.testified.root = position,
+                }
+            }
+        }
+    }
+
+    /// Looks for valid frames past the end. A header alone testifies: it is bound to its place
+    /// and was composed by us, whatever became of its body.
+    fn read_on(&mut self) {
+        let bytes = self.bytes.clone();
+        let seed = self.header.seed();
+        let mut at = (self.valid_end as usize).next_multiple_of(FRAME_ALIGN);
+        while let Some(skip) = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b != 0)) {
+            self.dirty_tail = true;
+            // A header's first bytes are a checksum, which may begin with zeros.
+            at = ((at + skip) / FRAME_ALIGN * FRAME_ALIGN)
+                .max((self.valid_end as usize).next_multiple_of(FRAME_ALIGN));
+            if let Some(rest) = bytes.get(at..)
+                && let Ok(header) = FrameHeader::decode(seed, at as u64, rest)
+            {
+                self.testify(at as u64, &header);
+            }
+            at += FRAME_ALIGN;
+        }
+    }
+
+    /// The last frame of the segment is there.
+    pub fn is_complete(&self) -> bool {
+        self.frames.last().is_some_and(|frame| frame.header.last)
+    }
+
+    /// Where the valid frames end, as a position in the log.
+    pub fn end(&self) -> LogPosition {
+        position(self.header.ordinal, self.valid_end)
+    }
+
+    /// Calls `each` with every record of the frames that begin before `end`: its frame, its
+    /// offset in the segment, and itself.
+    pub fn records(&self, end: u64, mut each: impl FnMut(&Frame, u64, Record<'_>)) {
+        let store = StoreSeed::new(&self.header.store_id);
+        for frame in self.frames.iter().filter(|frame| frame.offset_bytes < end) {
+            if frame.header.kind != FrameKind::Records {
+                continue;
+            }
+            let body = &self.bytes[frame.offset_bytes as usize + FRAME_HEADER_BYTES..];
+            read_body(store, &frame.header, body, |offset, record| {
+                each(frame, frame.offset_bytes + offset as u64, record);
+            })
+            .expect("the frame was valid when it was scanned, and its bytes are in memory");
+        }
+    }
+
+    /// What sealing needs to know of the frames that begin before `end`; `note` adds what the
+    /// log's own records mean.
+    pub fn sealer(&self, end: u64, mut note: impl FnMut(&mut Sealer, u64, Record<'_>)) -> Sealer {
+        let seed = self.header.seed();
+        let store = StoreSeed::new(&self.header.store_id);
+        let mut sealer = Sealer::default();
+        for frame in self.frames.iter().filter(|frame| frame.offset_bytes < end) {
+            let mut crcs = Vec::new();
+            let body = &self.bytes[frame.offset_bytes as usize + FRAME_HEADER_BYTES..];
+            read_body(store, &frame.header, body, |offset, record| {
+                crcs.push(record.crc);
+                note(&mut sealer, frame.offset_bytes + offset as u64, record);
+            })
+            .expect("the frame was valid when it was scanned, and its bytes are in memory");
+            let encoded = frame.header.encode(seed, frame.offset_bytes);
+            sealer.frame(encoded_crc(&encoded), &crcs, frame.header.body_bytes);
+        }
+        sealer
+    }
+}
+
+/// A position in segment `ordinal`.
+pub(crate) fn position(ordinal: u32, offset_bytes: u64) -> LogPosition {
+    let offset_bytes = u32::try_from(offset_bytes).expect("a segment is shorter than 4 GiB");
+    LogPosition::new(ordinal, offset_bytes)
+}
+
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The first position that holds nothing valid.
+    pub position: LogPosition,
+    /// Bytes cut, in this and later segments: not zero, and not valid or past what is not.
+    pub bytes_cut: u64,
+    /// The segment in which it ends has its last frame: the next append needs another.
+    pub complete: bool,
+}
+
+impl LogEnd {
+    fn of(scan: &Scan, bytes_cut: u64) -> Self {
+        // Past the last frame may stand what an unfinished seal left: it is written anew.
+        let torn = scan.dirty_tail && !scan.is_complete();
+        let tail = (scan.bytes.len() as u64).saturating_sub(scan.valid_end);
+        Self {
+            position: scan.end(),
+            bytes_cut: bytes_cut + if torn { tail } else { 0 },
+            complete: scan.is_complete(),
+        }
+    }
+}
+
+/// The unsealed segments of the three logs, as scanned, each log's in order of ordinals; and what
+/// the root testifies beyond what frames do.
+#[derive(Debug)]
+pub struct Verdict<'a> {
+    /// The blob log's.
+    pub blob: &'a [Scan],
+    /// The pointer log's.
+    pub pointer: &'a [Scan],
+    /// The root log's.
+    pub root: &'a [Scan],
+    /// Positions that the root says are durable: the logs' ends at the last close.
+    pub closed: Synced,
+}
+
+impl Verdict<'_> {
+    fn scans(&self, log: LogKind) -> &[Scan] {
+        match log {
+            LogKind::Blob => self.blob,
+            LogKind::Pointer => self.pointer,
+            LogKind::Root => self.root,
+        }
+    }
+
+    /// The furthest durable position of `log` that anything names, and what names it.
+    fn testimony(&self, log: LogKind) -> (LogPosition, String) {
+        let mut furthest = (self.closed.of(log), "the root, when the store was closed".to_owned());
+        for scan in [self.blob, self.pointer, self.root].into_iter().flatten() {
+            let position = scan.testified.of(log);
+            if position > furthest.0 {
+                let offset = scan.witness[log as usize - 1];
+                furthest =
+                    (position, format!("the frame at {} of {}", offset, scan.header.file_name()));
+            }
+        }
+        furthest
+    }
+}
+
+/// Where `log` ends, or that it is corrupt.
+///
+/// # Errors
+/// [`WalError::Corrupt`] at the first invalid byte, naming the frame that proves that it was
+/// durable.
+pub fn judge(verdict: &Verdict<'_>, log: LogKind) -> Result<Option<LogEnd>, WalError> {
+    let scans = verdict.scans(log);
+    let (durable, witness) = verdict.testimony(log);
+    let mut end: Option<LogEnd> = None;
+    for scan in scans {
+        match &mut end {
+            // A segment goes on in the next if its last frame says so, and only then.
+            Some(end) if end.complete => {
+                *end = LogEnd::of(scan, end.bytes_cut);
+            }
+            Some(end) => end.bytes_cut += scan.valid_end - SEGMENT_HEADER_BYTES as u64,
+            None => end = Some(LogEnd::of(scan, 0)),
+        }
+    }
+    let Some(end) = end else { return Ok(None) };
+    if durable > end.position && !planted::is(Bug::TornRuleDropped) {
+        let scan = scans
+            .iter()
+            .find(|scan| scan.header.ordinal == end.position.ordinal())
+            .expect("the end lies in a scanned segment");
+        return Err(proven(scan.header.file_name(), scan, &witness, durable));
+    }
+    Ok(Some(end))
+}
+
+fn proven(file: FileName, scan: &Scan, witness: &str, durable: LogPosition) -> WalError {
+    corrupt(
+        file,
+        scan.valid_end,
+        format!(
+            "expected {}; the last good frame ends here, and {witness} says that the log was \
+             durable to {durable}",
+            scan.ended_by
+        ),
+    )
+}

@@ -1,0 +1,480 @@
+//! One file of a log: its header, and the footer and trailer that seal it.
+//!
+//! ```text
+//! header | frame | frame | ... | digest pages | footer | trailer
+//!                              '-------- when sealed ----------'
+//! ```
+//!
+//! - S1: a sealed file never changes; one read of its tail opens it.
+//! - S2: the footer holds a hash of all checksums in the file, so that nothing in it can be
+//!   exchanged for other valid bytes; the trailer holds the footer's hash, and the root holds it
+//!   too.
+//! - S3: the digest pages list every value of the segment, sorted by digest.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pinstone_disk::checksum::{self, Seed};
+use pinstone_disk::codec::Reader;
+use pinstone_disk::{Digest, DigestKind, Disk, DiskExt, File, FileName, LogKind};
+
+use crate::error::{WalError, corrupt};
+use crate::frame::FrameHeader;
+use crate::position::{Place, SizeClass};
+
+/// The version of every layout in `docs/format.md`.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// Bytes of a segment's header.
+pub const SEGMENT_HEADER_BYTES: usize = 64;
+
+/// Bytes of a page of a segment's digest list.
+pub const DIGEST_PAGE_BYTES: usize = 4096;
+
+const DIGEST_PAGE_HEADER_BYTES: usize = 8;
+const DIGEST_ENTRY_BYTES: usize = 37;
+const ENTRIES_A_PAGE: usize = (DIGEST_PAGE_BYTES - DIGEST_PAGE_HEADER_BYTES) / DIGEST_ENTRY_BYTES;
+const FOOTER_BYTES: usize = 176;
+const TRAILER_BYTES: usize = 64;
+const MAGIC: [u8; 8] = *b"PINSTONE";
+const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
+const TRAILER_MAGIC: [u8; 8] = *b"PINSTAIL";
+const _: () = assert!(ENTRIES_A_PAGE == 110);
+
+/// What begins every file of a store but the lock: what it is, and whose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The store's id.
+    pub store_id: [u8; 16],
+    /// The log.
+    pub log: LogKind,
+    /// The segment's ordinal in it.
+    pub ordinal: u32,
+    /// The epoch of the writer that created the file.
+    pub epoch: u32,
+}
+
+impl SegmentHeader {
+    /// The number by which CURRENT says that it is no segment.
+    const CURRENT: u8 = 16;
+
+    /// The name of the file that this heads.
+    pub fn file_name(&self) -> FileName {
+        FileName::Segment { log: self.log, ordinal: self.ordinal, epoch: self.epoch }
+    }
+
+    /// The seed of this segment's frame checksums.
+    pub fn seed(&self) -> Seed {
+        Seed::of_segment(&self.store_id, self.log, self.ordinal)
+    }
+
+    /// The header's bytes.
+    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        self.encode_as(self.log as u8)
+    }
+
+    /// The bytes of a CURRENT that names this root log.
+    pub fn encode_current(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        self.encode_as(Self::CURRENT)
+    }
+
+    fn encode_as(&self, kind: u8) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes[10] = kind;
+        bytes[11] = DigestKind::Blake3 as u8;
+        bytes[24..40].copy_from_slice(&self.store_id);
+        bytes[40..44].copy_from_slice(&self.ordinal.to_le_bytes());
+        bytes[44..48].copy_from_slice(&self.epoch.to_le_bytes());
+        let crc = checksum::crc(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Decodes the header of a segment called `file`.
+    pub fn decode(file: &FileName, bytes: &[u8]) -> Result<Self, WalError> {
+        let (header, kind) = Self::decode_any(file, bytes)?;
+        let log = LogKind::from_number(kind)
+            .ok_or_else(|| corrupt(file, 10, format!("file kind {kind} heads no segment")))?;
+        Ok(Self { log, ..header })
+    }
+
+    /// Decodes CURRENT.
+    pub fn decode_current(bytes: &[u8]) -> Result<Self, WalError> {
+        let file = FileName::Current;
+        let (header, kind) = Self::decode_any(&file, bytes)?;
+        if kind != Self::CURRENT {
+            return Err(corrupt(file, 10, format!("file kind {kind} is not CURRENT's")));
+        }
+        if bytes.len() != SEGMENT_HEADER_BYTES {
+            return Err(corrupt(file, 64, "there are bytes after its end"));
+        }
+        Ok(header)
+    }
+
+    fn decode_any(file: &FileName, bytes: &[u8]) -> Result<(Self, u8), WalError> {
+        let Some(bytes) = bytes.get(..SEGMENT_HEADER_BYTES) else {
+            return Err(corrupt(file, bytes.len() as u64, "it ends within its header"));
+        };
+        let mut reader = Reader::new(bytes);
+        // The slice has all the bytes; only its meaning can be wrong.
+        let short = |error: pinstone_disk::codec::Malformed| corrupt(file, 0, error.what);
+        if reader.take(8, "a magic").map_err(short)? != MAGIC {
+            return Err(corrupt(file, 0, "it does not begin as our files do"));
+        }
+        let crc = u32::from_le_bytes(bytes[60..].try_into().expect("four bytes"));
+        if checksum::crc(&bytes[..60]) != crc {
+            return Err(corrupt(file, 60, "its header's checksum does not match"));
+        }
+        // After the checksum: a flipped bit is damage, not another format.
+        let version = reader.u16("a version").map_err(short)?;
+        if version != FORMAT_VERSION {
+            return Err(WalError::Unsupported {
+                file: file.to_string(),
+                what: format!("version {version}; this build knows {FORMAT_VERSION}"),
+            });
+        }
+        let kind = reader.u8("a file kind").map_err(short)?;
+        let digest_kind = reader.u8("a digest kind").map_err(short)?;
+        if DigestKind::from_number(digest_kind).is_none() {
+            return Err(WalError::Unsupported {
+                file: file.to_string(),
+                what: format!("digest kind {digest_kind}; this build knows 1, BLAKE3-256"),
+            });
+        }
+        let _compatible = reader.u32("feature bits").map_err(short)?;
+        let read_only = reader.u32("feature bits").map_err(short)?;
+        let incompatible = reader.u32("feature bits").map_err(short)?;
+        if read_only != 0 || incompatible != 0 {
+            return Err(WalError::Unsupported {
+                file: file.to_string(),
+                what: format!(
+                    "feature bits {incompatible:#x} (incompatible), {read_only:#x} (read-only \
+                     compatible); this build knows none"
+                ),
+            });
+        }
+        let store_id = reader.array("a store id").map_err(short)?;
+        let ordinal = reader.u32("an ordinal").map_err(short)?;
+        let epoch = reader.u32("an epoch").map_err(short)?;
+        Ok((Self { store_id, log: LogKind::Root, ordinal, epoch }, kind))
+    }
+}
+
+/// An open segment.
+#[derive(Clone, Debug)]
+pub struct SegmentFile {
+    /// What its header says.
+    pub header: SegmentHeader,
+    /// The file.
+    pub file: Arc<dyn File>,
+}
+
+impl SegmentFile {
+    /// Its name.
+    pub fn name(&self) -> FileName {
+        self.header.file_name()
+    }
+}
+
+/// One value in a segment's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListEntry {
+    /// The value's digest.
+    pub digest: Digest,
+    /// Where its record stands.
+    pub offset_bytes: u32,
+    /// A bound of its record's length.
+    pub class: SizeClass,
+}
+
+impl ListEntry {
+    /// Its place, in segment `ordinal`.
+    pub fn place(&self, ordinal: u32) -> Place {
+        Place { ordinal, offset_bytes: self.offset_bytes, class: self.class }
+    }
+}
+
+/// What seals a segment: counts, places, and hashes of all checksums that the file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footer {
+    /// The header of the file that it seals.
+    pub header: SegmentHeader,
+    /// Frames.
+    pub frame_count: u64,
+    /// Records in them.
+    pub record_count: u64,
+    /// Where the frames end.
+    pub frames_end: u64,
+    /// Bytes of the frames' bodies.
+    pub body_bytes: u64,
+    /// The first and last commit, in a pointer log; 0 elsewhere.
+    pub commits: (u64, u64),
+    /// Where the digest pages begin.
+    pub list_offset: u64,
+    /// How many there are.
+    pub list_pages: u64,
+    /// BLAKE3 of all frame headers' and records' checksums, in order.
+    pub frames_hash: [u8; 32],
+    /// BLAKE3 of all digest pages' checksums, in order.
+    pub list_hash: [u8; 32],
+}
+
+impl Footer {
+    fn encode(&self) -> [u8; FOOTER_BYTES] {
+        let mut bytes = [0; FOOTER_BYTES];
+        bytes[..8].copy_from_slice(&FOOTER_MAGIC);
+        // Version, kinds, feature bits, store, ordinal and epoch stand as in the header.
+        bytes[8..48].copy_from_slice(&self.header.encode()[8..48]);
+        let numbers = [
+            self.frame_count,
+            self.record_count,
+            self.frames_end,
+            self.body_bytes,
+            self.commits.0,
+            self.commits.1,
+            self.list_offset,
+            self.list_pages,
+        ];
+        for (slot, number) in bytes[48..112].chunks_exact_mut(8).zip(numbers) {
+            slot.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes[112..144].copy_from_slice(&self.frames_hash);
+        bytes[144..176].copy_from_slice(&self.list_hash);
+        bytes
+    }
+
+    fn trailer(footer: &[u8; FOOTER_BYTES], footer_offset: u64) -> [u8; TRAILER_BYTES] {
+        let mut bytes = [0; TRAILER_BYTES];
+        bytes[..32].copy_from_slice(blake3::hash(footer).as_bytes());
+        bytes[32..40].copy_from_slice(&footer_offset.to_le_bytes());
+        bytes[40..44].copy_from_slice(&(FOOTER_BYTES as u32).to_le_bytes());
+        bytes[44..46].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        let crc = checksum::crc(&bytes[..52]);
+        bytes[52..56].copy_from_slice(&crc.to_le_bytes());
+        bytes[56..].copy_from_slice(&TRAILER_MAGIC);
+        bytes
+    }
+}
+
+/// Gathers, as frames are composed, what sealing will write.
+#[derive(Debug, Default)]
+pub struct Sealer {
+    frames: Vec<FrameChecks>,
+    record_count: u64,
+    body_bytes: u64,
+    commits: (u64, u64),
+    list: Vec<ListEntry>,
+}
+
+#[derive(Debug)]
+struct FrameChecks {
+    header_crc: u32,
+    body_bytes: u32,
+    record_crcs: Box<[u32]>,
+}
+
+impl Sealer {
+    /// Notes a frame: its header's checksum, its records' checksums, and the bytes of its body.
+    pub fn frame(&mut self, header_crc: u32, record_crcs: &[u32], body_bytes: u32) {
+        self.frames.push(FrameChecks { header_crc, body_bytes, record_crcs: record_crcs.into() });
+        self.record_count += record_crcs.len() as u64;
+        self.body_bytes += u64::from(body_bytes);
+    }
+
+    /// Notes that a frame with one value was voided, its header and that one's checksum now.
+    pub fn void(&mut self, header: &FrameHeader, header_crc: u32, value: ListEntry) {
+        let frame = &mut self.frames[header.sequence as usize];
+        self.record_count -= frame.record_crcs.len() as u64;
+        self.body_bytes -= u64::from(frame.body_bytes) - u64::from(header.body_bytes);
+        *frame =
+            FrameChecks { header_crc, body_bytes: header.body_bytes, record_crcs: Box::new([]) };
+        self.list.retain(|listed| *listed != value);
+    }
+
+    /// Notes a value.
+    pub fn value(&mut self, entry: ListEntry) {
+        self.list.push(entry);
+    }
+
+    /// Notes a commit.
+    pub fn commit(&mut self, id: u64) {
+        if self.commits.0 == 0 {
+            self.commits.0 = id;
+        }
+        self.commits.1 = id;
+    }
+
+    /// Frames noted: the next frame's sequence.
+    pub fn frame_count(&self) -> u64 {
+        self.frames.len() as u64
+    }
+
+    /// Records noted.
+    pub fn record_count(&self) -> u64 {
+        self.record_count
+    }
+
+    /// Bytes that sealing adds once `more` further values are noted, at most.
+    pub fn seal_bytes(&self, more: usize) -> u64 {
+        let pages = (self.list.len() + more).div_ceil(ENTRIES_A_PAGE);
+        (pages * DIGEST_PAGE_BYTES + FOOTER_BYTES + TRAILER_BYTES) as u64
+    }
+
+    /// The bytes that seal a segment whose frames end at `frames_end`, and the footer's hash.
+    pub fn finish(&mut self, header: SegmentHeader, frames_end: u64) -> (Bytes, [u8; 32]) {
+        self.list.sort_unstable();
+        let mut bytes = Vec::with_capacity(self.seal_bytes(0) as usize);
+        let mut frames_hasher = blake3::Hasher::new();
+        for frame in &self.frames {
+            frames_hasher.update(&frame.header_crc.to_le_bytes());
+            for crc in &frame.record_crcs {
+                frames_hasher.update(&crc.to_le_bytes());
+            }
+        }
+        let mut list_hasher = blake3::Hasher::new();
+        for entries in self.list.chunks(ENTRIES_A_PAGE) {
+            let page = encode_page(header.seed(), frames_end + bytes.len() as u64, entries);
+            list_hasher.update(&page[..4]);
+            bytes.extend_from_slice(&page);
+        }
+        let footer = Footer {
+            header,
+            frame_count: self.frame_count(),
+            record_count: self.record_count,
+            frames_end,
+            body_bytes: self.body_bytes,
+            commits: self.commits,
+            list_offset: frames_end,
+            list_pages: (bytes.len() / DIGEST_PAGE_BYTES) as u64,
+            frames_hash: *frames_hasher.finalize().as_bytes(),
+            list_hash: *list_hasher.finalize().as_bytes(),
+        };
+        let encoded = footer.encode();
+        let trailer = Footer::trailer(&encoded, frames_end + bytes.len() as u64);
+        bytes.extend_from_slice(&encoded);
+        bytes.extend_from_slice(&trailer);
+        let footer_hash = *trailer.first_chunk().expect("a trailer begins with a hash");
+        (Bytes::from(bytes), footer_hash)
+    }
+}
+
+fn encode_page(seed: Seed, offset_bytes: u64, entries: &[ListEntry]) -> [u8; DIGEST_PAGE_BYTES] {
+    let mut page = [0; DIGEST_PAGE_BYTES];
+    page[4..6].copy_from_slice(&(entries.len() as u16).to_le_bytes());
+    let slots = page[DIGEST_PAGE_HEADER_BYTES..].chunks_exact_mut(DIGEST_ENTRY_BYTES);
+    for (slot, entry) in slots.zip(entries) {
+        slot[..32].copy_from_slice(entry.digest.as_bytes());
+        slot[32..36].copy_from_slice(&entry.offset_bytes.to_le_bytes());
+        slot[36] = entry.class.0;
+    }
+    let crc = seed.at(offset_bytes, &[&page[4..]]);
+    page[..4].copy_from_slice(&crc.to_le_bytes());
+    page
+}
+
+/// Reads and checks the header of the open segment `name`.
+pub fn read_header(
+    disk: &dyn Disk,
+    file: &Arc<dyn File>,
+    name: &FileName,
+) -> Result<SegmentHeader, WalError> {
+    let header = SegmentHeader::decode(name, &disk.read(file, 0, SEGMENT_HEADER_BYTES)?)?;
+    if header.file_name() != *name {
+        return Err(corrupt(name, 0, format!("it is another file: {}", header.file_name())));
+    }
+    Ok(header)
+}
+
+/// Reads and checks the trailer and footer of a sealed segment; also returns the footer's hash.
+pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u8; 32]), WalError> {
+    let name = segment.name();
+    let file_bytes = segment.file.len_bytes()?;
+    let tail_bytes = FOOTER_BYTES + TRAILER_BYTES;
+    let Some(start) = file_bytes.checked_sub(tail_bytes as u64) else {
+        return Err(corrupt(name, file_bytes, "it ends before its footer"));
+    };
+    let tail = disk.read(&segment.file, start, tail_bytes)?;
+    if tail.len() != tail_bytes {
+        return Err(corrupt(name, start + tail.len() as u64, "it ends within its footer"));
+    }
+    let (footer, trailer) = tail.split_at(FOOTER_BYTES);
+    let encoded: &[u8; FOOTER_BYTES] = footer.try_into().expect("split at its length");
+    if trailer[..] != Footer::trailer(encoded, start) {
+        return Err(corrupt(name, start, "its footer and trailer do not match"));
+    }
+    let footer_hash = *trailer.first_chunk().expect("a trailer begins with a hash");
+    if encoded[..8] != FOOTER_MAGIC || encoded[8..48] != segment.header.encode()[8..48] {
+        return Err(corrupt(name, start, "its footer is another file's"));
+    }
+    let number = |index: usize| {
+        let at = 48 + 8 * index;
+        u64::from_le_bytes(encoded[at..at + 8].try_into().expect("eight bytes"))
+    };
+    let footer = Footer {
+        header: segment.header,
+        frame_count: number(0),
+        record_count: number(1),
+        frames_end: number(2),
+        body_bytes: number(3),
+        commits: (number(4), number(5)),
+        list_offset: number(6),
+        list_pages: number(7),
+        frames_hash: encoded[112..144].try_into().expect("32 bytes"),
+        list_hash: encoded[144..176].try_into().expect("32 bytes"),
+    };
+    let list_bytes = footer.list_pages.checked_mul(DIGEST_PAGE_BYTES as u64);
+    let list_end = list_bytes.and_then(|bytes| footer.list_offset.checked_add(bytes));
+    if footer.frames_end != footer.list_offset || list_end != Some(start) {
+        return Err(corrupt(name, start, "its footer's offsets do not fit the file"));
+    }
+    Ok((footer, footer_hash))
+}
+
+/// Reads and checks the digest list of a sealed segment, sorted by digest.
+pub fn read_list(
+    disk: &dyn Disk,
+    segment: &SegmentFile,
+    footer: &Footer,
+) -> Result<Vec<ListEntry>, WalError> {
+    let name = segment.name();
+    let list_bytes = footer.list_pages as usize * DIGEST_PAGE_BYTES;
+    let bytes = disk.read(&segment.file, footer.list_offset, list_bytes)?;
+    if bytes.len() != list_bytes {
+        let end = footer.list_offset + bytes.len() as u64;
+        return Err(corrupt(name, end, "it ends within its digest list"));
+    }
+    let seed = segment.header.seed();
+    let mut hasher = blake3::Hasher::new();
+    let mut list: Vec<ListEntry> = Vec::new();
+    for (index, page) in bytes.chunks_exact(DIGEST_PAGE_BYTES).enumerate() {
+        let offset = footer.list_offset + (index * DIGEST_PAGE_BYTES) as u64;
+        hasher.update(&page[..4]);
+        let crc = u32::from_le_bytes(*page.first_chunk().expect("a page has bytes"));
+        if seed.at(offset, &[&page[4..]]) != crc {
+            return Err(corrupt(name, offset, "a digest page's checksum does not match"));
+        }
+        let count = usize::from(u16::from_le_bytes([page[4], page[5]]));
+        if count > ENTRIES_A_PAGE {
+            return Err(corrupt(name, offset, "a digest page's count is too high"));
+        }
+        let slots = page[DIGEST_PAGE_HEADER_BYTES..].chunks_exact(DIGEST_ENTRY_BYTES);
+        for slot in slots.take(count) {
+            let entry = ListEntry {
+                digest: Digest::from_bytes(*slot.first_chunk().expect("32 of 37 bytes")),
+                offset_bytes: u32::from_le_bytes(slot[32..36].try_into().expect("four bytes")),
+                class: SizeClass(slot[36]),
+            };
+            let sorted = list.last().is_none_or(|last| *last < entry);
+            if !sorted || u64::from(entry.offset_bytes) >= footer.frames_end {
+                return Err(corrupt(name, offset, "a digest page's entries are out of place"));
+            }
+            list.push(entry);
+        }
+    }
+    if hasher.finalize() != footer.list_hash {
+        return Err(corrupt(name, footer.list_offset, "its digest list is not the one sealed"));
+    }
+    Ok(list)
+}

@@ -228,9 +228,7 @@ mod tests {
 
     #[test]
     fn threads_bear_their_names() {
-        let name = spawn("pinstone-test", || {
-            std::thread::current().name().map(str::to_owned)
-        });
+        let name = spawn("pinstone-test", || std::thread::current().name().map(str::to_owned));
         assert_eq!(name.unwrap().join().unwrap().as_deref(), Some("pinstone-test"));
         assert!(available_parallelism() >= 1);
         assert!(monotonic() <= monotonic());

@@ -121,9 +121,16 @@ mod tests {
     #[test]
     fn other_names_are_not_ours() {
         for name in [
-            "", "lock", "CURRENT.tmp~", "blob-1-2.log", "blob-00000001-00000002.log.bak",
-            "blob-00000001-00000002-00000003.log", "tree-00000001-00000002.log", "../LOCK",
-            "blob-+0000001-00000002.log", "blob-00000001-4294967296.log",
+            "",
+            "lock",
+            "CURRENT.tmp~",
+            "blob-1-2.log",
+            "blob-00000001-00000002.log.bak",
+            "blob-00000001-00000002-00000003.log",
+            "tree-00000001-00000002.log",
+            "../LOCK",
+            "blob-+0000001-00000002.log",
+            "blob-00000001-4294967296.log",
         ] {
             assert_eq!(name.parse::<FileName>(), Err(NotOurs), "{name}");
         }

@@ -506,8 +506,7 @@ impl Disk for SimDisk {
     /// Runs the chains interleaved, in an order that the seed decides.
     fn run(&self, batch: Batch) -> Vec<Result<Vec<Bytes>, DiskError>> {
         let mut results: Vec<_> = batch.chains.iter().map(|_| Ok(Vec::new())).collect();
-        let mut chains: Vec<_> =
-            batch.chains.into_iter().map(Vec::into_iter).enumerate().collect();
+        let mut chains: Vec<_> = batch.chains.into_iter().map(Vec::into_iter).enumerate().collect();
         let mut reordered = false;
         while !chains.is_empty() {
             let picked = match chains.len() {

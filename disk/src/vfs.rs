@@ -152,12 +152,7 @@ pub trait DiskExt: Disk {
     }
 
     /// Writes all of `data`.
-    fn write(
-        &self,
-        file: &Arc<dyn File>,
-        offset_bytes: u64,
-        data: Bytes,
-    ) -> Result<(), DiskError> {
+    fn write(&self, file: &Arc<dyn File>, offset_bytes: u64, data: Bytes) -> Result<(), DiskError> {
         self.one(vec![Op::Write { file: Arc::clone(file), offset_bytes, data }]).map(drop)
     }
 
@@ -221,8 +216,8 @@ pub fn write_all_at(file: &dyn File, offset_bytes: u64, data: &[u8]) -> Result<(
         let count = retry(|| file.write_at(at, &data[done..])).and_then(|count| {
             if count == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(count) }
         });
-        done += count
-            .map_err(|source| DiskError::new(Operation::Write, file.name(), source).at(at))?;
+        done +=
+            count.map_err(|source| DiskError::new(Operation::Write, file.name(), source).at(at))?;
         if crate::planted::is(crate::planted::Bug::ShortWriteIgnored) {
             break;
         }
@@ -236,5 +231,81 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{AtomicU64, Ordering};
+
+    /// Answers each call with less than was asked, or with an interruption.
+    #[derive(Debug, Default)]
+    struct Grudging {
+        calls: AtomicU64,
+    }
+
+    impl Grudging {
+        fn interrupted(&self) -> io::Result<()> {
+            match self.calls.fetch_add(1, Ordering::Relaxed) % 2 {
+                0 => Err(io::ErrorKind::Interrupted.into()),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    impl File for Grudging {
+        fn name(&self) -> FileName {
+            FileName::Current
+        }
+        fn len_bytes(&self) -> Result<u64, DiskError> {
+            Ok(10)
+        }
+        fn set_len(&self, _len_bytes: u64) -> Result<(), DiskError> {
+            Ok(())
+        }
+        fn allocate(&self, _len_bytes: u64) -> Result<(), DiskError> {
+            Ok(())
+        }
+        fn read_at(&self, offset_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<usize> {
+            self.interrupted()?;
+            if offset_bytes >= 10 {
+                return Ok(0);
+            }
+            buffer.push(b'0' + u8::try_from(offset_bytes).unwrap());
+            Ok(1)
+        }
+        fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<usize> {
+            self.interrupted()?;
+            if offset_bytes >= 10 { Ok(0) } else { Ok(data.len().min(3)) }
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.interrupted()
+        }
+    }
+
+    fn grudging() -> Arc<dyn File> {
+        Arc::new(Grudging::default())
+    }
+
+    fn run(op: Op) -> Result<Vec<Bytes>, DiskError> {
+        run_chain(vec![op])
+    }
+
+    #[test]
+    fn short_and_interrupted_calls_are_gone_on_with() {
+        let read = run(Op::Read { file: grudging(), offset_bytes: 7, len_bytes: 9 });
+        assert_eq!(read.unwrap(), ["789"]);
+        let data = Bytes::from_static(b"123456789");
+        assert!(run(Op::Write { file: grudging(), offset_bytes: 0, data }).is_ok());
+        assert!(run(Op::Sync { file: grudging() }).is_ok());
+    }
+
+    #[test]
+    fn a_write_that_does_not_move_is_an_error_and_says_where() {
+        let data = Bytes::from_static(b"123456");
+        let error = run(Op::Write { file: grudging(), offset_bytes: 8, data }).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::WriteZero);
+        assert_eq!(error.to_string(), "writing CURRENT at offset 11");
     }
 }

@@ -182,8 +182,10 @@ impl Inode {
     /// Makes durable what was written up to `sequence` (N2).
     pub(super) fn sync(&mut self, sequence: u64) {
         let lengths = take_until(&mut self.lengths, |(set, _)| *set <= sequence);
-        if let Some(shortest) = lengths.iter().map(|(_, len)| *len).min() {
-            self.durable_len = self.durable_len.min(shortest);
+        if let Some(shortest) = lengths.iter().map(|(_, len)| *len).min()
+            && shortest < self.durable_len
+        {
+            self.durable_len = shortest;
             self.cut_durable();
         }
         if let Some((_, len)) = lengths.last() {
@@ -255,7 +257,8 @@ impl Inode {
     pub(super) fn patch(&mut self, offset: u64, bytes: &[u8]) {
         let mut old = vec![0; bytes.len()];
         self.read(offset, &mut old);
-        for (at, byte) in (offset..).zip(bytes).filter(|(at, byte)| old[small(at - offset)] != **byte)
+        for (at, byte) in
+            (offset..).zip(bytes).filter(|(at, byte)| old[small(at - offset)] != **byte)
         {
             let index = at / SECTOR;
             let mut patched = self.visible(index).map_or([0; SECTOR_BYTES], |old| **old);

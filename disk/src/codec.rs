@@ -116,6 +116,13 @@ pub fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(low_bits(number));
 }
 
+/// A number of bytes in memory. Nothing is lost: Pinstone builds for 64-bit machines alone.
+#[expect(clippy::cast_possible_truncation, reason = "a usize has 64 bits, as asserted")]
+pub const fn size(number: u64) -> usize {
+    const { assert!(usize::BITS == u64::BITS) };
+    number as usize
+}
+
 fn low_bits(number: u64) -> u8 {
     (number & 0x7f) as u8
 }

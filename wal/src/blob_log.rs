@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pinstone_disk::codec::size;
 use pinstone_disk::env::{AtomicU64, Mutex, MutexGuard, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch, Disk, DiskError, DiskExt, File, LogKind, Op};
@@ -289,6 +290,11 @@ impl BlobLog {
         }
         state.next = Some(next);
         Ok(())
+    }
+
+    /// A segment waits to follow the active one.
+    pub fn has_next(&self) -> bool {
+        self.append.lock().next.is_some()
     }
 
     /// The active segment is more than half full and none waits to follow it.
@@ -682,7 +688,7 @@ impl Active {
         head.extend_from_slice(value.header());
         let mut parts = vec![Bytes::from(head)];
         parts.extend(value.value.chunks(WRITE_BYTES).map(Bytes::copy_from_slice));
-        let padding = header.frame_bytes() as usize - FRAME_HEADER_BYTES - value.len_bytes();
+        let padding = size(header.frame_bytes()) - FRAME_HEADER_BYTES - value.len_bytes();
         parts.push(Bytes::from_static(&[0; 8][..padding]));
         self.sealer.frame(encoded_crc(&encoded), &[value.crc], header.body_bytes);
         Arc::new(self.advance(parts))

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use pinstone_disk::LogKind;
 use pinstone_disk::checksum::{self, Seed};
-use pinstone_disk::codec::{Malformed, Reader};
+use pinstone_disk::codec::{Malformed, Reader, size};
 
 use crate::position::LogPosition;
 use crate::record::{Record, RecordKind, StoreSeed};
@@ -307,7 +307,7 @@ pub(crate) fn read_body<'a>(
 ) -> Result<(), Malformed> {
     let body_bytes = header.body_bytes as usize;
     let malformed = |offset: usize, what| Malformed { offset: FRAME_HEADER_BYTES + offset, what };
-    let padded = header.frame_bytes() as usize - FRAME_HEADER_BYTES;
+    let padded = size(header.frame_bytes()) - FRAME_HEADER_BYTES;
     let body = body.get(..padded).ok_or(malformed(0, "a whole frame"))?;
     if header.kind == FrameKind::Void {
         return Ok(());

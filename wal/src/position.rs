@@ -61,14 +61,11 @@ impl SizeClass {
     /// The smallest class that covers `len_bytes`, at most [`SIZE_CLASS_BYTES_MAX`].
     pub fn covering(len_bytes: u64) -> Self {
         assert!(len_bytes <= SIZE_CLASS_BYTES_MAX, "a record is bounded");
-        let octave = (64 - (len_bytes.max(8) >> 4).leading_zeros()) as u8;
+        let octave = 64 - (len_bytes.max(8) >> 4).leading_zeros();
         let mantissa = len_bytes.max(8).div_ceil(1 << octave);
-        // Rounding up may carry into the next octave.
-        let class = match u8::try_from(mantissa - 8) {
-            Ok(step @ 0..=7) => octave * 8 + step,
-            _ => (octave + 1) * 8,
-        };
-        Self(class)
+        // Rounding up may carry into the next octave: a step of 8 is its first class.
+        let class = u64::from(octave) * 8 + (mantissa - 8);
+        Self(u8::try_from(class).expect("a bounded length has a class below 256"))
     }
 
     /// The most that this class covers, in bytes.

@@ -185,7 +185,7 @@ mod tests {
             let mut bytes = Vec::new();
             Record::write(seed, RecordKind::Commit, &value, &mut bytes);
             let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
+            bytes[at] ^= 1u8 << bit;
             prop_assert!(Record::read(seed, &bytes).is_err());
         }
     }

@@ -10,6 +10,7 @@
 //! - T2: testimony is taken from every valid frame, also from those that are then cut.
 
 use bytes::Bytes;
+use pinstone_disk::codec::size;
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{FileName, LogKind};
 
@@ -63,9 +64,10 @@ impl Scan {
     pub fn of(header: SegmentHeader, bytes: Bytes) -> Self {
         let seed = header.seed();
         let store = StoreSeed::new(&header.store_id);
+        let file = bytes.clone();
         let mut scan = Self {
             header,
-            bytes: bytes.clone(),
+            bytes,
             frames: Vec::new(),
             valid_end: SEGMENT_HEADER_BYTES as u64,
             ended_by: "a frame's header",
@@ -75,7 +77,7 @@ impl Scan {
         };
         loop {
             let at = scan.valid_end;
-            let rest = bytes.get(at as usize..).unwrap_or(&[]);
+            let rest = file.get(size(at)..).unwrap_or(&[]);
             let frame = FrameHeader::decode(seed, at, rest).and_then(|frame| {
                 read_body(store, &frame, &rest[FRAME_HEADER_BYTES..], |_, _| {})?;
                 Ok(frame)
@@ -128,12 +130,12 @@ impl Scan {
     fn read_on(&mut self) {
         let bytes = self.bytes.clone();
         let seed = self.header.seed();
-        let mut at = (self.valid_end as usize).next_multiple_of(FRAME_ALIGN);
+        let mut at = size(self.valid_end).next_multiple_of(FRAME_ALIGN);
         while let Some(skip) = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b != 0)) {
             self.dirty_tail = true;
             // A header's first bytes are a checksum, which may begin with zeros.
             at = ((at + skip) / FRAME_ALIGN * FRAME_ALIGN)
-                .max((self.valid_end as usize).next_multiple_of(FRAME_ALIGN));
+                .max(size(self.valid_end).next_multiple_of(FRAME_ALIGN));
             if let Some(rest) = bytes.get(at..)
                 && let Ok(header) = FrameHeader::decode(seed, at as u64, rest)
             {
@@ -161,7 +163,7 @@ impl Scan {
             if frame.header.kind != FrameKind::Records {
                 continue;
             }
-            let body = &self.bytes[frame.offset_bytes as usize + FRAME_HEADER_BYTES..];
+            let body = &self.bytes[size(frame.offset_bytes) + FRAME_HEADER_BYTES..];
             read_body(store, &frame.header, body, |offset, record| {
                 each(frame, frame.offset_bytes + offset as u64, record);
             })
@@ -177,7 +179,7 @@ impl Scan {
         let mut sealer = Sealer::default();
         for frame in self.frames.iter().filter(|frame| frame.offset_bytes < end) {
             let mut crcs = Vec::new();
-            let body = &self.bytes[frame.offset_bytes as usize + FRAME_HEADER_BYTES..];
+            let body = &self.bytes[size(frame.offset_bytes) + FRAME_HEADER_BYTES..];
             read_body(store, &frame.header, body, |offset, record| {
                 crcs.push(record.crc);
                 note(&mut sealer, frame.offset_bytes + offset as u64, record);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_disk::checksum::{self, Seed};
-use pinstone_disk::codec::Reader;
+use pinstone_disk::codec::{Reader, size};
 use pinstone_disk::{Digest, DigestKind, Disk, DiskExt, File, FileName, LogKind};
 
 use crate::error::{WalError, corrupt};
@@ -35,11 +35,13 @@ const DIGEST_PAGE_HEADER_BYTES: usize = 8;
 const DIGEST_ENTRY_BYTES: usize = 37;
 const ENTRIES_A_PAGE: usize = (DIGEST_PAGE_BYTES - DIGEST_PAGE_HEADER_BYTES) / DIGEST_ENTRY_BYTES;
 const FOOTER_BYTES: usize = 176;
+const FOOTER_BYTES_U32: u32 = 176;
 const TRAILER_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"PINSTONE";
 const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
 const TRAILER_MAGIC: [u8; 8] = *b"PINSTAIL";
 const _: () = assert!(ENTRIES_A_PAGE == 110);
+const _: () = assert!(FOOTER_BYTES_U32 as usize == FOOTER_BYTES);
 
 /// What begins every file of a store but the lock: what it is, and whose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +251,7 @@ impl Footer {
         let mut bytes = [0; TRAILER_BYTES];
         bytes[..32].copy_from_slice(blake3::hash(footer).as_bytes());
         bytes[32..40].copy_from_slice(&footer_offset.to_le_bytes());
-        bytes[40..44].copy_from_slice(&(FOOTER_BYTES as u32).to_le_bytes());
+        bytes[40..44].copy_from_slice(&FOOTER_BYTES_U32.to_le_bytes());
         bytes[44..46].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
         let crc = checksum::crc(&bytes[..52]);
         bytes[52..56].copy_from_slice(&crc.to_le_bytes());
@@ -325,7 +327,7 @@ impl Sealer {
     /// The bytes that seal a segment whose frames end at `frames_end`, and the footer's hash.
     pub fn finish(&mut self, header: SegmentHeader, frames_end: u64) -> (Bytes, [u8; 32]) {
         self.list.sort_unstable();
-        let mut bytes = Vec::with_capacity(self.seal_bytes(0) as usize);
+        let mut bytes = Vec::with_capacity(size(self.seal_bytes(0)));
         let mut frames_hasher = blake3::Hasher::new();
         for frame in &self.frames {
             frames_hasher.update(&frame.header_crc.to_le_bytes());
@@ -362,7 +364,8 @@ impl Sealer {
 
 fn encode_page(seed: Seed, offset_bytes: u64, entries: &[ListEntry]) -> [u8; DIGEST_PAGE_BYTES] {
     let mut page = [0; DIGEST_PAGE_BYTES];
-    page[4..6].copy_from_slice(&(entries.len() as u16).to_le_bytes());
+    let count = u16::try_from(entries.len()).expect("a page has room for few entries");
+    page[4..6].copy_from_slice(&count.to_le_bytes());
     let slots = page[DIGEST_PAGE_HEADER_BYTES..].chunks_exact_mut(DIGEST_ENTRY_BYTES);
     for (slot, entry) in slots.zip(entries) {
         slot[..32].copy_from_slice(entry.digest.as_bytes());
@@ -439,7 +442,7 @@ pub fn read_list(
     footer: &Footer,
 ) -> Result<Vec<ListEntry>, WalError> {
     let name = segment.name();
-    let list_bytes = footer.list_pages as usize * DIGEST_PAGE_BYTES;
+    let list_bytes = size(footer.list_pages) * DIGEST_PAGE_BYTES;
     let bytes = disk.read(&segment.file, footer.list_offset, list_bytes)?;
     if bytes.len() != list_bytes {
         let end = footer.list_offset + bytes.len() as u64;

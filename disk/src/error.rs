@@ -85,6 +85,18 @@ impl DiskError {
         self
     }
 
+    /// The same error once more, for each of several callers that it concerns.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        let source = match self.source.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None if self.is_crash() => io::Error::other(crate::sim::Crashed),
+            None => io::Error::new(self.source.kind(), self.source.to_string()),
+        };
+        let offset_bytes = self.offset_bytes;
+        Self { operation: self.operation, file: self.file.clone(), offset_bytes, source }
+    }
+
     /// The device, the quota or the file-size limit is exhausted; nothing else is wrong.
     pub fn is_no_space(&self) -> bool {
         is_no_space(&self.source)
@@ -107,4 +119,26 @@ pub(crate) fn is_no_space(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duplicate_says_and_is_the_same() {
+        let sources = [
+            io::Error::from_raw_os_error(28),
+            io::ErrorKind::WriteZero.into(),
+            io::Error::other(crate::sim::Crashed),
+        ];
+        for source in sources {
+            let error = DiskError::new(Operation::Write, "LOCK", source).at(7);
+            let duplicate = error.duplicate();
+            assert_eq!(duplicate.to_string(), "writing LOCK at offset 7");
+            assert_eq!(duplicate.source.to_string(), error.source.to_string());
+            assert_eq!(duplicate.is_no_space(), error.is_no_space());
+            assert_eq!(duplicate.is_crash(), error.is_crash());
+        }
+    }
 }

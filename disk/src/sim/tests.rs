@@ -175,6 +175,70 @@ fn a_lost_cut_leaves_the_length() {
 }
 
 #[test]
+fn what_lay_beyond_a_lost_length_does_not_come_back() {
+    let (disk, file) = disk_holding(A, b"old");
+    write(&file, 3, &[b'n'; 1000]);
+    // Only the first sector is kept; then the file grows over where the lost bytes were.
+    let after = disk.after_crash(CrashState::OneAlone(0));
+    let file = after.open(A, OpenMode::Write).unwrap();
+    file.set_len(1003).unwrap();
+    assert_eq!(bytes(&after, A).unwrap(), [b"old".to_vec(), vec![0; 1000]].concat());
+}
+
+#[test]
+fn what_was_cut_before_a_sync_does_not_come_back_even_if_an_earlier_sync_failed() {
+    let (disk, file) = disk_holding(A, &[b'o'; 1000]);
+    file.set_len(10).unwrap();
+    disk.fail_at(disk.op_count() + 1, Fault::SyncFailsThenClean);
+    assert!(disk.sync(&file).is_err());
+    disk.sync(&file).unwrap();
+    file.set_len(1000).unwrap();
+    disk.sync(&file).unwrap();
+    let held = bytes(&disk.after_crash(CrashState::Nothing), A).unwrap();
+    assert_eq!(held, [vec![b'o'; 10], vec![0; 990]].concat());
+}
+
+#[test]
+fn some_states_keep_all_up_to_a_point() {
+    let (disk, file) = disk_holding(A, &[b'o'; 64 * 512]);
+    write(&file, 0, &[b'n'; 64 * 512]);
+    let kept_before = |state: &SimDisk| {
+        let heads: Vec<u8> = bytes(state, A).unwrap().into_iter().step_by(512).collect();
+        let kept = heads.iter().take_while(|byte| **byte == b'n').count();
+        let lost = heads.iter().rev().take_while(|byte| **byte == b'o').count();
+        (kept > 3 && lost > 3 && kept + lost >= 63).then_some(kept)
+    };
+    let points: std::collections::BTreeSet<usize> =
+        random_states(&disk).filter_map(|state| kept_before(&state)).collect();
+    assert!(points.len() > 10, "{points:?}");
+}
+
+#[test]
+fn things_keep_their_numbers_when_a_file_is_lost() {
+    let (disk, file) = disk_holding(B, b"old");
+    let lost = create(&disk, A);
+    write(&lost, 0, b"lost");
+    write(&file, 0, b"new");
+    // The creation of A; then B's sector, for B is the older file; then A's sector and length.
+    assert_eq!(disk.unsynced(), 4);
+    let alone: Vec<_> = (0..4)
+        .map(|number| disk.after_crash(CrashState::OneAlone(number)))
+        .map(|after| (bytes(&after, A), bytes(&after, B).unwrap()))
+        .collect();
+    let with_b = |b: &[u8]| (None, b.to_vec());
+    assert_eq!(alone[0], (Some(vec![]), b"old".to_vec()));
+    assert_eq!(alone[1..], [with_b(b"new"), with_b(b"old"), with_b(b"old")]);
+
+    let disk = SimDisk::new(1);
+    let lost = create(&disk, A);
+    write(&lost, 0, b"lost");
+    disk.put_file(&B.to_string(), b"old");
+    write(&disk.open(B, OpenMode::Write).unwrap(), 0, b"new");
+    let last = disk.after_crash(CrashState::OneAlone(disk.unsynced() - 1));
+    assert_eq!((bytes(&last, A), bytes(&last, B).unwrap()), (None, b"new".to_vec()));
+}
+
+#[test]
 fn a_rename_may_be_durable_before_the_bytes_and_without_the_creation() {
     let (disk, _old) = disk_holding(FileName::Current, b"old");
     let file = create(&disk, FileName::CurrentTemp);

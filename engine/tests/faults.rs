@@ -1,0 +1,263 @@
+//! P1 to P6 and P9 on a disk that fails: every operation of several workloads, each way of failing
+//! that applies to it, once and from then on; and disks of every size. `common::faults` is how.
+//!
+//! A violation prints the line which replays it:
+//! `PINSTONE_FAULT_REPLAY="..." cargo test -p pinstone --test faults cases_that`; kept in
+//! `seeds/faults.txt`, it is replayed always.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::crash::recover;
+use common::faults::{Case, FAULTS, Report, hunt, opened_is_durable, replay};
+use common::model::Model;
+use common::script::{Change, Failing, Step, Workload, World, workload};
+use pinstone::{Batch, Bytes, Digest, Error, Store};
+use pinstone_disk::Disk;
+use pinstone_disk::sim::{CrashState, Fault, SimDisk};
+
+fn of_names(names: &[&str]) -> Vec<Workload> {
+    names.iter().map(|name| workload(name).expect("there is such a workload")).collect()
+}
+
+/// Hunts for faults of one kind through all that the workloads have in them.
+fn every_operation_fails_with(fault: Fault) -> Report {
+    let report = hunt(
+        &of_names(&[
+            "puts-and-commits",
+            "compare-and-set",
+            "close-and-reopen",
+            "large-values",
+            "after-a-kill",
+            "after-a-torn-tail-2",
+        ]),
+        &[fault],
+        false,
+    );
+    println!("{report}");
+    assert_eq!(report.violation_count, 0, "{report}");
+    assert_eq!(report.fired.len(), 2, "a reach that never befell anything: {report}");
+    assert!(report.fired.values().all(|count| *count > 10), "a disk that hardly fails: {report}");
+    report
+}
+
+#[test]
+fn input_or_output_errors_lose_nothing() {
+    let report = every_operation_fails_with(Fault::Eio);
+    assert!(report.effects.eio > 0);
+    for class in ["Io", "Indeterminate", "Poisoned"] {
+        assert!(report.errors.contains_key(&("eio", class)), "never {class}: {report}");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_nothing_refused_is_ever_found() {
+    let report = every_operation_fails_with(Fault::Enospc);
+    assert!(report.effects.enospc > 0);
+    assert!(report.errors.contains_key(&("enospc", "NoSpace")), "never NoSpace: {report}");
+}
+
+#[test]
+fn too_few_descriptors_lose_nothing() {
+    let report = every_operation_fails_with(Fault::Emfile);
+    assert!(report.effects.emfile > 0);
+    assert!(report.errors.contains_key(&("emfile", "Io")), "never told: {report}");
+}
+
+#[test]
+fn short_writes_are_finished() {
+    let report = every_operation_fails_with(Fault::ShortWrite);
+    assert!(report.effects.short_writes > 0);
+    assert!(report.errors.is_empty(), "a short write is no error: {report}");
+}
+
+#[test]
+fn short_reads_are_finished() {
+    let report = every_operation_fails_with(Fault::ShortRead);
+    assert!(report.effects.short_reads > 0);
+    assert!(report.errors.is_empty(), "a short read is no error: {report}");
+}
+
+#[test]
+fn interrupted_calls_are_made_again() {
+    let report = every_operation_fails_with(Fault::Interrupted);
+    assert!(report.effects.interrupts > 0);
+    assert!(report.errors.is_empty(), "an interruption is no error: {report}");
+}
+
+#[test]
+fn a_failed_sync_ends_writing_and_what_is_found_later_is_durable() {
+    let report = every_operation_fails_with(Fault::SyncFailsThenClean);
+    assert!(report.effects.failed_syncs > 0);
+    assert!(report.effects.sectors_claimed > 0, "{report}");
+    assert!(report.effects.sectors_reverted > 0, "no cache was ever dropped: {report}");
+    assert!(report.effects.sectors_forgotten > 0, "no crash ever lost such bytes: {report}");
+    for class in ["Indeterminate", "Poisoned"] {
+        let key = ("sync-fails-then-clean", class);
+        assert!(report.errors.contains_key(&key), "never {class}: {report}");
+    }
+}
+
+#[test]
+fn a_sync_without_space_ends_writing_too() {
+    let report = every_operation_fails_with(Fault::SyncEnospc);
+    assert!(report.effects.failed_syncs > 0);
+    assert!(report.errors.contains_key(&("sync-enospc", "Indeterminate")), "{report}");
+}
+
+#[test]
+fn cases_that_ever_failed_hold() {
+    let kept = include_str!("seeds/faults.txt").lines().map(str::to_owned);
+    let given = std::env::var("PINSTONE_FAULT_REPLAY").ok();
+    for line in kept.chain(given) {
+        if line.starts_with('#') || line.trim().is_empty() {
+            continue;
+        }
+        let report = replay(&line.parse().unwrap());
+        assert_eq!(report.violation_count, 0, "{report}");
+    }
+}
+
+#[test]
+fn a_case_prints_as_what_replays_it() {
+    for (_, fault) in FAULTS {
+        for onward in [false, true] {
+            let failing = Failing { op: 31, fault, onward };
+            let case = Case { workload: "rotation".to_owned(), seed: 1, failing };
+            assert_eq!(case.to_string().parse(), Ok(case));
+        }
+    }
+}
+
+/// The rewritten tail: after a failed sync the system shows the new bytes, calls the next sync a
+/// success, and brings the old ones back when it drops its cache.
+#[test]
+fn a_commit_found_after_a_failed_sync_stays() {
+    let workload = workload("puts-and-commits").unwrap();
+    let mut found_count = 0;
+    for op in 1..200 {
+        let mut world = World::new(&workload, SimDisk::new(7), Model::default());
+        world.failing = Some(Failing { op, fault: Fault::SyncFailsThenClean, onward: true });
+        let mut opened = world.open().unwrap().is_ok();
+        for step in &workload.steps {
+            opened = opened && world.play(step).unwrap().is_none();
+        }
+        if opened {
+            break;
+        }
+        world.model.die();
+        let acknowledged = world.model.acknowledged();
+        let image = world.disk.clean_reopen();
+        let mut reopened = World::new(&workload, Arc::clone(&image), world.model.clone());
+        reopened.open().unwrap().unwrap();
+        found_count += reopened.model.acknowledged() - acknowledged;
+        drop(reopened);
+        opened_is_durable(&workload, world.disk.clean_reopen(), world.model).unwrap();
+    }
+    assert!(found_count > 0, "no commit of unknown outcome was ever found");
+}
+
+/// A workload of equal commits, each with a value of its own.
+fn filling() -> Workload {
+    let name = |id: u16| ["a", "b", "c", "d", "e", "f"][usize::from(id) % 6];
+    let steps =
+        (0..40).flat_map(|id| [Step::Put(id, 900), Step::Commit(vec![Change::Set(name(id), id)])]);
+    let mut workload = Workload::new("filling", steps.collect());
+    workload.segment_bytes = 8 << 10;
+    workload
+}
+
+#[test]
+fn a_disk_of_any_size_fills_up_cleanly_and_goes_on_once_there_is_room() {
+    let workload = filling();
+    let mut whole = World::new(&workload, SimDisk::new(3), Model::default());
+    whole.play_all(&workload.steps).unwrap();
+    let most = whole.disk.used_bytes();
+    let (mut refused_opens, mut refused_steps, mut resumed) = (0, 0, 0);
+    for capacity in (0..most).step_by(512) {
+        let context = |what: &str| format!("with {capacity} bytes of space, {what}");
+        let mut world = World::new(&workload, SimDisk::new(3), Model::default());
+        world.disk.set_capacity(Some(capacity));
+        let mut error = world.open().unwrap().err();
+        refused_opens += u64::from(error.is_some());
+        for step in &workload.steps {
+            if error.is_some() {
+                break;
+            }
+            error = world.play(step).unwrap_or_else(|seen| panic!("{}", context(&seen)));
+        }
+        let Some(error) = error else { panic!("{}", context("nothing was refused")) };
+        assert!(matches!(error, Error::NoSpace { .. }), "{}", context(&common::told(&error)));
+        world.model.die();
+        for state in [CrashState::Nothing, CrashState::Everything, CrashState::Random(capacity)] {
+            let image = world.disk.after_crash(state);
+            image.set_capacity(None);
+            recover(&workload, &image, world.model.clone())
+                .unwrap_or_else(|seen| panic!("{}, {state:?}: {seen}", context("after a crash")));
+        }
+        if let Some(store) = &world.store {
+            refused_steps += 1;
+            world.model.reads(store).unwrap_or_else(|seen| panic!("{}", context(&seen)));
+            world.disk.set_capacity(None);
+            world.model.goes_on(store).unwrap_or_else(|seen| panic!("{}", context(&seen)));
+            resumed += 1;
+        }
+    }
+    println!("{refused_opens} opens and {refused_steps} later calls refused, {resumed} resumed");
+    assert!(refused_opens > 0 && refused_steps > 20 && resumed == refused_steps);
+}
+
+#[test]
+fn a_full_disk_still_takes_deletions() {
+    let disk = SimDisk::new(3);
+    let store = filling().builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let mut names = fill(&store, &disk);
+    while let Some(name) = names.pop() {
+        store.commit(Batch::new().delete(&name)).unwrap();
+        assert_eq!(store.pointer(&name).unwrap(), None);
+    }
+    drop(store);
+    let image = disk.after_crash(CrashState::Nothing);
+    let store = filling().builder().open_on(image as Arc<dyn Disk>).unwrap();
+    assert_eq!(store.pointers_with_prefix("").count(), 0);
+}
+
+#[test]
+fn a_store_on_a_full_disk_opens_again() {
+    let disk = SimDisk::new(3);
+    let store = filling().builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let names = fill(&store, &disk);
+    // The process died, and the space is still what it was.
+    let image = disk.clean_reopen();
+    drop(store);
+    let store = filling().builder().open_on(Arc::clone(&image) as Arc<dyn Disk>).unwrap();
+    for name in names {
+        let digest = store.pointer(&name).unwrap().unwrap();
+        assert_eq!(store.get(&digest).unwrap(), Some(Bytes::from(name.repeat(100))));
+    }
+}
+
+/// Commits until there is no space left, under a bound that does not move; the names committed.
+fn fill(store: &Store, disk: &SimDisk) -> Vec<String> {
+    disk.set_capacity(Some(disk.used_bytes() + (40 << 10)));
+    let mut names = Vec::new();
+    loop {
+        let name = format!("name {}", names.len());
+        let value = name.repeat(100);
+        let digest = Digest::of(value.as_bytes());
+        let reply = store
+            .put(value.as_bytes())
+            .and_then(|_put| store.commit(Batch::new().set(&name, digest)));
+        match reply {
+            Ok(_) => names.push(name),
+            Err(Error::NoSpace { .. }) => break,
+            Err(error) => panic!("{}", common::told(&error)),
+        }
+        assert!(names.len() < 1000, "the disk does not fill up");
+    }
+    assert!(names.len() > 5, "it was full at once");
+    names
+}

@@ -1,0 +1,372 @@
+//! Random histories of everything a store does, crashes and reopenings included, under options
+//! drawn at random, compared with plain maps. A history that fails is shrunk and kept in
+//! `seeds/model.txt`.
+
+mod common;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use common::model::{Edit, Model, Pointers, shown, sound};
+use common::{Verdict, budget, ensure, told};
+use pinstone::{Bytes, Digest, Error, Maintenance, Snapshot, Store, StoreBuilder, Verify};
+use pinstone_disk::Disk;
+use pinstone_disk::sim::{CrashState, SimDisk};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+/// Names that are prefixes of one another, at the ends of the order, and of all lengths.
+fn name(index: usize) -> Vec<u8> {
+    let long = [b'n'; 1024];
+    let names: [&[u8]; NAMES] = [
+        b"a",
+        b"ab",
+        b"abc",
+        b"abd",
+        b"b",
+        b"ba",
+        b"\0",
+        b"\0\0",
+        b"a\0",
+        b"a\xff",
+        b"a\xff\xff",
+        b"\xff",
+        b"\xff\xff",
+        b"\xff\xfe",
+        b"/",
+        b"a/b",
+        "\u{e4}".as_bytes(),
+        b"zz",
+        &long[..1023],
+        &long,
+    ];
+    names[index].to_vec()
+}
+const NAMES: usize = 20;
+
+fn prefix(index: usize) -> Vec<u8> {
+    let prefixes: [&[u8]; PREFIXES] =
+        [b"", b"a", b"ab", b"a\xff", b"\xff", b"\xff\xff", b"\0", b"n", b"nobody", b"zzz"];
+    prefixes[index].to_vec()
+}
+const PREFIXES: usize = 10;
+
+/// Values of all sizes that matter to a small buffer and a small segment.
+fn value(index: usize) -> Bytes {
+    let lengths: [usize; VALUES] =
+        [0, 1, 2, 100, 255, 256, 257, 500, 1023, 1024, 1025, 3000, 4096, 5000, 9000, 20_000];
+    let id = u16::try_from(index).expect("values are few");
+    common::script::value(id, lengths[index])
+}
+const VALUES: usize = 16;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(usize),
+    Commit {
+        changes: BTreeMap<usize, Option<usize>>,
+        requires: Vec<(usize, Guess)>,
+    },
+    Get(usize),
+    Pointer(usize),
+    /// The list of a range; for each step, whether from the back.
+    Range {
+        from: Bound<usize>,
+        to: Bound<usize>,
+        back: Vec<bool>,
+    },
+    Prefix {
+        prefix: usize,
+        back: Vec<bool>,
+    },
+    /// Takes a snapshot and keeps it.
+    Hold,
+    /// Reads one that was kept.
+    Look(usize),
+    Sync,
+    Reopen,
+    Crash(CrashState),
+}
+
+/// What a commit requires of a pointer.
+#[derive(Clone, Copy, Debug)]
+enum Guess {
+    Current,
+    Absent,
+    Value(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    segment_bytes: u64,
+    pointer_segment_bytes: u64,
+    buffer_bytes: usize,
+    verify: Verify,
+    maintenance: Maintenance,
+}
+
+impl Choice {
+    fn builder(self) -> StoreBuilder {
+        Store::builder()
+            .segment_bytes(self.segment_bytes)
+            .pointer_segment_bytes(self.pointer_segment_bytes)
+            .append_buffer_bytes(self.buffer_bytes)
+            .verify(self.verify)
+            .maintenance(self.maintenance)
+    }
+}
+
+fn choices() -> impl Strategy<Value = Choice> {
+    let bytes = || prop_oneof![Just(4 << 10), Just(6000), Just(64 << 10)];
+    let buffer = prop_oneof![Just(1 << 10), Just(3000), Just(64 << 10)];
+    let verify = prop_oneof![Just(Verify::Checksum), Just(Verify::Digest)];
+    let maintenance = prop_oneof![3 => Just(Maintenance::Inline), 1 => Just(Maintenance::Thread)];
+    (bytes(), bytes(), buffer, verify, maintenance).prop_map(
+        |(segment_bytes, pointer_segment_bytes, buffer_bytes, verify, maintenance)| Choice {
+            segment_bytes,
+            pointer_segment_bytes,
+            buffer_bytes,
+            verify,
+            maintenance,
+        },
+    )
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    let guess = prop_oneof![
+        6 => Just(Guess::Current),
+        1 => Just(Guess::Absent),
+        1 => (0..VALUES).prop_map(Guess::Value),
+    ];
+    let change = prop_oneof![3 => (0..VALUES).prop_map(Some), 1 => Just(None)];
+    let changes = prop::collection::btree_map(0..NAMES, change, 1..5);
+    let requires = prop::collection::vec((0..NAMES, guess), 0..3);
+    let bound = || {
+        prop_oneof![
+            2 => Just(Bound::Unbounded),
+            3 => (0..NAMES).prop_map(Bound::Included),
+            3 => (0..NAMES).prop_map(Bound::Excluded),
+        ]
+    };
+    let back = || prop::collection::vec(any::<bool>(), NAMES + 2);
+    let state = prop_oneof![
+        Just(CrashState::Nothing),
+        Just(CrashState::Everything),
+        (0..9usize).prop_map(CrashState::OneMissing),
+        (0..9usize).prop_map(CrashState::OneAlone),
+        any::<u64>().prop_map(CrashState::Random),
+    ];
+    prop_oneof![
+        12 => (0..VALUES).prop_map(Op::Put),
+        12 => (changes, requires)
+            .prop_map(|(changes, requires)| Op::Commit { changes, requires }),
+        5 => (0..VALUES).prop_map(Op::Get),
+        3 => (0..NAMES).prop_map(Op::Pointer),
+        4 => (bound(), bound(), back()).prop_map(|(from, to, back)| Op::Range { from, to, back }),
+        3 => (0..PREFIXES, back()).prop_map(|(prefix, back)| Op::Prefix { prefix, back }),
+        2 => Just(Op::Hold),
+        3 => any::<usize>().prop_map(Op::Look),
+        1 => Just(Op::Sync),
+        1 => Just(Op::Reopen),
+        1 => state.prop_map(Op::Crash),
+    ]
+}
+
+struct World {
+    choice: Choice,
+    disk: Arc<SimDisk>,
+    store: Store,
+    model: Model,
+    held: Vec<(Snapshot, u64, Pointers)>,
+}
+
+impl World {
+    fn begin(choice: Choice) -> Verdict<Self> {
+        let disk = SimDisk::new(11);
+        let store = open(choice, &disk)?;
+        let mut world = Self { choice, disk, store, model: Model::default(), held: Vec::new() };
+        world.model.survey(&world.store)?;
+        Ok(world)
+    }
+
+    fn play(mut self, op: &Op) -> Verdict<Self> {
+        match op {
+            Op::Put(index) => {
+                let bytes = value(*index);
+                let reply = self.store.put(&bytes);
+                self.model.put(&bytes, &reply)?;
+                reply.map_err(|error| told(&error))?;
+            }
+            Op::Commit { changes, requires } => self.commit(changes, requires)?,
+            Op::Get(index) => {
+                let digest = Digest::of(&value(*index));
+                let found = self.store.get(&digest).map_err(|error| told(&error))?;
+                let contains = self.store.contains(&digest).map_err(|error| told(&error))?;
+                ensure!(contains == found.is_some(), "contains and get disagree on {digest}");
+                match self.model.bytes(&digest) {
+                    Some(_) => self.model.got(&digest, found.as_ref())?,
+                    None => ensure!(found.is_none(), "{digest} was never put"),
+                }
+            }
+            Op::Pointer(index) => {
+                let name = name(*index);
+                let found = self.store.pointer(&name).map_err(|error| told(&error))?;
+                ensure!(found.as_ref() == self.model.pointers().get(&name), "{name:?}: {found:?}");
+            }
+            Op::Range { from, to, back } => {
+                let (from, to) = (from.map(name), to.map(name));
+                let within: Pointers = self
+                    .model
+                    .pointers()
+                    .clone()
+                    .into_iter()
+                    .filter(|(name, _)| is_within(name, &from, &to))
+                    .collect();
+                let range = (from.as_ref().map(|b| &b[..]), to.as_ref().map(|b| &b[..]));
+                compare(self.store.pointers(range), &within, back)?;
+            }
+            Op::Prefix { prefix: index, back } => {
+                let prefix = prefix(*index);
+                let within: Pointers = self
+                    .model
+                    .pointers()
+                    .clone()
+                    .into_iter()
+                    .filter(|(name, _)| name.starts_with(&prefix))
+                    .collect();
+                compare(self.store.pointers_with_prefix(&prefix), &within, back)?;
+                compare(self.store.snapshot().pointers_with_prefix(&prefix), &within, back)?;
+            }
+            Op::Hold => {
+                let last = self.model.acknowledged() as u64;
+                self.held.push((self.store.snapshot(), last, self.model.pointers().clone()));
+            }
+            Op::Look(which) => self.look(*which)?,
+            Op::Sync => {
+                let reply = self.store.sync();
+                self.model.sync(&reply);
+                reply.map_err(|error| told(&error))?;
+            }
+            Op::Reopen => {
+                self.held.clear();
+                let reply = self.store.close();
+                self.model.sync(&reply);
+                reply.map_err(|error| told(&error))?;
+                self.store = open(self.choice, &self.disk)?;
+                ensure!(self.store.stats().recovery.clean, "closed, but not found so");
+                self.model.survey(&self.store)?;
+            }
+            Op::Crash(state) => {
+                self.held.clear();
+                self.disk.crash_now();
+                drop(self.store);
+                self.model.die();
+                self.disk = self.disk.after_crash(*state);
+                self.store = open(self.choice, &self.disk)?;
+                self.model.survey(&self.store)?;
+            }
+        }
+        Ok(self)
+    }
+
+    fn commit(
+        &mut self,
+        changes: &BTreeMap<usize, Option<usize>>,
+        requires: &[(usize, Guess)],
+    ) -> Verdict {
+        let digest = |index: usize| Digest::of(&value(index));
+        let guessed = |index: usize, guess: Guess| match guess {
+            Guess::Current => self.model.pointers().get(&name(index)).copied(),
+            Guess::Absent => None,
+            Guess::Value(index) => Some(digest(index)),
+        };
+        let edit = Edit {
+            changes: changes.iter().map(|(index, to)| (name(*index), to.map(digest))).collect(),
+            requires: requires
+                .iter()
+                .map(|(at, guess)| (name(*at), guessed(*at, *guess)))
+                .collect(),
+        };
+        let reply = self.store.commit(edit.batch());
+        self.model.commit(&edit, &reply, false)?;
+        match reply {
+            Ok(_) | Err(Error::PreconditionFailed { .. } | Error::ValueMissing { .. }) => Ok(()),
+            Err(error) => Err(told(&error)),
+        }
+    }
+
+    fn look(&self, which: usize) -> Verdict {
+        let Some(index) = which.checked_rem(self.held.len()) else { return Ok(()) };
+        let (snapshot, last, pointers) = &self.held[index];
+        ensure!(snapshot.commit().0 == *last, "a snapshot moved from {last}");
+        ensure!(shown(snapshot)? == *pointers, "a snapshot no longer shows {pointers:?}");
+        for index in 0..NAMES {
+            let one = snapshot.pointer(name(index)).map_err(|error| told(&error))?;
+            ensure!(one.as_ref() == pointers.get(&name(index)), "{:?}: {one:?}", name(index));
+        }
+        Ok(())
+    }
+}
+
+fn open(choice: Choice, disk: &Arc<SimDisk>) -> Verdict<Store> {
+    let disk = Arc::clone(disk) as Arc<dyn Disk>;
+    choice.builder().open_on(disk).map_err(|error| format!("open: {}", told(&error)))
+}
+
+/// An empty range, however it is written, holds nothing.
+fn is_within(name: &Vec<u8>, from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {
+    let after = match from {
+        Bound::Included(from) => name >= from,
+        Bound::Excluded(from) => name > from,
+        Bound::Unbounded => true,
+    };
+    let before = match to {
+        Bound::Included(to) => name <= to,
+        Bound::Excluded(to) => name < to,
+        Bound::Unbounded => true,
+    };
+    after && before
+}
+
+/// Takes from both ends as told, and finds the end from both sides.
+fn compare(mut listed: pinstone::Pointers, expected: &Pointers, back: &[bool]) -> Verdict {
+    let mut left: VecDeque<_> = expected.iter().collect();
+    for back in back {
+        let (found, due) = match back {
+            true => (listed.next_back(), left.pop_back()),
+            false => (listed.next(), left.pop_front()),
+        };
+        let found = found.transpose().map_err(|error| told(&error))?;
+        let found = found.as_ref().map(|(name, digest)| (&name[..], digest));
+        let due = due.map(|(name, digest)| (&name[..], digest));
+        ensure!(found == due, "{found:?} instead of {due:?}, from the back: {back}");
+    }
+    Ok(())
+}
+
+fn holds(choice: Choice, ops: &[Op]) -> Verdict {
+    let mut world = World::begin(choice)?;
+    for (index, op) in ops.iter().enumerate() {
+        world = world.play(op).map_err(|seen| format!("{index}, {op:?}: {seen}"))?;
+    }
+    let world = world.play(&Op::Reopen)?;
+    sound(&world.store)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: u32::try_from(250 * budget()).expect("a budget of millions at most"),
+        max_shrink_iters: 4000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/seeds/model.txt"))),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_history_gives_the_answers_of_plain_maps(
+        choice in choices(),
+        ops in prop::collection::vec(ops(), 1..150),
+    ) {
+        common::caught(|| holds(choice, &ops)).map_err(TestCaseError::fail)?;
+    }
+}

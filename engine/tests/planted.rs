@@ -1,0 +1,147 @@
+//! Mistakes planted on purpose, each of which one of the harnesses must catch, and the same harness
+//! run without it must not: what cannot see is worth nothing.
+//!
+//! A planted bug holds for the whole process. The tests of this file take turns, and the other
+//! files are other processes.
+
+#![cfg(feature = "planted-bugs")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::crash::{self, Plan};
+use common::damage;
+use common::faults;
+use common::model::shown;
+use common::race;
+use common::script::{Workload, workload, workloads};
+use pinstone::Verify;
+use pinstone_disk::Disk;
+use pinstone_disk::env::Mutex;
+use pinstone_disk::planted::{BUGS, Bug, plant};
+use pinstone_disk::sim::{CrashState, Fault, SimDisk};
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// What a harness says: how much it tried, and what it saw first.
+type Hunt = fn() -> Option<String>;
+
+fn caught(bug: Bug, hunt: Hunt) {
+    let _turn = TURN.lock();
+    plant(None);
+    let seen = hunt();
+    assert_eq!(seen, None, "without a bug");
+    plant(Some(bug));
+    let seen = hunt();
+    plant(None);
+    println!("{}", seen.as_deref().unwrap_or("nothing"));
+    assert!(seen.is_some(), "the harness does not see {bug:?}");
+}
+
+fn crashes() -> Option<String> {
+    let plan = Plan { until_first: true, again_one_in: 200, ..Plan::usual(1) };
+    let report = crash::hunt(&workloads(), &plan);
+    (report.violation_count > 0).then(|| report.to_string())
+}
+
+fn failing(fault: Fault) -> Option<String> {
+    let names = ["puts-and-commits", "compare-and-set", "old-values"];
+    let workloads: Vec<Workload> = names.iter().filter_map(|name| workload(name)).collect();
+    let report = faults::hunt(&workloads, &[fault], true);
+    (report.violation_count > 0).then(|| report.to_string())
+}
+
+fn short_writes() -> Option<String> {
+    failing(Fault::ShortWrite)
+}
+
+fn failed_syncs() -> Option<String> {
+    failing(Fault::SyncFailsThenClean)
+}
+
+fn damaged() -> Option<String> {
+    let rest = damage::dirty(workload("old-values")?).ok()?;
+    let harms = damage::all_harms(&rest.disk, 7);
+    let report = damage::hunt(&rest, &harms, true);
+    (report.violation_count > 0).then(|| report.to_string())
+}
+
+/// Threads race on a disk that crashes.
+fn racing() -> Option<String> {
+    (0..2000u64).find_map(|round| {
+        let workload = workload("puts-and-commits").expect("there is such a workload");
+        let disk = SimDisk::new(round);
+        let open = |disk| workload.builder().open_on(disk).expect("a sound disk opens");
+        let store = open(Arc::clone(&disk) as Arc<dyn Disk>);
+        disk.crash_at(disk.op_count() + 1 + common::mix(&[round]) % 200);
+        let history = race::race(&store, round, 4, 30).expect("reads do not fail");
+        disk.crash_now();
+        drop(store);
+        let store = open(disk.after_crash(CrashState::Nothing) as Arc<dyn Disk>);
+        let end = shown(&store.snapshot()).expect("reads do not fail");
+        let dangling = end
+            .values()
+            .any(|digest| !matches!(store.get_verified(digest, Verify::Digest), Ok(Some(_))));
+        let checked = race::check(&history, store.snapshot().commit().0, &end);
+        checked.err().or(dangling.then(|| "a pointer dangles".to_owned()))
+    })
+}
+
+#[test]
+fn a_skipped_sync_of_the_blob_log_is_caught() {
+    caught(Bug::BlobSyncSkipped, crashes);
+}
+
+#[test]
+fn a_skipped_sync_of_the_pointer_log_is_caught() {
+    caught(Bug::PointerSyncSkipped, crashes);
+}
+
+#[test]
+fn an_acknowledgement_before_the_sync_is_caught() {
+    caught(Bug::AckBeforeSync, crashes);
+}
+
+#[test]
+fn a_short_write_ignored_is_caught() {
+    caught(Bug::ShortWriteIgnored, short_writes);
+}
+
+#[test]
+fn damage_taken_for_a_torn_tail_is_caught() {
+    caught(Bug::TornRuleDropped, damaged);
+}
+
+#[test]
+fn a_skipped_sync_of_the_directory_is_caught() {
+    caught(Bug::DirSyncSkipped, crashes);
+}
+
+#[test]
+fn joining_a_sync_in_flight_is_caught() {
+    caught(Bug::JoinSyncInFlight, racing);
+}
+
+#[test]
+fn going_on_with_a_tail_that_was_not_rewritten_is_caught() {
+    caught(Bug::TailNotCopied, failed_syncs);
+}
+
+#[test]
+fn replaying_a_record_whose_value_is_not_there_is_caught() {
+    caught(Bug::DependencyIgnored, crashes);
+}
+
+#[test]
+fn a_failed_sync_tried_again_is_caught() {
+    caught(Bug::SyncRetried, failed_syncs);
+}
+
+#[test]
+fn every_planted_bug_has_its_test() {
+    let tests = include_str!("planted.rs");
+    for (_, bug) in BUGS {
+        assert!(tests.contains(&format!("caught(Bug::{bug:?}, ")), "nothing catches {bug:?}");
+    }
+}

@@ -328,7 +328,7 @@ impl SimDisk {
     }
 
     /// Lets a crash damage whole sectors of which only a part was written since the last sync, as
-    /// devices without power-safe overwrite do. This is beyond what [`crate::vfs`] demands to be
+    /// devices without power-safe overwrite do. This is beyond what [`Disk`] demands to be
     /// survived. Off at first; handed on to the disks that are made from this one.
     pub fn set_damages_whole_sectors(&self, damages: bool) {
         self.state().whole_sectors = damages;

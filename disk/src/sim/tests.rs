@@ -385,6 +385,18 @@ fn a_failed_sync_is_seen_by_reads_believed_by_syncs_and_lost_by_crashes() {
 }
 
 #[test]
+fn a_sync_covers_nothing_that_was_written_while_it_was_under_way() {
+    let mut inode = inode::Inode::default();
+    inode.write(1, 0, b"before");
+    inode.write(2, 2, b"WHILE");
+    inode.sync(1);
+    assert_eq!((inode.bytes(), inode.unsynced()), (b"beWHILE".to_vec(), 2));
+    inode.fail_sync(2);
+    inode.drop_claimed();
+    assert_eq!(inode.bytes(), b"before\0", "only the length is still to come");
+}
+
+#[test]
 fn a_copy_written_after_a_failed_sync_is_durable() {
     let (disk, file) = disk_holding(A, b"old");
     write(&file, 0, b"new");

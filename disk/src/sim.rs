@@ -1,4 +1,4 @@
-//! The simulated disk: in memory, seeded, and as hostile as [`crate::vfs`] allows a disk to be.
+//! The simulated disk: in memory, seeded, and as hostile as [`Disk`] allows a disk to be.
 //!
 //! How it is used:
 //!
@@ -13,7 +13,7 @@
 //! `engine` and `random` are none.
 //!
 //! - M1: on one thread the same seed and the same calls give the same answers, states and counts.
-//! - M2: what is durable by D1 and D2 of [`crate::vfs`] survives every crash unchanged.
+//! - M2: what is durable by D1 and D2 of `vfs.rs` survives every crash unchanged.
 //! - M3: what is not may be kept, lost or damaged, each thing on its own: a file's sectors, its
 //!   length, and each change of names. A rename may become durable before the file's bytes.
 //! - M4: a crashed disk carries out nothing more.

@@ -1,5 +1,5 @@
 //! Mistakes on purpose, to prove that the harnesses see: compiled in by the feature
-//! `planted-bugs` alone, chosen at run time by `PINSTONE_PLANTED_BUG` or [`plant`].
+//! `planted-bugs` alone, chosen at run time by `PINSTONE_PLANTED_BUG` or `plant`.
 
 /// A mistake that some harness must catch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,288 @@
+//! How a command ends: its exit code, and what it says when it fails.
+//!
+//! - X1: each engine error becomes an exit code in [`CliError::exit`], and a kind in [`kind`], and
+//!   nowhere else.
+//! - X2: a closed stdout is no failure: whoever reads has what it wanted.
+
+use std::io;
+use std::process::ExitCode;
+
+use pinstone::{Digest, Error};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use crate::text;
+
+/// How a command ended. The numbers are what scripts see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It did what it was asked.
+    Ok = 0,
+    /// It failed, or found damage, or there is no space, or the store takes no more writes, or the
+    /// directory is no store.
+    Failure = 1,
+    /// It was not asked in a way that it understands.
+    Usage = 2,
+    /// The value, the pointer or the store is not there.
+    NotFound = 3,
+    /// A pointer is not what was expected.
+    PreconditionFailed = 4,
+    /// Another process holds the store.
+    Locked = 5,
+    /// The store has a format that this build does not know.
+    Unsupported = 6,
+    /// It did its work, but for what it reported.
+    Incomplete = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The store failed or refused.
+    #[error(transparent)]
+    Store(#[from] Error),
+    /// It was not asked in a way that it understands.
+    #[error("{0}")]
+    Usage(String),
+    /// The store holds no such value.
+    #[error("the store holds no value {0}")]
+    ValueAbsent(Digest),
+    /// There is no such pointer.
+    #[error("there is no pointer {}", text::escape(.0))]
+    PointerAbsent(Vec<u8>),
+    /// A file could not be read or written.
+    #[error("cannot {what} {path}")]
+    File {
+        /// What was to be done.
+        what: &'static str,
+        /// With which file, for reading.
+        path: String,
+        /// Why it could not be done.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is longer than a value may be.
+    #[error("{path} has more than {max} bytes, the most of a value")]
+    TooLarge {
+        /// The file, for reading.
+        path: String,
+        /// The bound.
+        max: u64,
+    },
+    /// What was to be printed could not be.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+    /// Something else, with its own cause.
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl CliError {
+    /// An error of doing `what` with the file at `path`.
+    pub fn file(what: &'static str, path: &std::path::Path, source: io::Error) -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        Self::File { what, path: text::escape(path.as_os_str().as_bytes()), source }
+    }
+
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) => Exit::Usage,
+            Self::ValueAbsent(_) | Self::PointerAbsent(_) => Exit::NotFound,
+            Self::File { .. } | Self::TooLarge { .. } | Self::Other(_) => Exit::Failure,
+            Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            Self::Output(_) => Exit::Failure,
+            Self::Store(error) => match error {
+                Error::StoreAbsent { .. } | Error::ValueMissing { .. } => Exit::NotFound,
+                Error::PreconditionFailed { .. } => Exit::PreconditionFailed,
+                Error::Locked { .. } => Exit::Locked,
+                Error::Unsupported { .. } => Exit::Unsupported,
+                Error::NameLength { .. } => Exit::Usage,
+                _ => Exit::Failure,
+            },
+        }
+    }
+
+    /// The error as a JSON object: see [`Report`].
+    pub fn report(&self) -> Report<'_> {
+        let (kind, store) = match self {
+            Self::Store(error) => (kind(error), Some(error)),
+            Self::Usage(_) => ("usage", None),
+            Self::ValueAbsent(_) | Self::PointerAbsent(_) => ("not_found", None),
+            Self::TooLarge { .. } => ("limit", None),
+            Self::File { .. } | Self::Output(_) | Self::Other(_) => ("io", None),
+        };
+        Report { kind, message: chain(self), store }
+    }
+}
+
+/// What the error and its causes say, from the outermost inwards.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The word by which programs know an engine's error.
+pub fn kind(error: &Error) -> &'static str {
+    match error {
+        Error::StoreAbsent { .. } => "store_absent",
+        Error::NotAStore { .. } => "not_a_store",
+        Error::Unsupported { .. } => "unsupported",
+        Error::Locked { .. } => "locked",
+        Error::Corrupt { .. } => "corrupt",
+        Error::NoSpace { .. } => "no_space",
+        Error::Poisoned { .. } => "poisoned",
+        Error::Indeterminate { .. } => "indeterminate",
+        Error::ValueMissing { .. } => "value_missing",
+        Error::PreconditionFailed { .. } => "precondition_failed",
+        Error::NameLength { .. } | Error::BadBatch { .. } => "bad_request",
+        Error::Limit { .. } => "limit",
+        _ => "io",
+    }
+}
+
+/// An error as programs read it: `kind`, `message`, and what else its kind tells: `name` (or
+/// `name_base64`) and `current` of `precondition_failed`, `file` and `offset` of `corrupt`,
+/// `digest` of `value_missing`.
+#[derive(Debug)]
+pub struct Report<'a> {
+    kind: &'static str,
+    message: String,
+    store: Option<&'a Error>,
+}
+
+impl Report<'static> {
+    /// An error that is not the store's.
+    pub fn new(kind: &'static str, message: String) -> Self {
+        Self { kind, message, store: None }
+    }
+}
+
+impl<'a> Report<'a> {
+    /// An error of the store's.
+    pub fn of(error: &'a Error) -> Self {
+        Self { kind: kind(error), message: chain(error), store: Some(error) }
+    }
+}
+
+impl Serialize for Report<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("kind", self.kind)?;
+        map.serialize_entry("message", &self.message)?;
+        match self.store {
+            Some(Error::PreconditionFailed { name, current, .. }) => {
+                match std::str::from_utf8(name) {
+                    Ok(name) => map.serialize_entry("name", name)?,
+                    Err(_) => map.serialize_entry("name_base64", &text::Base64(name))?,
+                }
+                map.serialize_entry("current", &current.as_ref().map(text::DigestText))?;
+            }
+            Some(Error::Corrupt { file, offset_bytes, .. }) => {
+                map.serialize_entry("file", file)?;
+                map.serialize_entry("offset", offset_bytes)?;
+            }
+            Some(Error::ValueMissing { digest }) => {
+                map.serialize_entry("digest", &text::DigestText(digest))?;
+            }
+            _ => {}
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use pinstone_disk::{DiskError, Operation};
+
+    use super::*;
+
+    fn disk_error() -> DiskError {
+        DiskError::new(Operation::Write, "blob-00000001-00000001.log", io::Error::other("broken"))
+    }
+
+    #[test]
+    fn each_engine_error_has_its_exit_code_and_kind() {
+        let digest = Digest::of(b"value");
+        let path = PathBuf::from("store");
+        let table = [
+            (Error::StoreAbsent { path: path.clone() }, 3, "store_absent"),
+            (Error::NotAStore { path: path.clone(), reason: "x".into() }, 1, "not_a_store"),
+            (Error::Unsupported { file: "CURRENT".into(), what: "x".into() }, 6, "unsupported"),
+            (Error::Locked { path, holder: Some(7) }, 5, "locked"),
+            (
+                Error::Corrupt { file: "CURRENT".into(), offset_bytes: 3, what: "x".into() },
+                1,
+                "corrupt",
+            ),
+            (Error::NoSpace { source: disk_error() }, 1, "no_space"),
+            (Error::Poisoned { cause: "x".into() }, 1, "poisoned"),
+            (Error::Indeterminate { cause: "x".into() }, 1, "indeterminate"),
+            (Error::ValueMissing { digest }, 3, "value_missing"),
+            (
+                Error::PreconditionFailed {
+                    name: "head".into(),
+                    expected: None,
+                    current: Some(digest),
+                },
+                4,
+                "precondition_failed",
+            ),
+            (Error::NameLength { len_bytes: 0 }, 2, "bad_request"),
+            (Error::BadBatch { reason: "x".into() }, 1, "bad_request"),
+            (Error::Limit { what: "x", max: 1, found: 2 }, 1, "limit"),
+            (Error::Io { source: disk_error() }, 1, "io"),
+        ];
+        for (error, exit, name) in table {
+            assert_eq!(kind(&error), name);
+            assert_eq!(CliError::Store(error).exit() as u8, exit, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_the_chain_of_causes_each_said_once() {
+        let error = CliError::Store(Error::NoSpace { source: disk_error() });
+        assert_eq!(chain(&error), "no space left: writing blob-00000001-00000001.log: broken");
+    }
+
+    #[test]
+    fn a_broken_pipe_is_no_failure() {
+        let broken = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(CliError::Output(broken).exit(), Exit::Ok);
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert_eq!(CliError::Output(full).exit(), Exit::Failure);
+    }
+
+    #[test]
+    fn a_report_tells_what_its_kind_promises() {
+        let json = |error: &Error| serde_json::to_string(&Report::of(error)).unwrap();
+        let failed = |name: &'static [u8], current| Error::PreconditionFailed {
+            name: name.into(),
+            expected: None,
+            current,
+        };
+        let digest = Digest::of(b"");
+        let with = json(&failed(b"head", Some(digest)));
+        assert!(with.contains(r#""kind":"precondition_failed""#), "{with}");
+        assert!(with.ends_with(&format!(r#","name":"head","current":"{digest}"}}"#)), "{with}");
+        let without = json(&failed(b"\xff", None));
+        assert!(without.ends_with(r#","name_base64":"/w==","current":null}"#), "{without}");
+        let corrupt = Error::Corrupt { file: "CURRENT".into(), offset_bytes: 60, what: "x".into() };
+        assert!(json(&corrupt).ends_with(r#","file":"CURRENT","offset":60}"#));
+    }
+}

@@ -1,9 +1,45 @@
-//! Being written.
-#![allow(clippy::all, unused, dead_code, clippy::unimplemented, unreachable_pub)]
+//! Pinstone: an embedded storage engine. **Values are immutable and named by their content
+//! (BLAKE3); names are mutable and point at values.** Put bytes, get a digest; point a name at it;
+//! the engine never loses what a name can reach, and never returns bytes that are not the ones
+//! asked for.
+//!
+//! ```
+//! # fn main() -> pinstone::Result<()> {
+//! # let dir = tempfile::tempdir().expect("a temporary directory");
+//! # let path = dir.path();
+//! use pinstone::{Batch, Store};
+//!
+//! let store = Store::open(path)?;
+//! let first = store.put(b"a build's output")?.digest;
+//! store.commit(Batch::new().set("builds/1", first).set("latest", first))?;
+//!
+//! // Compare-and-set: move `latest` only if it is where we saw it.
+//! let second = store.put(b"the next one")?.digest;
+//! store.commit(Batch::new().set("latest", second).require("latest", Some(first)))?;
+//!
+//! for pointer in store.pointers_with_prefix("builds/") {
+//!     let (name, digest) = pointer?;
+//!     assert_eq!((&name[..], digest), (&b"builds/1"[..], first));
+//! }
+//! store.close()
+//! # }
+//! ```
+//!
+//! | when this returns `Ok` | a crash after it |
+//! |---|---|
+//! | [`Store::put`] | may lose the value, never half of it |
+//! | [`Store::sync`] | loses no value put before |
+//! | [`Store::commit`] | loses neither its pointers nor any value they name |
+//! | [`Store::close`] | loses nothing, and the next open has nothing to mend |
+
+#![forbid(unsafe_code)]
 
 mod batch;
 mod error;
+mod maintain;
+mod ops;
 mod options;
+mod state;
 mod stats;
 mod store;
 

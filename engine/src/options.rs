@@ -46,6 +46,9 @@ pub struct Options {
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;
     /// larger ones are written straight through.
     pub append_buffer_bytes: usize,
+    /// Sealed segments held open for reading at once. Default: 256, a quarter of the usual limit
+    /// of a process. Besides these, about ten files are open.
+    pub open_files_max: usize,
     /// What reads check unless told otherwise. Default: [`Verify::Checksum`].
     pub verify: Verify,
     /// Who carries out what is due. Default: [`Maintenance::Thread`].
@@ -74,6 +77,7 @@ impl Options {
         bound("commit_bytes_max", 1..=Self::COMMIT_BYTES_LIMIT, self.commit_bytes_max)?;
         bound("segment_bytes", Self::SEGMENT_BYTES, self.segment_bytes)?;
         bound("pointer_segment_bytes", Self::SEGMENT_BYTES, self.pointer_segment_bytes)?;
+        bound("open_files_max", 1..=1 << 20, self.open_files_max as u64)?;
         bound("append_buffer_bytes", buffer, self.append_buffer_bytes as u64)
     }
 }
@@ -87,6 +91,7 @@ impl Default for Options {
             segment_bytes: 64 << 20,
             pointer_segment_bytes: 16 << 20,
             append_buffer_bytes: 1 << 20,
+            open_files_max: 256,
             verify: Verify::Checksum,
             maintenance: Maintenance::Thread,
         }

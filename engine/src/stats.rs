@@ -20,8 +20,6 @@ pub struct Stats {
     pub pointer_count: u64,
     /// Distinct values held.
     pub value_count: u64,
-    /// Bytes of values held, as stored.
-    pub value_bytes: u64,
     /// Why no more writes are taken, if so.
     pub poisoned: Option<String>,
     /// The blob log.
@@ -74,9 +72,7 @@ pub struct Counters {
     pub commit_refused_count: u64,
     /// Groups of commits made durable together.
     pub commit_group_count: u64,
-    /// Syncs of files.
-    pub sync_count: u64,
-    /// Bytes written to files.
+    /// Bytes written to the blob log.
     pub written_bytes: u64,
     /// Segments sealed.
     pub sealed_count: u64,

@@ -1,7 +1,8 @@
 //! The handle that services hold. Each method names the operation that does the work.
 
+use std::fmt;
 use std::ops::{Bound, RangeBounds};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +10,11 @@ use pinstone_disk::{Digest, Disk};
 
 use crate::batch::{Batch, CommitId};
 use crate::error::Result;
+use crate::maintain;
+use crate::ops;
 use crate::options::{Maintenance, Options, Verify};
+use crate::state::inner::Inner;
+use crate::state::pointers::NameRange;
 use crate::stats::{CheckOptions, CheckReport, Stats};
 
 /// What a put did.
@@ -22,8 +27,33 @@ pub struct Put {
 }
 
 /// An open store. Cheap to clone; clones share one store, from any number of threads.
-#[derive(Clone, Debug)]
-pub struct Store {}
+///
+/// When the last clone is dropped the store is closed; [`Store::close`] does it at once and tells
+/// of failures.
+///
+/// ```
+/// # fn main() -> pinstone::Result<()> {
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// # let path = dir.path();
+/// use pinstone::{Batch, Store};
+/// let store = Store::open(path)?;
+/// let put = store.put(b"immutable")?;
+/// store.commit(Batch::new().set("latest", put.digest))?; // durable from here on
+/// let digest = store.pointer("latest")?.expect("it was set");
+/// assert_eq!(store.get(&digest)?.as_deref(), Some(&b"immutable"[..]));
+/// store.close()
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.inner.path).finish_non_exhaustive()
+    }
+}
 
 /// Opens a store with other options than the defaults.
 #[derive(Clone, Debug, Default)]
@@ -34,13 +64,23 @@ pub struct StoreBuilder {
 
 impl StoreBuilder {
     /// Opens or creates the store at `path`; see [`Store::open`].
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`crate::Error::StoreAbsent`] if it is not there and
+    /// [`Options::create`] is off; [`crate::Error::Limit`] if an option is out of bounds.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
-        unimplemented!()
+        let inner = ops::recover::open_path(path.as_ref(), self.options)?;
+        Ok(Store { inner })
     }
 
     /// The same on a disk of the caller's: the simulated one, in tests.
+    ///
+    /// # Errors
+    /// As [`StoreBuilder::open`].
     pub fn open_on(self, disk: Arc<dyn Disk>) -> Result<Store> {
-        unimplemented!()
+        let path = PathBuf::from(disk.describe());
+        let inner = ops::recover::open(disk, path, self.options)?;
+        Ok(Store { inner })
     }
 
     /// Sets [`Options::create`].
@@ -90,10 +130,24 @@ impl StoreBuilder {
         self.options.maintenance = maintenance;
         self
     }
+
+    /// Sets [`Options::open_files_max`].
+    pub fn open_files_max(mut self, files: usize) -> Self {
+        self.options.open_files_max = files;
+        self
+    }
 }
 
 impl Store {
-    /// Opens the store at `path`, creating it where the directory is absent or empty.
+    /// Opens the store at `path`, creating it where the directory is absent or empty, and mends
+    /// what a crash left. Costs reading every segment's digest list and the unsealed segments;
+    /// after a crash, also a copy of these, and a few syncs.
+    ///
+    /// # Errors
+    /// [`crate::Error::Locked`] if it is open already, here or in another process;
+    /// [`crate::Error::NotAStore`] if the directory holds anything else;
+    /// [`crate::Error::Unsupported`], [`crate::Error::Corrupt`], [`crate::Error::NoSpace`],
+    /// [`crate::Error::Io`]. Whatever the error, nothing in the directory was lost.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::builder().open(path)
     }
@@ -103,113 +157,262 @@ impl Store {
         StoreBuilder::default()
     }
 
-    /// Stores `value` and returns its digest. Not durable on return.
+    /// Stores `value`, unless it is held already, and returns its digest. Not durable on return:
+    /// a commit that points at it, or [`Store::sync`], makes it so. Costs hashing the value and
+    /// copying it once.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] if it is longer than [`Options::value_bytes_max`];
+    /// [`crate::Error::NoSpace`], after which it is not stored; [`crate::Error::Poisoned`].
     pub fn put(&self, value: &[u8]) -> Result<Put> {
-        unimplemented!()
+        ops::put::put(&self.inner, value)
     }
 
     /// The value named `digest`, or `None` if the store does not hold it; checked as
-    /// [`Options::verify`] says.
+    /// [`Options::verify`] says. Costs one read, two for values over 64 KiB.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] if no copy can be read as it was written; [`crate::Error::Io`].
     pub fn get(&self, digest: &Digest) -> Result<Option<Bytes>> {
-        unimplemented!()
+        self.get_verified(digest, self.inner.options.verify)
     }
 
     /// The same, checked as `verify` says.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
     pub fn get_verified(&self, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
-        unimplemented!()
+        ops::get::get(&self.inner, digest, verify)
     }
 
-    /// Whether the store holds the value.
+    /// Whether the store holds the value, in a copy that is not known to be damaged.
+    ///
+    /// # Errors
+    /// None yet; later an index on disk may be damaged.
     pub fn contains(&self, digest: &Digest) -> Result<bool> {
-        unimplemented!()
+        Ok(self.inner.index.intact(digest).is_some())
     }
 
-    /// Makes the batch's changes, all or none; durable on return.
+    /// Makes the batch's changes, all or none. On return they, and every value that they point
+    /// at, are on stable storage. Concurrent commits share their syncs.
+    ///
+    /// # Errors
+    /// Nothing happened: [`crate::Error::PreconditionFailed`] (and what it tells of is durable),
+    /// [`crate::Error::ValueMissing`], [`crate::Error::NameLength`], [`crate::Error::BadBatch`],
+    /// [`crate::Error::Limit`], [`crate::Error::NoSpace`], [`crate::Error::Poisoned`],
+    /// [`crate::Error::Io`]. [`crate::Error::Indeterminate`]: it may be found after reopening,
+    /// whole, or not.
     pub fn commit(&self, batch: Batch) -> Result<CommitId> {
-        unimplemented!()
+        let committed = ops::commit::commit(&self.inner, batch);
+        ops::commit::after(&self.inner);
+        committed
     }
 
     /// Where the pointer `name` points.
+    ///
+    /// # Errors
+    /// None yet; later a table on disk may be damaged.
     pub fn pointer(&self, name: impl AsRef<[u8]>) -> Result<Option<Digest>> {
-        unimplemented!()
+        Ok(self.inner.pointers.current(name.as_ref()))
     }
 
     /// The pointers with names in `range`, in order of their bytes, as they stand now; see
     /// [`Snapshot::pointers`].
     pub fn pointers<R: RangeBounds<[u8]>>(&self, range: R) -> Pointers {
-        unimplemented!()
+        self.snapshot().pointers(range)
     }
 
     /// The pointers whose names begin with `prefix`.
     pub fn pointers_with_prefix(&self, prefix: impl AsRef<[u8]>) -> Pointers {
-        unimplemented!()
+        self.snapshot().pointers_with_prefix(prefix)
     }
 
-    /// A consistent view of the pointers as they stand now.
+    /// A consistent view of the pointers as they stand now. Blocks nobody; costs nothing until
+    /// pointers that it sees are changed, and then a few bytes each.
     pub fn snapshot(&self) -> Snapshot {
-        unimplemented!()
+        let pin = Pin { commit: self.inner.pointers.pin(), inner: Arc::clone(&self.inner) };
+        Snapshot { pin: Arc::new(pin) }
     }
 
-    /// Makes all values put before durable.
+    /// Makes all values put before durable. Concurrent calls share their syncs.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSpace`]: what could not be written is kept in memory and tried again;
+    /// [`crate::Error::Poisoned`].
     pub fn sync(&self) -> Result<()> {
-        unimplemented!()
+        Ok(self.inner.blob.sync_all()?)
     }
 
-    /// Looks for damage.
+    /// Carries out what is due in the background, on this thread, until nothing is. Then writes
+    /// down how far the logs are durable, if that was not yet: from then on even damage to the
+    /// very last commit is told from the torn tail of a crash. For moments of rest.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSpace`], [`crate::Error::Poisoned`], [`crate::Error::Io`].
+    pub fn maintain(&self) -> Result<()> {
+        maintain::all(&self.inner)?;
+        maintain::testify(&self.inner)
+    }
+
+    /// Looks for damage; changes nothing. Reads all metadata, and every value if asked.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] if it cannot look; damage is in the report.
     pub fn check(&self, options: &CheckOptions) -> Result<CheckReport> {
-        unimplemented!()
+        ops::check::check(&self.inner, options)
     }
 
     /// Figures of the store.
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        ops::stats::stats(&self.inner)
     }
 
-    /// Ends writing, makes everything durable, and records that nothing is left to mend.
+    /// Ends writing for all clones, makes everything durable, and records that nothing is left to
+    /// mend, so that the next open is quick. Reads through other clones go on.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSpace`], [`crate::Error::Poisoned`], [`crate::Error::Io`]: the store is
+    /// closed all the same, and the next open mends it.
     pub fn close(self) -> Result<()> {
-        unimplemented!()
+        ops::close::close(&self.inner)
     }
 }
 
-/// A consistent view of a store's pointers.
-#[derive(Clone, Debug)]
-pub struct Snapshot {}
+/// Keeps what a commit sees.
+struct Pin {
+    inner: Arc<Inner>,
+    commit: u64,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.inner.pointers.unpin(self.commit);
+    }
+}
+
+/// A consistent view of a store's pointers, for as long as it is held. Owns what it needs: it
+/// outlives the handle it came from.
+#[derive(Clone)]
+pub struct Snapshot {
+    pin: Arc<Pin>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("commit", &self.pin.commit).finish_non_exhaustive()
+    }
+}
 
 impl Snapshot {
-    /// The last commit that it sees.
+    /// The last commit that it sees; 0 before the first.
     pub fn commit(&self) -> CommitId {
-        unimplemented!()
+        CommitId(self.pin.commit)
     }
 
     /// Where the pointer `name` pointed.
+    ///
+    /// # Errors
+    /// As [`Store::pointer`].
     pub fn pointer(&self, name: impl AsRef<[u8]>) -> Result<Option<Digest>> {
-        unimplemented!()
+        Ok(self.pin.inner.pointers.at(name.as_ref(), self.pin.commit))
     }
 
-    /// The pointers with names in `range`.
+    /// The pointers with names in `range`, in order of their bytes, forwards and backwards. The
+    /// iterator holds the snapshot, and reads ahead some hundred pointers.
+    ///
+    /// A range of all names is `..`; bounds are slices, as in
+    /// `(Bound::Included(&b"a"[..]), Bound::Unbounded)`.
     pub fn pointers<R: RangeBounds<[u8]>>(&self, range: R) -> Pointers {
-        unimplemented!()
+        let own = |bound: Bound<&[u8]>| bound.map(Bytes::copy_from_slice);
+        self.scan((own(range.start_bound()), own(range.end_bound())))
     }
 
     /// The pointers whose names begin with `prefix`.
     pub fn pointers_with_prefix(&self, prefix: impl AsRef<[u8]>) -> Pointers {
-        unimplemented!()
+        let prefix = prefix.as_ref();
+        let end = prefix.iter().rposition(|byte| *byte != u8::MAX).map(|last| {
+            let mut end = prefix[..=last].to_vec();
+            end[last] += 1;
+            Bytes::from(end)
+        });
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        self.scan((Bound::Included(Bytes::copy_from_slice(prefix)), end))
+    }
+
+    fn scan(&self, range: NameRange) -> Pointers {
+        Pointers {
+            snapshot: self.clone(),
+            range,
+            ahead: Vec::new(),
+            behind: Vec::new(),
+            end: false,
+        }
     }
 }
 
-/// Pointers in order of their names' bytes, from both ends.
+/// Pointers read ahead at once.
+const SCAN_COUNT: usize = 256;
+
+/// Pointers in order of their names' bytes, from both ends; see [`Snapshot::pointers`].
 #[derive(Debug)]
-pub struct Pointers {}
+pub struct Pointers {
+    snapshot: Snapshot,
+    /// What neither end has read.
+    range: NameRange,
+    /// Read from the front, the next one last.
+    ahead: Vec<(Bytes, Digest)>,
+    /// Read from the back, the next one last.
+    behind: Vec<(Bytes, Digest)>,
+    /// The range has no more.
+    end: bool,
+}
+
+impl Pointers {
+    fn read(&mut self, backwards: bool) {
+        let pin = &self.snapshot.pin;
+        let table = &pin.inner.pointers;
+        let mut read = table.scan(&self.range, pin.commit, SCAN_COUNT, backwards);
+        self.end = read.len() < SCAN_COUNT;
+        if let Some((name, _)) = read.last() {
+            let bound = Bound::Excluded(name.clone());
+            if backwards {
+                self.range.1 = bound;
+            } else {
+                self.range.0 = bound;
+            }
+        }
+        read.reverse();
+        if backwards {
+            self.behind = read;
+        } else {
+            self.ahead = read;
+        }
+    }
+}
 
 impl Iterator for Pointers {
     type Item = Result<(Bytes, Digest)>;
+
     fn next(&mut self) -> Option<Self::Item> {
-        unimplemented!()
+        if self.ahead.is_empty() && !self.end {
+            self.read(false);
+        }
+        if let Some(next) = self.ahead.pop() {
+            return Some(Ok(next));
+        }
+        // What the other end has read ahead.
+        (!self.behind.is_empty()).then(|| Ok(self.behind.remove(0)))
     }
 }
 
 impl DoubleEndedIterator for Pointers {
     fn next_back(&mut self) -> Option<Self::Item> {
-        unimplemented!()
+        if self.behind.is_empty() && !self.end {
+            self.read(true);
+        }
+        if let Some(next) = self.behind.pop() {
+            return Some(Ok(next));
+        }
+        (!self.ahead.is_empty()).then(|| Ok(self.ahead.remove(0)))
     }
 }

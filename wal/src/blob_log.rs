@@ -463,15 +463,18 @@ impl BlobLog {
         last.map_or(Ok(()), |last| self.sync(last))
     }
 
-    /// The segments that are not sealed, once writing has ended: the active one, cut at its end.
+    /// Cuts what was reserved beyond the end, once everything is written and synced.
     ///
     /// # Errors
     /// What cutting says.
     pub fn trim(&self) -> Result<(), WalError> {
         let state = self.append.lock();
-        if let Some(active) = &state.active {
-            active.segment.file.set_len(active.frame_start)?;
-            self.disk.sync(&active.segment.file)?;
+        let active = state.active.as_ref();
+        let active = active.map(|active| (&active.segment.file, active.frame_start));
+        let next = state.next.as_ref().map(|next| (&next.file, SEGMENT_HEADER_BYTES as u64));
+        for (file, end) in active.into_iter().chain(next) {
+            file.set_len(end)?;
+            self.disk.sync(file)?;
         }
         Ok(())
     }

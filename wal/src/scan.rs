@@ -227,17 +227,20 @@ impl LogEnd {
 #[derive(Debug)]
 pub struct Verdict<'a> {
     /// The blob log's.
-    pub blob: &'a [Scan],
+    pub blob: &'a [&'a Scan],
     /// The pointer log's.
-    pub pointer: &'a [Scan],
+    pub pointer: &'a [&'a Scan],
     /// The root log's.
-    pub root: &'a [Scan],
+    pub root: &'a [&'a Scan],
+    /// Files of writers that did take the store over, which the root does not name: they only
+    /// testify.
+    pub others: &'a [&'a Scan],
     /// Positions that the root says are durable: the logs' ends at the last close.
     pub closed: Synced,
 }
 
-impl Verdict<'_> {
-    fn scans(&self, log: LogKind) -> &[Scan] {
+impl<'a> Verdict<'a> {
+    fn scans(&self, log: LogKind) -> &'a [&'a Scan] {
         match log {
             LogKind::Blob => self.blob,
             LogKind::Pointer => self.pointer,
@@ -248,7 +251,7 @@ impl Verdict<'_> {
     /// The furthest durable position of `log` that anything names, and what names it.
     fn testimony(&self, log: LogKind) -> (LogPosition, String) {
         let mut furthest = (self.closed.of(log), "the root, when the store was closed".to_owned());
-        for scan in [self.blob, self.pointer, self.root].into_iter().flatten() {
+        for scan in [self.blob, self.pointer, self.root, self.others].into_iter().flatten() {
             let position = scan.testified.of(log);
             if position > furthest.0 {
                 let offset = scan.witness[log as usize - 1];

@@ -1,0 +1,173 @@
+//! What need not be done at once: sealing full segments, making the next one ready, testifying.
+//! The only file that starts a thread.
+//!
+//! - M1: a step either completes or leaves things as they were, to be tried again.
+//! - M2: no clock: the thread sleeps until something is due, and works until nothing is.
+
+use std::sync::{Arc, Weak};
+
+use pinstone_disk::LogKind;
+use pinstone_disk::env::{self, Condvar, Mutex, Ordering};
+use pinstone_wal::{Closing, Sealed};
+
+use crate::error::Result;
+use crate::options::Maintenance;
+use crate::state::inner::{Inner, count};
+
+/// Full segments that may wait to be sealed; a writer that finds more lends a hand, so that
+/// unsealed bytes, and with them recovery, stay bounded.
+const CLOSING_MAX: usize = 2;
+
+/// Wakes the maintenance thread.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    state: Mutex<SignalState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct SignalState {
+    due: bool,
+    stop: bool,
+}
+
+impl Signal {
+    fn due(&self) {
+        self.state.lock().due = true;
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits until something is due; false once there is nothing more to wait for.
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        while !state.due && !state.stop {
+            self.changed.wait(&mut state);
+        }
+        state.due = false;
+        !state.stop
+    }
+}
+
+/// Starts the thread, if the options ask for one.
+pub(crate) fn start(inner: &Arc<Inner>) -> Result<()> {
+    if inner.options.maintenance != Maintenance::Thread {
+        return Ok(());
+    }
+    let signal = Arc::clone(&inner.signal);
+    let weak = Arc::downgrade(inner);
+    env::spawn("pinstone-maintain", move || run(&signal, &weak)).map(drop).map_err(|source| {
+        crate::Error::Io {
+            source: pinstone_disk::DiskError::new(
+                pinstone_disk::Operation::Open,
+                "the maintenance thread",
+                source,
+            ),
+        }
+    })?;
+    // What recovery left to be sealed.
+    inner.signal.due();
+    Ok(())
+}
+
+fn run(signal: &Signal, weak: &Weak<Inner>) {
+    while signal.wait() {
+        let Some(inner) = weak.upgrade() else { return };
+        // The writer whose operation needs it meets the same failure, and reports it.
+        if let Err(error) = all(&inner) {
+            tracing::warn!(%error, "maintenance failed");
+        }
+    }
+}
+
+/// After a write: has done, or has the thread do, what became due.
+pub(crate) fn after_write(inner: &Inner) -> Result<()> {
+    let closing = inner.blob.closing_count();
+    if closing == 0 && !inner.blob.wants_next() {
+        return Ok(());
+    }
+    match inner.options.maintenance {
+        Maintenance::Inline => all(inner),
+        Maintenance::Thread if closing > CLOSING_MAX => all(inner),
+        Maintenance::Thread => {
+            inner.signal.due();
+            Ok(())
+        }
+    }
+}
+
+/// Steps until nothing is due.
+pub(crate) fn all(inner: &Inner) -> Result<()> {
+    while step(inner)? {}
+    Ok(())
+}
+
+/// Carries out the next thing that is due; false if nothing was.
+pub(crate) fn step(inner: &Inner) -> Result<bool> {
+    let _one_at_a_time = inner.maintaining.lock();
+    inner.poison.check()?;
+    if let Some(mut closing) = inner.blob.take_closing()? {
+        match seal(inner, &mut closing) {
+            Ok(sealed) => inner.segments.add_sealed(sealed.header.ordinal, sealed.header.epoch),
+            Err(error) => {
+                inner.blob.return_closing(closing);
+                return Err(error);
+            }
+        }
+        return Ok(true);
+    }
+    let pointer_closing = inner.pointer_log.lock().closing.pop_front();
+    if let Some(mut closing) = pointer_closing {
+        if let Err(error) = seal(inner, &mut closing) {
+            inner.pointer_log.lock().closing.push_front(closing);
+            return Err(error);
+        }
+        return Ok(true);
+    }
+    if inner.blob.wants_next() {
+        grow_blob_log(inner)?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
+    let sealed = closing.seal(&*inner.disk, &inner.poison)?;
+    inner.root.seal_segment(&sealed)?;
+    count(&inner.counters.sealed, 1);
+    tracing::debug!(
+        file = %sealed.header.file_name(), bytes = sealed.file_bytes, "segment sealed"
+    );
+    Ok(sealed)
+}
+
+/// Adds a segment for the blob log to go on in, unless one waits already.
+pub(crate) fn grow_blob_log(inner: &Inner) -> Result<()> {
+    let _one_at_a_time = inner.growing.lock();
+    if inner.blob.has_next() {
+        return Ok(());
+    }
+    let segment = inner.root.add_segment(LogKind::Blob, inner.options.segment_bytes)?;
+    inner.segments.add_unsealed(segment.clone());
+    inner.blob.offer(segment).expect("none waits, and only this function offers");
+    Ok(())
+}
+
+/// Writes down how far the logs are durable, if something became durable since that was last
+/// written: from then on damage to the last commits is told from a torn tail.
+pub(crate) fn testify(inner: &Inner) -> Result<()> {
+    let now = inner.synced.now();
+    let told =
+        (inner.told_blob.load(Ordering::Acquire), inner.told_pointer.load(Ordering::Acquire));
+    if told == (now.blob.number(), now.pointer.number()) {
+        return Ok(());
+    }
+    inner.root.testify()?;
+    inner.told_blob.store(now.blob.number(), Ordering::Release);
+    inner.told_pointer.store(now.pointer.number(), Ordering::Release);
+    Ok(())
+}

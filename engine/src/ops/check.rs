@@ -1,0 +1,283 @@
+//! check: every file of the store, every value if asked, every pointer; nothing is changed.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use pinstone_disk::env::Mutex;
+use pinstone_disk::{Digest, DiskExt, FileName, LogKind, OpenMode};
+use pinstone_wal::{
+    CommitRecord, ListEntry, RecordKind, SEGMENT_HEADER_BYTES, Scan, Sealer, SegmentFile,
+    SegmentHeader, SizeClass, ValueRecord, WalError, read_footer, read_header, read_list,
+};
+
+use crate::error::{Error, Result};
+use crate::state::inner::Inner;
+use crate::state::root::{Seal, SegmentState};
+use crate::stats::{CheckOptions, CheckReport, Finding};
+
+/// Looks at everything; what is wrong is in the report, what prevents looking is an error.
+pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport> {
+    // What is only in memory has no bytes to check. A full disk is no damage.
+    match inner.blob.write_out() {
+        Ok(()) | Err(WalError::Disk(_) | WalError::Poisoned { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let state = inner.root.state();
+    let segments = |log| {
+        let named = move |(&ordinal, &state): (&u32, &SegmentState)| (log, ordinal, state);
+        state.log(log).segments.iter().map(named)
+    };
+    let all: Vec<_> = segments(LogKind::Blob).chain(segments(LogKind::Pointer)).collect();
+    let sizes = all.iter().map(|(.., state)| state.seal.map_or(0, |seal| seal.file_bytes));
+    let mut check = Check {
+        inner,
+        options,
+        report: CheckReport::default(),
+        bytes_total: sizes.sum(),
+        bad: BTreeSet::new(),
+    };
+    check.root()?;
+    for (log, ordinal, state) in all {
+        check.segment(log, ordinal, state)?;
+    }
+    check.pointers();
+    Ok(check.report)
+}
+
+struct Check<'a> {
+    inner: &'a Inner,
+    options: &'a CheckOptions,
+    report: CheckReport,
+    bytes_total: u64,
+    /// Values of which a copy was found damaged.
+    bad: BTreeSet<Digest>,
+}
+
+impl Check<'_> {
+    /// Notes damage; passes on what is not damage.
+    fn note<T>(&mut self, result: Result<T, WalError>) -> Result<Option<T>> {
+        match result {
+            Ok(found) => Ok(Some(found)),
+            Err(WalError::Corrupt { file, offset_bytes, what }) => {
+                self.find(file, Some(offset_bytes), what);
+                Ok(None)
+            }
+            Err(WalError::Unsupported { file, what }) => {
+                self.find(file, None, what);
+                Ok(None)
+            }
+            Err(WalError::Disk(error)) if error.is_not_found() => {
+                self.find(error.file, None, "the root names it, and it is not there".to_owned());
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn find(&mut self, file: impl ToString, offset: Option<u64>, what: String) {
+        self.report.findings.push(Finding { file: file.to_string(), offset, what });
+    }
+
+    fn read_whole(&mut self, name: FileName) -> Result<Option<(SegmentFile, Bytes)>> {
+        let opened = self.open(name);
+        let Some(segment) = self.note(opened)? else { return Ok(None) };
+        let len_bytes = segment.file.len_bytes()?;
+        let len = usize::try_from(len_bytes).expect("a file fits the address space");
+        let bytes = self.inner.disk.read(&segment.file, 0, len)?;
+        self.progress(bytes.len() as u64);
+        Ok(Some((segment, bytes)))
+    }
+
+    fn open(&mut self, name: FileName) -> Result<SegmentFile, WalError> {
+        self.report.file_count += 1;
+        let disk = &*self.inner.disk;
+        let file = disk.open(name, OpenMode::Read)?;
+        let header = read_header(disk, &file, &name)?;
+        if header.store_id != self.inner.root.header().store_id {
+            let what = "it belongs to another store".to_owned();
+            let file = name.to_string();
+            return Err(WalError::Corrupt { file, offset_bytes: 24, what });
+        }
+        Ok(SegmentFile { header, file })
+    }
+
+    fn progress(&mut self, bytes: u64) {
+        self.report.bytes_read += bytes;
+        if let Some(progress) = &self.options.progress {
+            progress(self.report.bytes_read, self.bytes_total.max(self.report.bytes_read));
+        }
+    }
+
+    /// CURRENT, and the root log that it names.
+    fn root(&mut self) -> Result<()> {
+        let disk = &*self.inner.disk;
+        let header = self.inner.root.header();
+        let current = disk
+            .open(FileName::Current, OpenMode::Read)
+            .and_then(|file| disk.read(&file, 0, SEGMENT_HEADER_BYTES + 1))
+            .map_err(WalError::from)
+            .and_then(|bytes| SegmentHeader::decode_current(&bytes));
+        self.report.file_count += 1;
+        if let Some(current) = self.note(current)?
+            && current != header
+        {
+            let what = format!("it names {}, not {}", current.file_name(), header.file_name());
+            self.find(FileName::Current, Some(40), what);
+        }
+        let end = self.inner.root.end().offset_bytes();
+        if let Some((_, bytes)) = self.read_whole(header.file_name())? {
+            self.frames(&Scan::of(header, bytes), end);
+        }
+        Ok(())
+    }
+
+    /// The frames of a segment are whole up to `end`.
+    fn frames(&mut self, scan: &Scan, end: u64) -> bool {
+        if scan.valid_end < end {
+            let what = format!("expected {}; the last good frame ends here", scan.ended_by);
+            self.find(scan.header.file_name(), Some(scan.valid_end), what);
+        }
+        scan.valid_end >= end
+    }
+
+    fn segment(&mut self, log: LogKind, ordinal: u32, state: SegmentState) -> Result<()> {
+        let name = FileName::Segment { log, ordinal, epoch: state.epoch };
+        match state.seal {
+            Some(seal) => self.sealed(name, seal),
+            None => self.unsealed(name),
+        }
+    }
+
+    fn unsealed(&mut self, name: FileName) -> Result<()> {
+        let FileName::Segment { log, ordinal, .. } = name else { return Ok(()) };
+        // Before the file is read: what is durable now must be in it.
+        let durable = self.inner.synced.of(log);
+        let Some((segment, bytes)) = self.read_whole(name)? else { return Ok(()) };
+        let scan = Scan::of(segment.header, bytes);
+        let end = if durable.ordinal() == ordinal { durable.offset_bytes() } else { 0 };
+        self.frames(&scan, end);
+        self.records(&scan);
+        Ok(())
+    }
+
+    fn sealed(&mut self, name: FileName, seal: Seal) -> Result<()> {
+        let opened = self.open(name);
+        let Some(segment) = self.note(opened)? else { return Ok(()) };
+        let len_bytes = segment.file.len_bytes()?;
+        if len_bytes != seal.file_bytes {
+            let what = format!("it has {len_bytes} bytes, the root says {}", seal.file_bytes);
+            self.find(name, Some(len_bytes.min(seal.file_bytes)), what);
+            return Ok(());
+        }
+        let disk = &*self.inner.disk;
+        let footer = read_footer(disk, &segment);
+        let Some((footer, footer_hash)) = self.note(footer)? else { return Ok(()) };
+        if footer_hash != seal.footer_hash {
+            let what = "its footer is not the one that the root names".to_owned();
+            self.find(name, Some(footer.frames_end), what);
+        }
+        let list = read_list(disk, &segment, &footer);
+        let Some(list) = self.note(list)? else { return Ok(()) };
+        if !self.options.read_data {
+            self.report.value_count += list.len() as u64;
+            self.progress(len_bytes - footer.frames_end);
+            return Ok(());
+        }
+        drop(segment);
+        let Some((_, bytes)) = self.read_whole(name)? else { return Ok(()) };
+        let end = usize::try_from(footer.frames_end).expect("the file was read whole");
+        let scan = Scan::of(footer.header, bytes.slice(..end));
+        if !self.frames(&scan, footer.frames_end) {
+            // The values behind the damage are found by the list.
+            self.listed(&list, &bytes, name);
+            return Ok(());
+        }
+        let sealer = self.records(&scan);
+        let (_, sealed_hash) = { sealer }.finish(footer.header, footer.frames_end);
+        if sealed_hash != footer_hash {
+            let what = "its frames are not the ones sealed".to_owned();
+            self.find(name, Some(SEGMENT_HEADER_BYTES as u64), what);
+        }
+        Ok(())
+    }
+
+    /// Hashes every value of whole frames; returns what sealing them would write.
+    fn records(&mut self, scan: &Scan) -> Sealer {
+        let name = scan.header.file_name();
+        let findings = Mutex::new(Vec::new());
+        let mut value_count = 0;
+        let sealer = scan.sealer(scan.valid_end, |sealer, offset, record| {
+            let find = |what: String| findings.lock().push((offset, what));
+            if record.kind == RecordKind::Commit as u8 {
+                match CommitRecord::decode(record.payload) {
+                    Ok(commit) => sealer.commit(commit.id),
+                    Err(error) => find(format!("expected {}", error.what)),
+                }
+                return;
+            }
+            let Ok(value) = ValueRecord::decode(record.payload) else {
+                return find("expected a value".to_owned());
+            };
+            value_count += 1;
+            if self.options.read_data && Digest::of(value.value) != value.digest {
+                find(format!("the bytes of value {} have another digest", value.digest));
+                self.bad.insert(value.digest);
+            }
+            sealer.value(ListEntry {
+                digest: value.digest,
+                offset_bytes: u32::try_from(offset).expect("a segment is shorter than 4 GiB"),
+                class: SizeClass::covering(record.len_bytes as u64),
+            });
+        });
+        self.report.value_count += value_count;
+        for (offset, what) in findings.into_inner() {
+            self.find(name, Some(offset), what);
+        }
+        sealer
+    }
+
+    /// Reads each value of a damaged segment by its list.
+    fn listed(&mut self, list: &[ListEntry], bytes: &Bytes, name: FileName) {
+        let seed = self.inner.blob.store_seed();
+        for entry in list {
+            let rest = bytes.get(entry.offset_bytes as usize..).unwrap_or(&[]);
+            let read = pinstone_wal::Record::read(seed, rest)
+                .and_then(|record| ValueRecord::decode(record.payload));
+            self.report.value_count += 1;
+            if !read.is_ok_and(|value| Digest::of(value.value) == entry.digest) {
+                let what = format!("value {} cannot be read", entry.digest);
+                self.find(name, Some(u64::from(entry.offset_bytes)), what);
+                self.bad.insert(entry.digest);
+            }
+        }
+    }
+
+    /// Every pointer's value is held, in a copy that can be read if values were read.
+    fn pointers(&mut self) {
+        for (name, digest) in self.inner.pointers.standing() {
+            self.report.pointer_count += 1;
+            let pointer = || format!("@{}", name.escape_ascii());
+            if self.inner.index.find(&digest).is_none() {
+                self.find(pointer(), None, format!("its value {digest} is not held"));
+            } else if self.bad.contains(&digest)
+                && let Err(error) = super::get::get(self.inner, &digest, crate::Verify::Digest)
+            {
+                self.find(pointer(), None, format!("its value cannot be read: {}", Chain(&error)));
+            }
+        }
+    }
+}
+
+struct Chain<'a>(&'a Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut error: &dyn std::error::Error = self.0;
+        write!(f, "{error}")?;
+        while let Some(source) = error.source() {
+            write!(f, ": {source}")?;
+            error = source;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,369 @@
+//! commit: targets resolved (caller's thread) -> a group -> both logs written, then synced with one
+//! wait -> published -> everyone told.
+//!
+//! 1. A commit joins the queue. If nobody leads, its thread does; otherwise it waits until a
+//!    leader has its result, or hands it the lead.
+//! 2. The leader takes the queue as one group and decides each commit in turn against what is
+//!    durable and what the group changes so far. Nothing else changes pointers meanwhile, so no
+//!    commit ever observes what could still be undone (P2).
+//! 3. It writes the blob log out, appends one frame with all the group's commits to the pointer
+//!    log, and syncs both. The frame says how far the blob log must be whole for it to count, so
+//!    the syncs need no order.
+//! 4. It publishes the group and tells everyone, refused ones included: what they observed is
+//!    durable now.
+//!
+//! - C1: a commit is acknowledged, and seen by readers, only after both syncs.
+//! - C2: commits are numbered densely, in the order of the log.
+//! - C3: a group fails as one, and then changed nothing: `NoSpace` if that is durable, else
+//!   `Indeterminate`, and writing has ended (P6).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pinstone_disk::env::{Condvar, HashMap, Mutex};
+use pinstone_disk::planted::{self, Bug};
+use pinstone_disk::{Batch as IoBatch, Digest, DiskError, LogKind, Op};
+use pinstone_wal::{
+    Appender, Change, CommitRecord, FrameBuilder, LogPosition, RecordKind, SEGMENT_HEADER_BYTES,
+    Sealer, SyncRound, WalError,
+};
+
+use crate::batch::{Batch, CommitId, Parts};
+use crate::error::{Error, Result};
+use crate::maintain;
+use crate::state::inner::{Inner, PointerLog, Ticket, TicketState, count};
+
+/// Bytes of commits after which a group takes no more.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Makes the batch's changes, all or none; durable on return.
+pub(crate) fn commit(inner: &Inner, batch: Batch) -> Result<CommitId> {
+    let parts = batch.into_parts()?;
+    let (max, found) = (inner.options.commit_bytes_max, encoded_bytes(&parts) as u64);
+    if found > max {
+        return Err(Error::Limit { what: "a commit's length in bytes", max, found });
+    }
+    inner.poison.check()?;
+    let depends = resolve(inner, &parts)?;
+    let ticket = Arc::new(Ticket {
+        parts: Mutex::new(Some(parts)),
+        depends,
+        state: Mutex::new(TicketState::Waiting),
+        changed: Condvar::default(),
+    });
+    let leads = {
+        let mut queue = inner.commits.lock();
+        queue.waiting.push_back(Arc::clone(&ticket));
+        !std::mem::replace(&mut queue.leading, true)
+    };
+    if !leads && let Some(result) = wait(&ticket) {
+        return result;
+    }
+    lead(inner);
+    wait(&ticket).expect("the leader's own commit is in its group")
+}
+
+/// Bytes of the commit's record, at most.
+fn encoded_bytes(parts: &Parts) -> usize {
+    let changes = parts.changes.keys().map(|name| CommitRecord::change_bytes_max(name.len()));
+    CommitRecord::HEAD_BYTES_MAX + changes.sum::<usize>()
+}
+
+/// The position of the last value that the batch points at.
+fn resolve(inner: &Inner, parts: &Parts) -> Result<LogPosition> {
+    let mut depends = LogPosition::START;
+    for digest in parts.changes.values().flatten() {
+        let place = inner.index.intact(digest).ok_or(Error::ValueMissing { digest: *digest })?;
+        depends = depends.max(place.position());
+    }
+    Ok(depends)
+}
+
+/// Waits for the ticket's result; `None` if its thread is to lead.
+fn wait(ticket: &Ticket) -> Option<Result<CommitId>> {
+    let mut state = ticket.state.lock();
+    loop {
+        match std::mem::replace(&mut *state, TicketState::Taken) {
+            TicketState::Done(result) => return Some(result),
+            TicketState::Lead => return None,
+            TicketState::Waiting => {
+                *state = TicketState::Waiting;
+                ticket.changed.wait(&mut state);
+            }
+            TicketState::Taken => unreachable!("one thread waits for a ticket, once"),
+        }
+    }
+}
+
+fn tell(ticket: &Ticket, news: TicketState) {
+    *ticket.state.lock() = news;
+    ticket.changed.notify_one();
+}
+
+/// Commits one group, then hands the lead on.
+fn lead(inner: &Inner) {
+    let mut log = inner.pointer_log.lock();
+    let mut group = Group::take(inner);
+    let outcome = group.commit(inner, &mut log);
+    drop(log);
+    group.tell(outcome);
+    let mut queue = inner.commits.lock();
+    match queue.waiting.front() {
+        Some(next) => tell(next, TicketState::Lead),
+        None => queue.leading = false,
+    }
+}
+
+/// Commits decided and made durable together.
+struct Group {
+    members: Vec<Member>,
+    /// What the group changes so far.
+    changed: HashMap<Bytes, Option<Digest>>,
+    depends: LogPosition,
+}
+
+struct Member {
+    ticket: Arc<Ticket>,
+    parts: Parts,
+    /// Decided: its number, or why not.
+    decision: Result<u64>,
+}
+
+impl Group {
+    fn take(inner: &Inner) -> Self {
+        let mut group =
+            Self { members: Vec::new(), changed: HashMap::default(), depends: LogPosition::START };
+        let mut bytes = 0;
+        let mut queue = inner.commits.lock();
+        while bytes < GROUP_BYTES_MAX
+            && let Some(ticket) = queue.waiting.pop_front()
+        {
+            let parts = ticket.parts.lock().take().expect("a ticket is taken once");
+            bytes += encoded_bytes(&parts);
+            group.members.push(Member { ticket, parts, decision: Ok(0) });
+        }
+        group
+    }
+
+    /// Decides, writes, syncs and publishes; an error is every accepted member's.
+    fn commit(&mut self, inner: &Inner, log: &mut PointerLog) -> Result<(), GroupError> {
+        self.decide(inner);
+        if self.accepted().next().is_none() {
+            return Ok(());
+        }
+        inner.poison.check()?;
+        let is_durable =
+            self.depends == LogPosition::START || inner.synced.of(LogKind::Blob) > self.depends;
+        let round = if is_durable { None } else { Some(inner.blob.begin_round()?) };
+        let durable_upto =
+            round.as_ref().map_or_else(|| inner.synced.of(LogKind::Blob), SyncRound::upto);
+        let depends_upto = if self.depends == LogPosition::START {
+            log.depends_upto
+        } else {
+            log.depends_upto.max(durable_upto)
+        };
+        let records = self.records(depends_upto);
+        if let Err(error) = append(inner, log, &records) {
+            if let Some(round) = round {
+                round.abandon();
+            }
+            return Err(error);
+        }
+        if planted::is(Bug::AckBeforeSync) {
+            if let Some(round) = round {
+                round.abandon();
+            }
+            self.publish(inner, records);
+            return Ok(());
+        }
+        sync(inner, log, round)?;
+        log.depends_upto = depends_upto;
+        self.publish(inner, records);
+        Ok(())
+    }
+
+    fn accepted(&self) -> impl Iterator<Item = (&Member, u64)> {
+        self.members.iter().filter_map(|member| Some((member, *member.decision.as_ref().ok()?)))
+    }
+
+    /// Decides each commit in turn: those before it in the group count as made.
+    fn decide(&mut self, inner: &Inner) {
+        let mut id = inner.pointers.last_commit();
+        for member in &mut self.members {
+            let current = |name: &Bytes| match self.changed.get(name) {
+                Some(changed) => *changed,
+                None => inner.pointers.current(name),
+            };
+            let failed = member.parts.requires.iter().find_map(|(name, expected)| {
+                let (expected, current) = (*expected, current(name));
+                (current != expected).then(|| Error::PreconditionFailed {
+                    name: name.clone(),
+                    expected,
+                    current,
+                })
+            });
+            if let Some(error) = failed {
+                count(&inner.counters.commit_refused, 1);
+                member.decision = Err(error);
+                continue;
+            }
+            id += 1;
+            member.decision = Ok(id);
+            self.depends = self.depends.max(member.ticket.depends);
+            let changes = member.parts.changes.iter().map(|(name, to)| (name.clone(), *to));
+            self.changed.extend(changes);
+        }
+    }
+
+    fn records(&self, depends_upto: LogPosition) -> Vec<CommitRecord> {
+        let record = |(member, id): (&Member, u64)| CommitRecord {
+            id,
+            depends_upto,
+            changes: member
+                .parts
+                .changes
+                .iter()
+                .map(|(name, to)| Change { name: name.clone(), to: *to })
+                .collect(),
+        };
+        self.accepted().map(record).collect()
+    }
+
+    fn publish(&self, inner: &Inner, records: Vec<CommitRecord>) {
+        count(&inner.counters.commit_group, 1);
+        count(&inner.counters.commit, records.len() as u64);
+        for record in records {
+            inner.pointers.apply(record);
+        }
+    }
+
+    fn tell(self, outcome: Result<(), GroupError>) {
+        for Member { ticket, decision, .. } in self.members {
+            let result = match (&outcome, decision) {
+                // What a refused commit observed may be what the group failed to make durable.
+                (Err(error), _) => Err(error.for_one()),
+                (Ok(()), decision) => decision.map(CommitId),
+            };
+            tell(&ticket, TicketState::Done(result));
+        }
+    }
+}
+
+/// Appends the group's frame to the pointer log, in a further segment if this one is full.
+fn append(inner: &Inner, log: &mut PointerLog, records: &[CommitRecord]) -> Result<(), GroupError> {
+    let mut frame = FrameBuilder::with_capacity(1024);
+    let mut payload = Vec::new();
+    for record in records {
+        payload.clear();
+        record.encode(&mut payload);
+        frame.push(inner.blob.store_seed(), RecordKind::Commit, &payload);
+    }
+    let body_bytes = frame.body_bytes() as usize;
+    let max = inner.options.pointer_segment_bytes;
+    let full = log.appender.as_ref().is_none_or(|appender| {
+        !appender.is_empty() && appender.sealed_bytes_with(body_bytes) > max
+    });
+    if full {
+        let segment = inner.root.add_segment(LogKind::Pointer, max)?;
+        match &mut log.appender {
+            Some(appender) => log.closing.push_back(appender.rotate(segment)?),
+            None => {
+                log.appender = Some(Appender::new(
+                    Arc::clone(&inner.disk),
+                    Arc::clone(&inner.synced),
+                    Arc::clone(&inner.poison),
+                    inner.root.header().epoch,
+                    segment,
+                    SEGMENT_HEADER_BYTES as u64,
+                    Sealer::default(),
+                ));
+            }
+        }
+    }
+    let appender = log.appender.as_mut().expect("there is one now");
+    appender.append(frame, false).map_err(GroupError::from_append)?;
+    for record in records {
+        appender.sealer().commit(record.id);
+    }
+    Ok(())
+}
+
+/// Syncs both logs with one wait. A failure ends writing, and nobody knows what it left behind.
+fn sync(
+    inner: &Inner,
+    log: &mut PointerLog,
+    round: Option<SyncRound<'_>>,
+) -> Result<(), GroupError> {
+    let appender = log.appender.as_ref().expect("the group's frame is in it");
+    let end = appender.end();
+    let mut chains = round.as_ref().map_or_else(Vec::new, SyncRound::chains);
+    if !planted::is(Bug::PointerSyncSkipped) {
+        chains.push(vec![Op::Sync { file: Arc::clone(&appender.segment().file) }]);
+    }
+    let mut results = inner.disk.run(IoBatch { chains });
+    let pointer = if planted::is(Bug::PointerSyncSkipped) { None } else { results.pop() };
+    let blob = results.into_iter().find_map(|result| result.err());
+    let blob = round.map_or(Ok(()), |round| round.finish(blob.map_or(Ok(()), Err)));
+    let pointer =
+        pointer.map_or(Ok(()), |result| result.map(drop).map_err(|error| ended(inner, &error)));
+    blob.and(pointer).map_err(GroupError::indeterminate)?;
+    inner.synced.raise(LogKind::Pointer, end);
+    Ok(())
+}
+
+fn ended(inner: &Inner, error: &DiskError) -> WalError {
+    inner.poison.set(format_args!("{error}: {}", error.source))
+}
+
+/// Why a group failed.
+enum GroupError {
+    /// None of it happened.
+    NotHappened(Error),
+    /// It may be found after reopening, or not.
+    Indeterminate { cause: String },
+}
+
+impl GroupError {
+    fn from_append(error: WalError) -> Self {
+        match error {
+            WalError::Disk(_) => Self::NotHappened(error.into()),
+            // Its bytes may be there, and could not be taken back.
+            error => Self::indeterminate(error),
+        }
+    }
+
+    fn indeterminate(error: WalError) -> Self {
+        match error {
+            WalError::Poisoned { cause } => Self::Indeterminate { cause },
+            error => Self::Indeterminate { cause: error.to_string() },
+        }
+    }
+
+    /// The error for one of the group's members.
+    fn for_one(&self) -> Error {
+        match self {
+            Self::Indeterminate { cause } => Error::Indeterminate { cause: cause.clone() },
+            Self::NotHappened(Error::NoSpace { source }) => {
+                Error::NoSpace { source: source.duplicate() }
+            }
+            Self::NotHappened(Error::Io { source }) => Error::Io { source: source.duplicate() },
+            Self::NotHappened(Error::Poisoned { cause }) => {
+                Error::Poisoned { cause: cause.clone() }
+            }
+            Self::NotHappened(other) => Error::Poisoned { cause: other.to_string() },
+        }
+    }
+}
+
+impl<E: Into<Error>> From<E> for GroupError {
+    fn from(error: E) -> Self {
+        Self::NotHappened(error.into())
+    }
+}
+
+/// After a commit: full segments of the pointer log are maintenance's.
+pub(crate) fn after(inner: &Inner) {
+    if let Err(error) = maintain::after_write(inner) {
+        tracing::warn!(%error, "maintenance failed");
+    }
+}

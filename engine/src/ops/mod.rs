@@ -1,0 +1,9 @@
+//! What can be done with a store: one operation a file, readable from top to bottom.
+
+pub(crate) mod check;
+pub(crate) mod close;
+pub(crate) mod commit;
+pub(crate) mod get;
+pub(crate) mod put;
+pub(crate) mod recover;
+pub(crate) mod stats;

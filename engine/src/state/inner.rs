@@ -1,0 +1,123 @@
+//! An open store: what all handles to it share.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pinstone_disk::env::{AtomicU64, Condvar, Mutex, Ordering};
+use pinstone_disk::{Disk, Lock};
+use pinstone_wal::{Appender, BlobLog, Closing, LogPosition, Poison, SyncedUpto, WalError};
+
+use crate::batch::Parts;
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::state::digest_index::DigestIndex;
+use crate::state::pointers::PointerTable;
+use crate::state::root::Root;
+use crate::state::segments::Segments;
+use crate::stats::Recovery;
+use crate::{CommitId, maintain};
+
+/// The parts of an open store.
+///
+/// Lock order, outermost first: `maintaining`, `pointer_log`, the blob log's, the root's. The
+/// commit queue, the tables and the index are each locked alone and briefly.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) path: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) poison: Arc<Poison>,
+    pub(crate) synced: Arc<SyncedUpto>,
+    pub(crate) root: Root,
+    pub(crate) blob: BlobLog,
+    pub(crate) index: DigestIndex,
+    pub(crate) segments: Segments,
+    pub(crate) pointers: PointerTable,
+    pub(crate) pointer_log: Mutex<PointerLog>,
+    pub(crate) commits: Mutex<CommitQueue>,
+    /// Held while a segment is added to the blob log, so that one is added, not one a thread.
+    pub(crate) growing: Mutex<()>,
+    /// Held during a step of maintenance.
+    pub(crate) maintaining: Mutex<()>,
+    pub(crate) signal: Arc<maintain::Signal>,
+    /// How far the root's last frame says that the logs are durable.
+    pub(crate) told_blob: AtomicU64,
+    pub(crate) told_pointer: AtomicU64,
+    pub(crate) counters: Counters,
+    pub(crate) recovery: Recovery,
+    /// Until the store is closed.
+    pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+/// The end of the pointer log: locked by the leader of a group of commits, and by maintenance.
+#[derive(Debug)]
+pub(crate) struct PointerLog {
+    /// None until the first commit.
+    pub(crate) appender: Option<Appender>,
+    /// Full segments, to be sealed.
+    pub(crate) closing: VecDeque<Closing>,
+    /// The dependency of the last commit; never decreases.
+    pub(crate) depends_upto: LogPosition,
+}
+
+/// Commits that wait for a leader.
+#[derive(Debug, Default)]
+pub(crate) struct CommitQueue {
+    pub(crate) waiting: VecDeque<Arc<Ticket>>,
+    pub(crate) leading: bool,
+}
+
+/// One commit on its way.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    /// What it asks for; taken by the leader.
+    pub(crate) parts: Mutex<Option<Parts>>,
+    /// The last of its values' positions in the blob log.
+    pub(crate) depends: LogPosition,
+    pub(crate) state: Mutex<TicketState>,
+    pub(crate) changed: Condvar,
+}
+
+#[derive(Debug)]
+pub(crate) enum TicketState {
+    Waiting,
+    /// Its thread is to lead the next group.
+    Lead,
+    Done(Result<CommitId>),
+    Taken,
+}
+
+/// What was done since the store was opened; [`crate::Counters`] says what each means.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) put: AtomicU64,
+    pub(crate) put_known: AtomicU64,
+    pub(crate) put_bytes: AtomicU64,
+    pub(crate) get: AtomicU64,
+    pub(crate) get_absent: AtomicU64,
+    pub(crate) get_bytes: AtomicU64,
+    pub(crate) commit: AtomicU64,
+    pub(crate) commit_refused: AtomicU64,
+    pub(crate) commit_group: AtomicU64,
+    pub(crate) sealed: AtomicU64,
+}
+
+/// Counts; nothing is ordered by it.
+pub(crate) fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+impl From<WalError> for Error {
+    fn from(error: WalError) -> Self {
+        match error {
+            WalError::Disk(source) => source.into(),
+            WalError::Corrupt { file, offset_bytes, what } => {
+                Self::Corrupt { file, offset_bytes, what }
+            }
+            WalError::Unsupported { file, what } => Self::Unsupported { file, what },
+            WalError::Poisoned { cause } => Self::Poisoned { cause },
+            other => Self::Poisoned { cause: other.to_string() },
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What a store consists of. Nothing here knows the operations on it.
+
+pub(crate) mod digest_index;
+pub(crate) mod inner;
+pub(crate) mod pointers;
+pub(crate) mod root;
+pub(crate) mod segments;

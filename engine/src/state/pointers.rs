@@ -1,0 +1,181 @@
+//! Name -> digest, with the versions that snapshots still see.
+//!
+//! - N1: only durable commits are here: what a reader sees, no crash undoes (P2).
+//! - N2: a version is kept while a snapshot may see it, and one version beyond the oldest.
+//! - N3: commits are applied whole, under one lock, in order of their numbers.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use pinstone_disk::Digest;
+use pinstone_disk::env::{Mutex, RwLock};
+use pinstone_wal::{Change, CommitRecord};
+
+/// The pointer table.
+#[derive(Debug, Default)]
+pub(crate) struct PointerTable {
+    versions: RwLock<Versions>,
+    pins: Mutex<BTreeMap<u64, u64>>,
+}
+
+#[derive(Debug, Default)]
+struct Versions {
+    last_commit: u64,
+    standing: u64,
+    names: BTreeMap<Bytes, Vec<Version>>,
+    /// Names that had more than one version when they were last changed.
+    crowded: BTreeMap<u64, Vec<Bytes>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Version {
+    commit: u64,
+    to: Option<Digest>,
+}
+
+/// Which names a scan has yet to visit.
+pub(crate) type NameRange = (Bound<Bytes>, Bound<Bytes>);
+
+impl PointerTable {
+    /// The last commit applied; 0 before the first.
+    pub(crate) fn last_commit(&self) -> u64 {
+        self.versions.read().last_commit
+    }
+
+    /// Pointers that stand now.
+    pub(crate) fn len(&self) -> u64 {
+        self.versions.read().standing
+    }
+
+    /// Where `name` points now.
+    pub(crate) fn current(&self, name: &[u8]) -> Option<Digest> {
+        self.versions.read().names.get(name)?.last()?.to
+    }
+
+    /// Where `name` pointed after `commit`, which is pinned.
+    pub(crate) fn at(&self, name: &[u8], commit: u64) -> Option<Digest> {
+        seen(self.versions.read().names.get(name)?, commit)
+    }
+
+    /// Up to `limit` pointers of `range` as of `commit`, which is pinned: the first, or, if
+    /// `backwards`, the last, nearest the end first.
+    pub(crate) fn scan(
+        &self,
+        range: &NameRange,
+        commit: u64,
+        limit: usize,
+        backwards: bool,
+    ) -> Vec<(Bytes, Digest)> {
+        if is_empty(range) {
+            return Vec::new();
+        }
+        let versions = self.versions.read();
+        let mut names = versions.names.range(range.clone());
+        let step = || if backwards { names.next_back() } else { names.next() };
+        std::iter::from_fn(step)
+            .filter_map(|(name, versions)| Some((name.clone(), seen(versions, commit)?)))
+            .take(limit)
+            .collect()
+    }
+
+    /// Applies a durable commit, the one after the last.
+    pub(crate) fn apply(&self, commit: CommitRecord) {
+        let mut versions = self.versions.write();
+        let oldest = self.pins.lock().keys().next().copied();
+        assert_eq!(commit.id, versions.last_commit + 1, "commits are dense");
+        versions.last_commit = commit.id;
+        for Change { name, to } in commit.changes {
+            versions.change(name, Version { commit: commit.id, to }, oldest);
+        }
+    }
+
+    /// Keeps what the present commit sees until [`PointerTable::unpin`]; returns its number.
+    pub(crate) fn pin(&self) -> u64 {
+        let versions = self.versions.read();
+        *self.pins.lock().entry(versions.last_commit).or_default() += 1;
+        versions.last_commit
+    }
+
+    /// Ends a pin, and drops the versions that only it could see.
+    pub(crate) fn unpin(&self, commit: u64) {
+        let mut pins = self.pins.lock();
+        let count = pins.get_mut(&commit).expect("a pin ends once");
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        pins.remove(&commit);
+        let oldest = pins.keys().next().copied();
+        drop(pins);
+        let mut versions = self.versions.write();
+        // Commits up to the oldest pin crowded names with versions that nobody sees any more.
+        let kept = match oldest {
+            Some(oldest) => versions.crowded.split_off(&(oldest + 1)),
+            None => BTreeMap::new(),
+        };
+        let crowded = std::mem::replace(&mut versions.crowded, kept);
+        for name in crowded.into_values().flatten() {
+            versions.prune(name, oldest);
+        }
+    }
+
+    /// Every pointer that stands, by name: for checks.
+    pub(crate) fn standing(&self) -> Vec<(Bytes, Digest)> {
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let commit = self.pin();
+        let standing = self.scan(&all, commit, usize::MAX, false);
+        self.unpin(commit);
+        standing
+    }
+}
+
+impl Versions {
+    fn change(&mut self, name: Bytes, version: Version, oldest: Option<u64>) {
+        let kept = self.names.entry(name.clone()).or_default();
+        let stood = kept.last().is_some_and(|last| last.to.is_some());
+        kept.push(version);
+        match (stood, version.to.is_some()) {
+            (false, true) => self.standing += 1,
+            (true, false) => self.standing -= 1,
+            _ => {}
+        }
+        self.prune(name, oldest);
+    }
+
+    /// Drops the versions of `name` that neither the present nor a pin from `oldest` on can see.
+    fn prune(&mut self, name: Bytes, oldest: Option<u64>) {
+        let Some(kept) = self.names.get_mut(&name) else { return };
+        let oldest = oldest.unwrap_or(u64::MAX);
+        // The newest version that the oldest view sees stays, and all after it.
+        let seen = kept.iter().rposition(|version| version.commit <= oldest).unwrap_or(0);
+        kept.drain(..seen);
+        let only = kept.first().expect("the last version always stays");
+        match (kept.len(), only.to) {
+            (1, None) => {
+                self.names.remove(&name);
+            }
+            (1, Some(_)) => {}
+            _ => {
+                let last = kept.last().expect("it has several").commit;
+                self.crowded.entry(last).or_default().push(name);
+            }
+        }
+    }
+}
+
+fn seen(versions: &[Version], commit: u64) -> Option<Digest> {
+    versions.iter().rfind(|version| version.commit <= commit)?.to
+}
+
+/// Whether a range can hold no name; `BTreeMap::range` panics on some of these.
+fn is_empty((from, to): &NameRange) -> bool {
+    match (from, to) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(from), Bound::Included(to)) => from > to,
+        (
+            Bound::Included(from) | Bound::Excluded(from),
+            Bound::Included(to) | Bound::Excluded(to),
+        ) => from >= to,
+    }
+}

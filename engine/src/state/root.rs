@@ -1,0 +1,384 @@
+//! The root: which segments make up the store, and the log of edits that says so.
+//!
+//! 1. CURRENT names a root log. Its first record is the whole root, each further record an edit.
+//! 2. Every open for writing writes a new root log, with a new epoch, and turns CURRENT to it.
+//! 3. An edit is appended and synced before anyone relies on it, and only then shown here.
+//!
+//! - R1: a segment is named by the root before a frame is appended to it.
+//! - R2: an ordinal that was given to a file is not given again, even if that came to nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pinstone_disk::codec::{Malformed, Reader, put_varint};
+use pinstone_disk::env::Mutex;
+use pinstone_disk::{Disk, DiskExt, LogKind};
+use pinstone_wal::{
+    Appender, FrameBuilder, LogPosition, Poison, RecordKind, Sealed, SegmentFile, SegmentHeader,
+    StoreSeed, SyncedUpto, WalError, create_segment,
+};
+
+/// What a root says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RootState {
+    /// The blob log's segments.
+    pub(crate) blob: LogState,
+    /// The pointer log's segments.
+    pub(crate) pointer: LogState,
+    /// The last writer closed the store, with the logs ending here.
+    pub(crate) closed: Option<Ends>,
+}
+
+/// Where the logs ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) blob: LogPosition,
+    pub(crate) pointer: LogPosition,
+}
+
+/// The segments of one log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogState {
+    /// By ordinal.
+    pub(crate) segments: BTreeMap<u32, SegmentState>,
+    /// The next segment's ordinal.
+    pub(crate) next_ordinal: u32,
+}
+
+impl Default for LogState {
+    fn default() -> Self {
+        Self { segments: BTreeMap::new(), next_ordinal: 1 }
+    }
+}
+
+/// One segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentState {
+    /// The epoch in its file's name.
+    pub(crate) epoch: u32,
+    /// What sealing made of it, if it is sealed.
+    pub(crate) seal: Option<Seal>,
+}
+
+/// What the root knows of a sealed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seal {
+    pub(crate) file_bytes: u64,
+    pub(crate) record_count: u64,
+    pub(crate) footer_hash: [u8; 32],
+}
+
+/// One change of the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edit {
+    /// The log has this segment, unsealed.
+    Open { log: LogKind, ordinal: u32, epoch: u32 },
+    /// The segment is sealed.
+    Seal { log: LogKind, ordinal: u32, epoch: u32, seal: Seal },
+    /// The next ordinal of the log is at least this.
+    NextOrdinal { log: LogKind, ordinal: u32 },
+    /// The store was closed.
+    Closed(Ends),
+}
+
+const OPEN: u8 = 1;
+const SEAL: u8 = 2;
+const NEXT_ORDINAL: u8 = 3;
+const CLOSED: u8 = 4;
+
+impl RootState {
+    /// One log's segments.
+    pub(crate) fn log(&self, log: LogKind) -> &LogState {
+        match log {
+            LogKind::Blob => &self.blob,
+            LogKind::Pointer => &self.pointer,
+            LogKind::Root => unreachable!("the root log is one file, which CURRENT names"),
+        }
+    }
+
+    /// One log's segments, to be changed.
+    pub(crate) fn log_mut(&mut self, log: LogKind) -> &mut LogState {
+        match log {
+            LogKind::Blob => &mut self.blob,
+            LogKind::Pointer => &mut self.pointer,
+            LogKind::Root => unreachable!("the root log is one file, which CURRENT names"),
+        }
+    }
+
+    fn apply(&mut self, edit: &Edit) {
+        match *edit {
+            Edit::Open { log, ordinal, epoch } => {
+                self.log_mut(log).insert(ordinal, SegmentState { epoch, seal: None });
+            }
+            Edit::Seal { log, ordinal, epoch, seal } => {
+                self.log_mut(log).insert(ordinal, SegmentState { epoch, seal: Some(seal) });
+            }
+            Edit::NextOrdinal { log, ordinal } => {
+                let log = self.log_mut(log);
+                log.next_ordinal = log.next_ordinal.max(ordinal);
+            }
+            Edit::Closed(ends) => self.closed = Some(ends),
+        }
+    }
+
+    /// The edits that make this state from nothing.
+    pub(crate) fn edits(&self) -> Vec<Edit> {
+        let mut edits = Vec::new();
+        for log in [LogKind::Blob, LogKind::Pointer] {
+            let state = self.log(log);
+            edits.push(Edit::NextOrdinal { log, ordinal: state.next_ordinal });
+            edits.extend(state.segments.iter().map(|(&ordinal, segment)| {
+                let epoch = segment.epoch;
+                match segment.seal {
+                    Some(seal) => Edit::Seal { log, ordinal, epoch, seal },
+                    None => Edit::Open { log, ordinal, epoch },
+                }
+            }));
+        }
+        edits.extend(self.closed.map(Edit::Closed));
+        edits
+    }
+
+    /// Applies the edits of one record.
+    pub(crate) fn apply_record(&mut self, payload: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(payload);
+        let count = reader.varint("a count of edits")?;
+        for _ in 0..count {
+            self.apply(&decode(&mut reader)?);
+        }
+        reader.end("the end of the edits")
+    }
+}
+
+impl LogState {
+    fn insert(&mut self, ordinal: u32, segment: SegmentState) {
+        self.segments.insert(ordinal, segment);
+        self.next_ordinal = self.next_ordinal.max(ordinal + 1);
+    }
+}
+
+fn encode(edits: &[Edit]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, edits.len() as u64);
+    for edit in edits {
+        let head = |out: &mut Vec<u8>, tag, log: LogKind, ordinal: u32| {
+            out.extend_from_slice(&[tag, log as u8]);
+            out.extend_from_slice(&ordinal.to_le_bytes());
+        };
+        match *edit {
+            Edit::Open { log, ordinal, epoch } => {
+                head(&mut out, OPEN, log, ordinal);
+                out.extend_from_slice(&epoch.to_le_bytes());
+            }
+            Edit::Seal { log, ordinal, epoch, seal } => {
+                head(&mut out, SEAL, log, ordinal);
+                out.extend_from_slice(&epoch.to_le_bytes());
+                out.extend_from_slice(&seal.file_bytes.to_le_bytes());
+                out.extend_from_slice(&seal.record_count.to_le_bytes());
+                out.extend_from_slice(&seal.footer_hash);
+            }
+            Edit::NextOrdinal { log, ordinal } => head(&mut out, NEXT_ORDINAL, log, ordinal),
+            Edit::Closed(ends) => {
+                out.push(CLOSED);
+                out.extend_from_slice(&ends.blob.number().to_le_bytes());
+                out.extend_from_slice(&ends.pointer.number().to_le_bytes());
+            }
+        }
+    }
+    out
+}
+
+fn decode(reader: &mut Reader<'_>) -> Result<Edit, Malformed> {
+    let tag = reader.u8("an edit's kind")?;
+    if tag == CLOSED {
+        let blob = LogPosition::from_number(reader.u64("the blob log's end")?);
+        let pointer = LogPosition::from_number(reader.u64("the pointer log's end")?);
+        return Ok(Edit::Closed(Ends { blob, pointer }));
+    }
+    if ![OPEN, SEAL, NEXT_ORDINAL].contains(&tag) {
+        return Err(reader.malformed("an edit of a known kind"));
+    }
+    let log = match LogKind::from_number(reader.u8("an edit's log")?) {
+        Some(log @ (LogKind::Blob | LogKind::Pointer)) => log,
+        _ => return Err(reader.malformed("an edit of a known log")),
+    };
+    let ordinal = reader.u32("an ordinal")?;
+    if ordinal == u32::MAX {
+        return Err(reader.malformed("an ordinal that another can follow"));
+    }
+    if tag == NEXT_ORDINAL {
+        return Ok(Edit::NextOrdinal { log, ordinal });
+    }
+    let epoch = reader.u32("an epoch")?;
+    if tag == OPEN {
+        return Ok(Edit::Open { log, ordinal, epoch });
+    }
+    let seal = Seal {
+        file_bytes: reader.u64("a segment's length")?,
+        record_count: reader.u64("a segment's count of records")?,
+        footer_hash: reader.array("a footer's hash")?,
+    };
+    Ok(Edit::Seal { log, ordinal, epoch, seal })
+}
+
+/// The root in force, and the log that its edits go to.
+#[derive(Debug)]
+pub(crate) struct Root {
+    disk: Arc<dyn Disk>,
+    synced: Arc<SyncedUpto>,
+    poison: Arc<Poison>,
+    store: StoreSeed,
+    header: SegmentHeader,
+    inner: Mutex<RootInner>,
+}
+
+#[derive(Debug)]
+struct RootInner {
+    state: RootState,
+    log: Appender,
+}
+
+/// Bytes reserved for a root log beyond its first record, so that edits can be written when the
+/// device is full.
+const RESERVE_BYTES: u64 = 16 << 10;
+
+impl Root {
+    /// Writes a new root log with this header and state, synced; CURRENT does not name it yet.
+    pub(crate) fn create(
+        disk: Arc<dyn Disk>,
+        synced: Arc<SyncedUpto>,
+        poison: Arc<Poison>,
+        header: SegmentHeader,
+        state: RootState,
+    ) -> Result<Self, WalError> {
+        let store = StoreSeed::new(&header.store_id);
+        let mut frame = FrameBuilder::with_capacity(0);
+        frame.push(store, RecordKind::RootEdit, &encode(&state.edits()));
+        let reserve_bytes = frame.len_bytes() as u64 + RESERVE_BYTES;
+        let segment = create_segment(&*disk, header, reserve_bytes)?;
+        let mut log = Appender::new(
+            Arc::clone(&disk),
+            Arc::clone(&synced),
+            Arc::clone(&poison),
+            header.epoch,
+            segment,
+            pinstone_wal::SEGMENT_HEADER_BYTES as u64,
+            pinstone_wal::Sealer::default(),
+        );
+        log.append(frame, false)?;
+        disk.sync(&log.segment().file)?;
+        synced.raise(LogKind::Root, log.end());
+        let inner = Mutex::new(RootInner { state, log });
+        Ok(Self { disk, synced, poison, store, header, inner })
+    }
+
+    /// The header of its log.
+    pub(crate) fn header(&self) -> SegmentHeader {
+        self.header
+    }
+
+    /// Where its log ends.
+    pub(crate) fn end(&self) -> LogPosition {
+        self.inner.lock().log.end()
+    }
+
+    /// What it says now.
+    pub(crate) fn state(&self) -> RootState {
+        self.inner.lock().state.clone()
+    }
+
+    /// Creates the next segment of `log`, reserved up to `reserve_bytes`, and names it.
+    ///
+    /// # Errors
+    /// Whatever the machine says; no segment was added then.
+    pub(crate) fn add_segment(
+        &self,
+        log: LogKind,
+        reserve_bytes: u64,
+    ) -> Result<SegmentFile, WalError> {
+        self.poison.check()?;
+        let mut inner = self.inner.lock();
+        let ordinal = inner.state.log(log).next_ordinal;
+        let header = SegmentHeader { log, ordinal, ..self.header };
+        // R2: the ordinal is spent from here on, whatever becomes of it.
+        inner.state.log_mut(log).next_ordinal += 1;
+        let segment = create_segment(&*self.disk, header, reserve_bytes)?;
+        let edit = Edit::Open { log, ordinal, epoch: header.epoch };
+        if let Err(error) = self.append(&mut inner, &[edit]) {
+            // Nothing names the file; what cannot be removed now is removed at the next open.
+            let _ = self.disk.remove(header.file_name());
+            return Err(error);
+        }
+        Ok(segment)
+    }
+
+    /// Records that a segment is sealed.
+    pub(crate) fn seal_segment(&self, sealed: &Sealed) -> Result<(), WalError> {
+        let SegmentHeader { log, ordinal, epoch, .. } = sealed.header;
+        let seal = Seal {
+            file_bytes: sealed.file_bytes,
+            record_count: sealed.record_count,
+            footer_hash: sealed.footer_hash,
+        };
+        self.append(&mut self.inner.lock(), &[Edit::Seal { log, ordinal, epoch, seal }])
+    }
+
+    /// Records that the store is closed, with the logs durable to these ends.
+    pub(crate) fn close(&self, ends: Ends) -> Result<(), WalError> {
+        self.append(&mut self.inner.lock(), &[Edit::Closed(ends)])
+    }
+
+    /// Appends a frame that only tells what is durable.
+    pub(crate) fn testify(&self) -> Result<(), WalError> {
+        self.append(&mut self.inner.lock(), &[])
+    }
+
+    fn append(&self, inner: &mut RootInner, edits: &[Edit]) -> Result<(), WalError> {
+        let mut frame = FrameBuilder::with_capacity(0);
+        if !edits.is_empty() {
+            frame.push(self.store, RecordKind::RootEdit, &encode(edits));
+        }
+        inner.log.append(frame, false)?;
+        self.disk
+            .sync(&inner.log.segment().file)
+            .map_err(|error| self.poison.set(format_args!("{error}: {}", error.source)))?;
+        self.synced.raise(LogKind::Root, inner.log.end());
+        for edit in edits {
+            inner.state.apply(edit);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_root_is_made_again_from_its_edits() {
+        let mut state = RootState::default();
+        let seal = Seal { file_bytes: 9, record_count: 3, footer_hash: [7; 32] };
+        let edits = [
+            Edit::Open { log: LogKind::Blob, ordinal: 1, epoch: 2 },
+            Edit::Seal { log: LogKind::Blob, ordinal: 1, epoch: 2, seal },
+            Edit::Open { log: LogKind::Blob, ordinal: 5, epoch: 2 },
+            Edit::Open { log: LogKind::Pointer, ordinal: 1, epoch: 3 },
+            Edit::NextOrdinal { log: LogKind::Pointer, ordinal: 8 },
+            Edit::Closed(Ends { blob: LogPosition::new(5, 64), pointer: LogPosition::new(1, 72) }),
+        ];
+        state.apply_record(&encode(&edits)).unwrap();
+        assert_eq!(state.blob.next_ordinal, 6);
+        assert_eq!(state.pointer.next_ordinal, 8);
+        let mut again = RootState::default();
+        again.apply_record(&encode(&state.edits())).unwrap();
+        assert_eq!(again, state);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_applied_without_panic(bytes: Vec<u8>) {
+            let _ = RootState::default().apply_record(&bytes);
+        }
+    }
+}

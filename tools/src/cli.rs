@@ -215,6 +215,9 @@ pub struct ExportArgs {
     /// The directory to make: absent or empty
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
+    /// Leave the setuid and setgid bits of files unset: owners are not kept, so such a file runs as you
+    #[arg(long)]
+    pub drop_setuid: bool,
 }
 
 /// Look for damage

@@ -1,6 +1,13 @@
 //! `pinstone import` and `pinstone export`, as commands: what they open, print and exit with. What they
 //! do stands in `import.rs` and `export.rs`.
+//!
+//! What they did goes to stderr in words; on stdout `import` prints the root's digest and name,
+//! `export` nothing. With `--json` stdout has one document with all of it.
 
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+
+use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
 use crate::cli::{ExportArgs, ImportArgs};
@@ -8,8 +15,8 @@ use crate::context::{Absent, Context, resolve};
 use crate::exit::{CliError, Exit};
 use crate::export::{ExportError, ExportOptions, ExportSummary};
 use crate::import::{ImportError, ImportOptions, ImportSummary};
-use crate::text::{self, DigestText, Name};
-use crate::watch::Terminal;
+use crate::text::{DigestText, Name, escape};
+use crate::watch::{Terminal, Watch};
 
 #[derive(Serialize)]
 struct Imported<'a> {
@@ -25,16 +32,9 @@ pub(crate) fn import(context: &mut Context, args: &ImportArgs) -> Result<Exit, C
     std::fs::read_dir(&args.dir).map_err(|error| CliError::file("read", &args.dir, error))?;
     let store = context.open(Absent::Create)?;
     let options = ImportOptions { gitignore: args.gitignore, ..ImportOptions::default() };
-    let name = &args.name.0;
+    let (name, store_path) = (&args.name.0, context.store_path());
     let mut terminal = Terminal::new();
-    let done = crate::import::import(
-        &store,
-        context.store_path(),
-        &args.dir,
-        name,
-        &options,
-        &mut terminal,
-    );
+    let done = crate::import::import(&store, store_path, &args.dir, name, &options, &mut terminal);
     drop(terminal);
     let (digest, summary) = done.map_err(|error| match error {
         ImportError::Store(error) => CliError::Store(error),
@@ -43,23 +43,27 @@ pub(crate) fn import(context: &mut Context, args: &ImportArgs) -> Result<Exit, C
     if context.json() {
         let (digest, name) = (DigestText(&digest), Name::of(name));
         context.document(&Imported { digest, name, summary: &summary })?;
+        context.flush()?;
     } else {
-        context.line(format_args!("{digest}\t{}", text::escape(name)))?;
-        context.line(format_args!(
-            "files {}, directories {}, symlinks {}, left out {}",
-            summary.files, summary.directories, summary.symlinks, summary.left_out
-        ))?;
-        context.line(format_args!(
-            "values new {}, known {}",
-            summary.values_new, summary.values_known
-        ))?;
-        context
-            .line(format_args!("bytes in {}, stored {}", summary.bytes_in, summary.bytes_stored))?;
-        context.line(format_args!("seconds {:.2}", summary.seconds))?;
+        context.line(format_args!("{digest}\t{}", escape(name)))?;
+        context.flush()?;
+        say_imported(&summary);
     }
-    context.flush()?;
     context.release(store);
     Ok(if summary.left_out == 0 { Exit::Ok } else { Exit::Incomplete })
+}
+
+fn say_imported(summary: &ImportSummary) {
+    let mut text = entries(summary.files, summary.directories, summary.symlinks);
+    add(&mut text, summary.left_out, "left out");
+    say(&format!(
+        "{text}; {} new, {} known; {} in, {} stored; {:.2} s",
+        counted(summary.values_new, "value", "values"),
+        HumanCount(summary.values_known),
+        HumanBytes(summary.bytes_in),
+        HumanBytes(summary.bytes_stored),
+        summary.seconds
+    ));
 }
 
 #[derive(Serialize)]
@@ -72,31 +76,30 @@ struct Exported<'a> {
 pub(crate) fn export(context: &mut Context, args: &ExportArgs) -> Result<Exit, CliError> {
     let store = context.open(Absent::Refuse)?;
     let digest = resolve(&store, &args.reference)?;
+    let options = ExportOptions { drop_setuid: args.drop_setuid };
     let mut terminal = Terminal::new();
-    let done =
-        crate::export::export(&store, &digest, &args.dir, &ExportOptions::default(), &mut terminal);
-    drop(terminal);
+    let done = crate::export::export(&store, &digest, &args.dir, &options, &mut terminal);
     let summary = done.map_err(|error| match error {
         ExportError::ValueAbsent { digest } => CliError::ValueAbsent(digest),
         ExportError::Store(error) => CliError::Store(error),
         error => CliError::Other(error.into()),
     })?;
+    if summary.setuid > 0 {
+        let what = counted(
+            summary.setuid,
+            "file is setuid or setgid and runs",
+            "files are setuid or setgid and run",
+        );
+        let dir = escape(args.dir.as_os_str().as_bytes());
+        terminal.line(&format!("{dir}: {what} as you (--drop-setuid leaves these bits unset)"));
+    }
+    drop(terminal);
     if context.json() {
         context.document(&Exported { digest: DigestText(&digest), summary: &summary })?;
+        context.flush()?;
     } else {
-        context.line(format_args!(
-            "files {}, directories {}, symlinks {}, damaged {}, left out {}, altered {}",
-            summary.files,
-            summary.directories,
-            summary.symlinks,
-            summary.damaged,
-            summary.left_out,
-            summary.altered
-        ))?;
-        context.line(format_args!("bytes out {}", summary.bytes_out))?;
-        context.line(format_args!("seconds {:.2}", summary.seconds))?;
+        say_exported(&summary);
     }
-    context.flush()?;
     context.release(store);
     Ok(match summary {
         ExportSummary { damaged: 1.., .. } => Exit::Failure,
@@ -105,4 +108,36 @@ pub(crate) fn export(context: &mut Context, args: &ExportArgs) -> Result<Exit, C
         }
         _ => Exit::Ok,
     })
+}
+
+fn say_exported(summary: &ExportSummary) {
+    let mut text = entries(summary.files, summary.directories, summary.symlinks);
+    add(&mut text, summary.damaged, "missing or damaged");
+    add(&mut text, summary.left_out, "left out");
+    add(&mut text, summary.altered, "without their mode or time");
+    say(&format!("{text}; {} out; {:.2} s", HumanBytes(summary.bytes_out), summary.seconds));
+}
+
+fn say(text: &str) {
+    // Nobody can be told that stderr is gone.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn entries(files: u64, directories: u64, symlinks: u64) -> String {
+    format!(
+        "{}, {}, {}",
+        counted(files, "file", "files"),
+        counted(directories, "directory", "directories"),
+        counted(symlinks, "symlink", "symlinks")
+    )
+}
+
+fn add(text: &mut String, count: u64, what: &str) {
+    if count > 0 {
+        text.push_str(&format!(", {} {what}", HumanCount(count)));
+    }
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", HumanCount(count), if count == 1 { one } else { many })
 }

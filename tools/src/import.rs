@@ -1,0 +1,699 @@
+//! `pinstone import`: a directory and all below it become values, and one pointer names the root.
+//!
+//! 1. The walk goes down the tree, depth first, one open directory to the next (never by path, never
+//!    through a symlink). It lists a directory, hands its files and symlinks to the threads in
+//!    small jobs, and goes on with its subdirectories.
+//! 2. The threads open, read and put (`import/read.rs`), and give back what each entry became.
+//! 3. A directory whose entries are all known becomes a tree value, and thereby a known entry of its
+//!    parent; the walk does not wait for that.
+//! 4. When the root is known, one commit points the name at it. Whoever is killed before that has
+//!    changed no pointer.
+//!
+//! Invariants:
+//! - I1: what is kept does not depend on the number of threads or on their order: entries are kept by
+//!   their place among the sorted names.
+//! - I2: memory holds the directories on the path and those with files in the threads' hands (at most
+//!   [`QUEUE_JOBS_PER_THREAD`] jobs a thread wait), not the tree.
+//! - I3: nothing is left out silently, but for the store itself and what rules for leaving out name.
+//!
+//! The walk crosses mount points: what is seen below the directory is what is kept.
+
+mod read;
+mod rules;
+
+pub(crate) use self::read::meta as meta_of;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use pinstone::{Batch, Digest, Store};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+
+use self::read::{Kept, Refusal, Shared};
+use self::rules::Rules;
+use crate::dir_stack::{DirStack, FileId, file_type, open_dir_at};
+use crate::text::escape;
+use crate::tree::{self, Entry, Meta, Node, TreeBuilder, TreeError};
+use crate::watch::Watch;
+
+/// More threads than this do not help: by then it is the disk that is waited for.
+const THREADS_MAX: usize = 8;
+
+/// Jobs that may wait for each thread.
+const QUEUE_JOBS_PER_THREAD: usize = 4;
+
+/// Entries of one job.
+const JOB_ENTRIES: usize = 16;
+
+/// What to import and how.
+#[derive(Clone, Debug)]
+pub struct ImportOptions {
+    /// Leave out what `.gitignore` files name, and `.git`.
+    pub gitignore: bool,
+    /// The longest value that the store takes.
+    pub value_bytes_max: u64,
+    /// Threads that read and store; 0 for as many as the machine runs at once.
+    pub threads: usize,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        let value_bytes_max = pinstone::Options::default().value_bytes_max;
+        Self { gitignore: false, value_bytes_max, threads: 0 }
+    }
+}
+
+/// What an import did.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct ImportSummary {
+    /// Regular files kept, each name counted.
+    pub files: u64,
+    /// Directories kept, the root included.
+    pub directories: u64,
+    /// Symlinks kept.
+    pub symlinks: u64,
+    /// Entries reported and left out; what lies below a directory left out is not counted.
+    pub left_out: u64,
+    /// Values that the store did not hold before: contents and trees.
+    pub values_new: u64,
+    /// Values that it held already.
+    pub values_known: u64,
+    /// Bytes of the files kept.
+    pub bytes_in: u64,
+    /// By how much the values held have grown, in bytes as stored.
+    pub bytes_stored: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Why nothing was imported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// The directory itself cannot be read.
+    #[error("cannot read the directory {}", path.display())]
+    Root {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory itself cannot be kept.
+    #[error("cannot import {}: {reason}", path.display())]
+    RootLeftOut {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] pinstone::Error),
+    /// A thread could not be started or ended early.
+    #[error("the import's threads failed")]
+    Threads {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why an entry is not in the tree.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LeftOut {
+    #[error("it is {what}")]
+    Kind { what: &'static str },
+    #[error("it cannot be read: {source}")]
+    Unreadable { source: io::Error },
+    #[error("it changed while it was read")]
+    Changed,
+    #[error("it says that it has {expected} bytes, but has {found} or more")]
+    WrongLength { expected: u64, found: u64 },
+    #[error("it vanished while the directory was read")]
+    Vanished,
+    #[error("its directory was moved or replaced while it was read: {source}")]
+    Moved { source: io::Error },
+    #[error("it has {found} bytes, a value at most {max}")]
+    TooLarge { found: u64, max: u64 },
+    #[error("the tree value of this directory would have {found} bytes, a value at most {max}")]
+    TreeTooLarge { found: u64, max: u64 },
+    #[error("its name has {found} bytes, at most {} can be kept", tree::NAME_BYTES_MAX)]
+    NameLength { found: usize },
+    #[error("its target has {found} bytes, 1 to {} can be kept", tree::TARGET_BYTES_MAX)]
+    TargetLength { found: usize },
+    #[error("{source}")]
+    Unfit { source: TreeError },
+}
+
+/// Imports `dir` into `store`, whose files lie in `store_dir`, and points `name` at its tree value.
+/// The values and the pointer are on stable storage when it returns.
+pub fn import(
+    store: &Store,
+    store_dir: &Path,
+    dir: &Path,
+    name: &[u8],
+    options: &ImportOptions,
+    watch: &mut dyn Watch,
+) -> Result<(Digest, ImportSummary), ImportError> {
+    let start = Instant::now();
+    // The commit would refuse the name too, but only after all the work.
+    if name.is_empty() || name.len() > pinstone::NAME_BYTES_MAX {
+        return Err(pinstone::Error::NameLength { len_bytes: name.len() }.into());
+    }
+    let stored_before = store.stats().value_bytes;
+    let root_error = |source| ImportError::Root { path: dir.to_owned(), source };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened =
+        rustix::fs::open(dir, flags, Mode::empty()).map_err(|errno| root_error(errno.into()))?;
+    let stat = rustix::fs::fstat(&opened).map_err(|errno| root_error(errno.into()))?;
+    let store_id = rustix::fs::stat(store_dir).ok().map(|stat| FileId::of(&stat));
+    if store_id == Some(FileId::of(&stat)) {
+        let reason = "it is the store itself".to_owned();
+        return Err(ImportError::RootLeftOut { path: dir.to_owned(), reason });
+    }
+    let rules = options.gitignore.then(|| Rules::above(dir, &mut |what| watch.line(&what)));
+
+    let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = if options.threads == 0 { available() } else { options.threads };
+    let threads = threads.clamp(1, THREADS_MAX);
+    let shared =
+        Shared { store, value_bytes_max: options.value_bytes_max, large: Mutex::default() };
+    let stop = AtomicBool::new(false);
+    let (jobs, jobs_out) = sync_channel(threads * QUEUE_JOBS_PER_THREAD);
+    let jobs_out = Mutex::new(jobs_out);
+    let (done_in, done) = channel();
+
+    let (root, mut summary) = std::thread::scope(|scope| {
+        // Also on an early return: the threads end once the queue's sender is dropped.
+        for index in 0..threads {
+            let (shared, jobs_out, stop, done_in) = (&shared, &jobs_out, &stop, done_in.clone());
+            std::thread::Builder::new()
+                .name(format!("import-{index}"))
+                .spawn_scoped(scope, move || work(shared, jobs_out, stop, &done_in))
+                .map_err(|source| ImportError::Threads { source })?;
+        }
+        drop(done_in);
+        let mut walk = Walk {
+            shared: &shared,
+            dir,
+            store_id,
+            rules,
+            jobs: Some(jobs),
+            done,
+            pending: BTreeMap::new(),
+            next_id: 0,
+            path: Vec::new(),
+            root: None,
+            summary: ImportSummary::default(),
+            watch,
+        };
+        let result = walk.run(opened, &stat);
+        stop.store(true, Ordering::Relaxed);
+        result.map(|root| (root, walk.summary))
+    })?;
+
+    store.commit(Batch::new().set(name, root))?;
+    summary.bytes_stored = store.stats().value_bytes.saturating_sub(stored_before);
+    summary.seconds = start.elapsed().as_secs_f64();
+    Ok((root, summary))
+}
+
+/// Some entries of one directory, for a thread.
+#[derive(Debug)]
+struct Job {
+    directory: DirectoryId,
+    dir: Arc<OwnedFd>,
+    entries: Vec<(usize, Box<[u8]>, FileType)>,
+}
+
+/// What became of them.
+#[derive(Debug)]
+struct Done {
+    directory: DirectoryId,
+    entries: Vec<(usize, Result<Kept, Refusal>)>,
+}
+
+/// What each thread does until the jobs end.
+fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Job>>, stop: &AtomicBool, done: &Sender<Done>) {
+    let mut buffer = Vec::new();
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        if stop.load(Ordering::Relaxed) {
+            continue;
+        }
+        let keep = |(slot, name, kind): (usize, Box<[u8]>, FileType)| {
+            (slot, read::keep(shared, &job.dir, &name, kind, &mut buffer))
+        };
+        let entries = job.entries.into_iter().map(keep).collect();
+        if done.send(Done { directory: job.directory, entries }).is_err() {
+            return;
+        }
+    }
+}
+
+/// The number of a directory in the order of the walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct DirectoryId(u64);
+
+/// What a known entry is. The name stands beside it.
+#[derive(Debug)]
+enum Known {
+    File { meta: Meta, len_bytes: u64, digest: Digest },
+    Directory { digest: Digest },
+    Symlink { meta: Meta, target: Box<[u8]> },
+}
+
+impl Known {
+    fn node(&self) -> Node<'_> {
+        match self {
+            Self::File { meta, len_bytes, digest } => {
+                Node::File { meta: *meta, len_bytes: *len_bytes, digest: *digest }
+            }
+            Self::Directory { digest } => Node::Directory { digest: *digest },
+            Self::Symlink { meta, target } => Node::Symlink { meta: *meta, target },
+        }
+    }
+}
+
+/// A directory, some of whose entries are not yet known.
+#[derive(Debug)]
+struct Pending {
+    /// The directory above, and this one's place in it.
+    parent: Option<(DirectoryId, usize)>,
+    meta: Meta,
+    /// Sorted.
+    names: Vec<Box<[u8]>>,
+    /// Beside each name, what it is; `None` while unknown, and for what is left out.
+    known: Vec<Option<Known>>,
+    unknown_count: usize,
+}
+
+/// One directory on the path of the walk.
+#[derive(Debug)]
+struct Level {
+    directory: DirectoryId,
+    /// Places of the subdirectories to go to, the next one last.
+    subdirectories: Vec<usize>,
+    /// How long the path above it is.
+    path_bytes: usize,
+}
+
+struct Walk<'a> {
+    shared: &'a Shared<'a>,
+    dir: &'a Path,
+    store_id: Option<FileId>,
+    rules: Option<Rules>,
+    /// `None` once all jobs are handed out.
+    jobs: Option<SyncSender<Job>>,
+    done: Receiver<Done>,
+    pending: BTreeMap<DirectoryId, Pending>,
+    next_id: u64,
+    /// From the imported directory to the deepest on the path, with a slash behind each name.
+    path: Vec<u8>,
+    /// The root's tree value, once it is known.
+    root: Option<Digest>,
+    summary: ImportSummary,
+    watch: &'a mut dyn Watch,
+}
+
+impl Walk<'_> {
+    fn run(&mut self, root: OwnedFd, stat: &Stat) -> Result<Digest, ImportError> {
+        let mut stack = DirStack::new(root, FileId::of(stat));
+        let dir = stack.top().map_err(|source| self.root_error(source))?;
+        let mut levels = vec![self.enter(&dir, stat, None, 0)?.map_err(|reason| match reason {
+            LeftOut::Unreadable { source } => self.root_error(source),
+            reason => self.root_left_out(&reason),
+        })?];
+        drop(dir);
+        while let Some(level) = levels.last_mut() {
+            let directory = level.directory;
+            if let Some(place) = level.subdirectories.pop() {
+                if let Some(level) = self.descend(&mut stack, (directory, place), levels.len())? {
+                    levels.push(level);
+                }
+            } else {
+                self.path.truncate(level.path_bytes);
+                levels.pop();
+                stack.pop();
+                if let Some(rules) = &mut self.rules {
+                    rules.leave(levels.len());
+                }
+            }
+            while let Ok(done) = self.done.try_recv() {
+                self.take_in(done)?;
+            }
+        }
+        self.jobs = None;
+        while let Ok(done) = self.done.recv() {
+            self.take_in(done)?;
+        }
+        self.root.ok_or_else(|| ImportError::Threads {
+            source: io::Error::other("one ended before its work was done"),
+        })
+    }
+
+    /// Goes to the subdirectory at `place`, to become the level at `depth`; `None` if it is left
+    /// out.
+    fn descend(
+        &mut self,
+        stack: &mut DirStack,
+        place: (DirectoryId, usize),
+        depth: usize,
+    ) -> Result<Option<Level>, ImportError> {
+        let name = self.pending[&place.0].names[place.1].clone();
+        let opened = stack.top().map_err(|source| LeftOut::Moved { source }).and_then(|above| {
+            open_dir_at(&above, &name).map_err(|error| match error.raw_os_error() {
+                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => LeftOut::Vanished,
+                Some(code)
+                    if code == rustix::io::Errno::LOOP.raw_os_error()
+                        || code == rustix::io::Errno::NOTDIR.raw_os_error() =>
+                {
+                    LeftOut::Changed
+                }
+                _ => LeftOut::Unreadable { source: error },
+            })
+        });
+        let (opened, stat) = match opened {
+            Ok(opened) => opened,
+            Err(reason) => {
+                self.report(place.0, &name, &reason);
+                self.resolve(place, None)?;
+                return Ok(None);
+            }
+        };
+        if self.store_id == Some(FileId::of(&stat)) {
+            let path = self.shown_path(place.0, &name);
+            self.watch.line(&format!("{path}: left out: it is the store itself"));
+            self.resolve(place, None)?;
+            return Ok(None);
+        }
+        stack.push(&name, opened, FileId::of(&stat));
+        let path_bytes = self.path.len();
+        self.path.extend(&name);
+        self.path.push(b'/');
+        let entered = match stack.top() {
+            Ok(dir) => self.enter(&dir, &stat, Some(place), depth)?,
+            Err(source) => Err(LeftOut::Moved { source }),
+        };
+        match entered {
+            Ok(level) => Ok(Some(Level { path_bytes, ..level })),
+            Err(reason) => {
+                self.path.truncate(path_bytes);
+                stack.pop();
+                self.report(place.0, &name, &reason);
+                self.resolve(place, None)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Lists a directory and hands out its files and symlinks.
+    fn enter(
+        &mut self,
+        dir: &Arc<OwnedFd>,
+        stat: &Stat,
+        parent: Option<(DirectoryId, usize)>,
+        depth: usize,
+    ) -> Result<Result<Level, LeftOut>, ImportError> {
+        let mut listed = match list(dir) {
+            Ok(listed) => listed,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let directory = DirectoryId(self.next_id);
+        self.next_id += 1;
+        self.apply_rules(dir, &mut listed, depth);
+
+        // What cannot be kept is told here and has no place.
+        let mut names = Vec::with_capacity(listed.len());
+        let mut subdirectories = Vec::new();
+        let mut entries = Vec::new();
+        let mut refused = Vec::new();
+        for (name, kind) in listed {
+            match kind {
+                Ok(FileType::Directory) => subdirectories.push(names.len()),
+                Ok(kind) => entries.push((names.len(), name.clone(), kind)),
+                Err(reason) => {
+                    refused.push((name, reason));
+                    continue;
+                }
+            }
+            names.push(name);
+        }
+        subdirectories.reverse();
+        let known = names.iter().map(|_| None).collect();
+        let unknown_count = names.len();
+        let meta = read::meta(stat);
+        let pending = Pending { parent, meta, names, known, unknown_count };
+        self.pending.insert(directory, pending);
+        for (name, reason) in refused {
+            self.report(directory, &name, &reason);
+        }
+        if unknown_count == 0 {
+            self.finish(directory)?;
+        }
+        self.hand_out(directory, dir, entries)?;
+        Ok(Ok(Level { directory, subdirectories, path_bytes: 0 }))
+    }
+
+    fn hand_out(
+        &mut self,
+        directory: DirectoryId,
+        dir: &Arc<OwnedFd>,
+        entries: Vec<(usize, Box<[u8]>, FileType)>,
+    ) -> Result<(), ImportError> {
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let entries = entries.by_ref().take(JOB_ENTRIES).collect();
+            let job = Job { directory, dir: Arc::clone(dir), entries };
+            let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+            if !sent {
+                let source = io::Error::other("all of them ended");
+                return Err(ImportError::Threads { source });
+            }
+            while let Ok(done) = self.done.try_recv() {
+                self.take_in(done)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the directory's own rules, and leaves out what the rules name.
+    fn apply_rules(&mut self, dir: &OwnedFd, listed: &mut Listed, depth: usize) {
+        let Some(mut rules) = self.rules.take() else { return };
+        let is_rules = |(name, kind): &(Box<[u8]>, Result<FileType, LeftOut>)| {
+            **name == *rules::FILE_NAME && matches!(kind, Ok(FileType::RegularFile))
+        };
+        if listed.iter().any(is_rules) {
+            let file = self.shown(&[&self.path, rules::FILE_NAME].concat());
+            let mut warn = |what: String| self.watch.line(&format!("{file}: {what}"));
+            match read::small_file(dir, rules::FILE_NAME, rules::FILE_BYTES_MAX) {
+                Ok(lines) => rules.enter(&lines, depth, self.path.len(), &mut warn),
+                Err(reason) => warn(format!("its rules were ignored: {reason}")),
+            }
+        }
+        let mut path = self.path.clone();
+        listed.retain(|(name, kind)| {
+            path.truncate(self.path.len());
+            path.extend(name);
+            !rules.leave_out(&path, matches!(kind, Ok(FileType::Directory)))
+        });
+        self.rules = Some(rules);
+    }
+
+    /// Notes what a thread found.
+    fn take_in(&mut self, done: Done) -> Result<(), ImportError> {
+        for (slot, outcome) in done.entries {
+            let known = match outcome {
+                Ok(Kept::File { meta, len_bytes, digest, new }) => {
+                    self.summary.files += 1;
+                    self.summary.bytes_in += len_bytes;
+                    self.count_value(new);
+                    Some(Known::File { meta, len_bytes, digest })
+                }
+                Ok(Kept::Symlink { meta, target }) => {
+                    self.summary.symlinks += 1;
+                    Some(Known::Symlink { meta, target })
+                }
+                Err(Refusal::LeftOut(reason)) => {
+                    let name = self.pending[&done.directory].names[slot].clone();
+                    self.report(done.directory, &name, &reason);
+                    None
+                }
+                Err(Refusal::Store(error)) => return Err(error.into()),
+            };
+            self.resolve((done.directory, slot), known)?;
+        }
+        self.watch.progress(self.summary.files, self.summary.bytes_in);
+        Ok(())
+    }
+
+    /// Notes that the entry at `place` is known or left out.
+    fn resolve(
+        &mut self,
+        (directory, slot): (DirectoryId, usize),
+        known: Option<Known>,
+    ) -> Result<(), ImportError> {
+        let pending = self.pending.get_mut(&directory);
+        let pending = pending.expect("a directory is pending while one of its entries is unknown");
+        pending.known[slot] = known;
+        pending.unknown_count -= 1;
+        if pending.unknown_count == 0 { self.finish(directory) } else { Ok(()) }
+    }
+
+    /// Stores the tree of a directory whose entries are all known; then of its parent if that was the
+    /// last one unknown there, and so on up.
+    fn finish(&mut self, mut directory: DirectoryId) -> Result<(), ImportError> {
+        loop {
+            let known = match self.store_tree(directory)? {
+                Ok(digest) => Some(Known::Directory { digest }),
+                Err(reason) => {
+                    self.report_directory(directory, &reason)?;
+                    None
+                }
+            };
+            let finished = self.pending.remove(&directory);
+            let finished = finished.expect("a directory is pending until it is finished");
+            let Some((parent, slot)) = finished.parent else {
+                if let Some(Known::Directory { digest }) = known {
+                    self.root = Some(digest);
+                }
+                return Ok(());
+            };
+            let pending = self.pending.get_mut(&parent);
+            let pending = pending.expect("a directory is pending while a subdirectory is unknown");
+            pending.known[slot] = known;
+            pending.unknown_count -= 1;
+            if pending.unknown_count > 0 {
+                return Ok(());
+            }
+            directory = parent;
+        }
+    }
+
+    fn store_tree(
+        &mut self,
+        directory: DirectoryId,
+    ) -> Result<Result<Digest, LeftOut>, ImportError> {
+        let pending = &self.pending[&directory];
+        let bytes = match encode(pending) {
+            Ok(bytes) => bytes,
+            Err(source) => return Ok(Err(LeftOut::Unfit { source })),
+        };
+        let too_large = |found, max| Ok(Err(LeftOut::TreeTooLarge { found, max }));
+        if bytes.len() as u64 > self.shared.value_bytes_max {
+            return too_large(bytes.len() as u64, self.shared.value_bytes_max);
+        }
+        match self.shared.store.put(&bytes) {
+            Ok(put) => {
+                self.summary.directories += 1;
+                self.count_value(put.new);
+                Ok(Ok(put.digest))
+            }
+            Err(pinstone::Error::Limit { max, found, .. }) => too_large(found, max),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn count_value(&mut self, new: bool) {
+        if new {
+            self.summary.values_new += 1;
+        } else {
+            self.summary.values_known += 1;
+        }
+    }
+
+    fn report(&mut self, directory: DirectoryId, name: &[u8], reason: &LeftOut) {
+        let path = self.shown_path(directory, name);
+        self.watch.line(&format!("{path}: left out: {reason}"));
+        self.summary.left_out += 1;
+    }
+
+    /// Reports a directory that is still pending; the root cannot be left out.
+    fn report_directory(
+        &mut self,
+        directory: DirectoryId,
+        reason: &LeftOut,
+    ) -> Result<(), ImportError> {
+        let Some((parent, slot)) = self.pending[&directory].parent else {
+            return Err(self.root_left_out(reason));
+        };
+        let name = self.pending[&parent].names[slot].clone();
+        self.report(parent, &name, reason);
+        Ok(())
+    }
+
+    /// The path of an entry of a pending directory, for reading.
+    fn shown_path(&self, directory: DirectoryId, name: &[u8]) -> String {
+        let mut names = vec![name];
+        let mut at = directory;
+        while let Some((parent, slot)) = self.pending[&at].parent {
+            names.push(&self.pending[&parent].names[slot]);
+            at = parent;
+        }
+        names.reverse();
+        self.shown(&names.join(&b'/'))
+    }
+
+    fn shown(&self, path: &[u8]) -> String {
+        let dir = self.dir.as_os_str().as_bytes();
+        let slash: &[u8] = if dir.ends_with(b"/") { b"" } else { b"/" };
+        escape(&[dir, slash, path].concat())
+    }
+
+    fn root_error(&self, source: io::Error) -> ImportError {
+        ImportError::Root { path: self.dir.to_owned(), source }
+    }
+
+    fn root_left_out(&self, reason: &LeftOut) -> ImportError {
+        ImportError::RootLeftOut { path: self.dir.to_owned(), reason: reason.to_string() }
+    }
+}
+
+fn encode(pending: &Pending) -> Result<Vec<u8>, TreeError> {
+    let mut builder = TreeBuilder::new(&pending.meta)?;
+    for (name, known) in pending.names.iter().zip(&pending.known) {
+        if let Some(known) = known {
+            builder.push(&Entry { name, node: known.node() })?;
+        }
+    }
+    Ok(builder.finish())
+}
+
+/// The names in a directory, sorted, and what each is, or why it cannot be kept.
+type Listed = Vec<(Box<[u8]>, Result<FileType, LeftOut>)>;
+
+fn list(dir: &Arc<OwnedFd>) -> Result<Listed, LeftOut> {
+    let unreadable = |source: io::Error| LeftOut::Unreadable { source };
+    let own = dir.try_clone().map_err(unreadable)?;
+    let stream = rustix::fs::Dir::new(own).map_err(|errno| unreadable(errno.into()))?;
+    let mut listed = Listed::new();
+    for entry in stream {
+        let entry = entry.map_err(|errno| unreadable(errno.into()))?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            _ if name.len() > tree::NAME_BYTES_MAX => {
+                Err(LeftOut::NameLength { found: name.len() })
+            }
+            FileType::Unknown => read::stat_name(dir, name).map(|stat| file_type(&stat)),
+            kind => Ok(kind),
+        };
+        let kind = kind.and_then(read::refuse_special);
+        listed.push((Box::from(name), kind));
+    }
+    listed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    // A directory that changes while it is read may give a name twice.
+    listed.dedup_by(|a, b| a.0 == b.0);
+    Ok(listed)
+}

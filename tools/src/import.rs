@@ -87,7 +87,7 @@ pub struct ImportSummary {
     pub values_known: u64,
     /// Bytes of the files kept.
     pub bytes_in: u64,
-    /// By how much the values held have grown, in bytes as stored.
+    /// Bytes of the new values: contents and trees.
     pub bytes_stored: u64,
     /// How long it took.
     pub seconds: f64,
@@ -168,7 +168,6 @@ pub fn import(
     if name.is_empty() || name.len() > pinstone::NAME_BYTES_MAX {
         return Err(pinstone::Error::NameLength { len_bytes: name.len() }.into());
     }
-    let stored_before = store.stats().value_bytes;
     let root_error = |source| ImportError::Root { path: dir.to_owned(), source };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened =
@@ -221,7 +220,6 @@ pub fn import(
     })?;
 
     store.commit(Batch::new().set(name, root))?;
-    summary.bytes_stored = store.stats().value_bytes.saturating_sub(stored_before);
     summary.seconds = start.elapsed().as_secs_f64();
     Ok((root, summary))
 }
@@ -516,7 +514,7 @@ impl Walk<'_> {
                 Ok(Kept::File { meta, len_bytes, digest, new }) => {
                     self.summary.files += 1;
                     self.summary.bytes_in += len_bytes;
-                    self.count_value(new);
+                    self.count_value(new, len_bytes);
                     Some(Known::File { meta, len_bytes, digest })
                 }
                 Ok(Kept::Symlink { meta, target }) => {
@@ -595,7 +593,7 @@ impl Walk<'_> {
         match self.shared.store.put(&bytes) {
             Ok(put) => {
                 self.summary.directories += 1;
-                self.count_value(put.new);
+                self.count_value(put.new, bytes.len() as u64);
                 Ok(Ok(put.digest))
             }
             Err(pinstone::Error::Limit { max, found, .. }) => too_large(found, max),
@@ -603,9 +601,10 @@ impl Walk<'_> {
         }
     }
 
-    fn count_value(&mut self, new: bool) {
+    fn count_value(&mut self, new: bool, len_bytes: u64) {
         if new {
             self.summary.values_new += 1;
+            self.summary.bytes_stored += len_bytes;
         } else {
             self.summary.values_known += 1;
         }

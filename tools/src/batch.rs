@@ -1,8 +1,155 @@
-//! `pinstone batch`: JSON lines drive the store.
+//! `pinstone batch`: JSON lines drive the store, from any language. The protocol stands in its `--help`.
+//!
+//! 1. A line is read (`batch/line.rs`), never more of it than the longest request needs.
+//! 2. It is decoded (`batch/request.rs`); whatever is not exactly a request is refused before the
+//!    store is asked.
+//! 3. The store answers, and one line of JSON is written and flushed (`batch/reply.rs`).
+//!
+//! - B1: one line in, one line out, in order, each written before the next request is begun.
+//! - B2: no line ends the process; only the end of stdin, or a stream that fails, does.
+//! - B3: a request that is refused as `bad_request` or `limit` before it reached the store has
+//!   stored nothing.
 
-use crate::context::Context;
+mod line;
+mod reply;
+mod request;
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::ops::Bound;
+use std::path::Path;
+
+use pinstone::{Batch, CheckOptions, Error, Options, Store};
+
+use self::line::{Line, LineReader};
+use self::reply::{Answer, Fault, Listed};
+use self::request::{Change, Commit, List, Request, Target};
+use crate::context::{Absent, Context};
 use crate::exit::{CliError, Exit};
 
-pub(crate) fn run(_context: &mut Context) -> Result<Exit, CliError> {
-    Err(CliError::Usage("batch".to_owned()))
+/// Bytes read from stdin at a time.
+const INPUT_BYTES: usize = 64 << 10;
+
+/// What a line may have beside the base64 of a value.
+const ENVELOPE_BYTES: u64 = 64 << 10;
+
+pub(crate) fn run(context: &mut Context) -> Result<Exit, CliError> {
+    let store = context.open(Absent::Create)?;
+    let input = BufReader::with_capacity(INPUT_BYTES, io::stdin().lock());
+    let served = serve(&store, input, context.output(), Options::default().value_bytes_max);
+    let poisoned = store.stats().poisoned;
+    let closed = store.close();
+    served?;
+    if let Some(cause) = poisoned {
+        return Err(Error::Poisoned { cause }.into());
+    }
+    closed?;
+    Ok(Exit::Ok)
+}
+
+/// Answers each line of `input` on `output`, until `input` ends.
+pub fn serve(
+    store: &Store,
+    input: impl BufRead,
+    output: &mut impl Write,
+    value_bytes_max: u64,
+) -> Result<(), CliError> {
+    let mut lines = LineReader::new(input, line_bytes_max(value_bytes_max));
+    let unread = |error| CliError::file("read", Path::new("standard input"), error);
+    while let Some(line) = lines.next().map_err(unread)? {
+        match line {
+            Line::Whole(line) => {
+                let (id, request) = request::decode(line);
+                let answer = request.and_then(|request| answer(store, request));
+                reply::write(output, id, &answer)
+            }
+            Line::TooLong => {
+                let message = format!("a line has at most {} bytes", lines.bytes_max());
+                reply::write(output, None, &Err(Fault::limit(message)))
+            }
+        }
+        .map_err(CliError::Output)?;
+    }
+    Ok(())
+}
+
+/// Bytes of the longest line: the base64 of the largest value, and an envelope.
+fn line_bytes_max(value_bytes_max: u64) -> u64 {
+    value_bytes_max.div_ceil(3) * 4 + ENVELOPE_BYTES
+}
+
+fn answer(store: &Store, request: Request<'_>) -> Result<Answer, Fault> {
+    match request {
+        Request::Put(value) => {
+            let put = store.put(&value)?;
+            Ok(Answer::Put { digest: put.digest, new: put.new })
+        }
+        Request::Commit(request) => commit(store, request),
+        Request::Get(target) => get(store, &target),
+        Request::Has(digests) => {
+            let present = digests.iter().map(|digest| store.contains(digest));
+            Ok(Answer::Has { present: present.collect::<Result<_, _>>()? })
+        }
+        Request::List(request) => list(store, &request),
+        Request::Sync => {
+            store.sync()?;
+            Ok(Answer::Done {})
+        }
+        Request::Stats => Ok(Answer::Stats { stats: Box::new(store.stats()) }),
+        Request::Check { read_data } => {
+            let report = store.check(&CheckOptions { read_data, progress: None })?;
+            Ok(Answer::Checked { findings: report.findings })
+        }
+    }
+}
+
+fn commit(store: &Store, request: Commit) -> Result<Answer, Fault> {
+    let mut batch = Batch::new();
+    for (name, change) in request.changes {
+        batch = match change {
+            Change::Set(digest) => batch.set(name, digest),
+            Change::SetData(value) => batch.set(name, store.put(&value)?.digest),
+            Change::Delete => batch.delete(name),
+        };
+    }
+    for (name, current) in request.requires {
+        batch = batch.require(name, current);
+    }
+    Ok(Answer::Commit { commit: store.commit(batch)?.0 })
+}
+
+fn get(store: &Store, target: &Target) -> Result<Answer, Fault> {
+    let digest = match target {
+        Target::Digest(digest) => *digest,
+        Target::Pointer(name) => {
+            let absent = || CliError::PointerAbsent(name.clone());
+            store.pointer(name)?.ok_or_else(|| Fault::not_found(&absent()))?
+        }
+    };
+    let value =
+        store.get(&digest)?.ok_or_else(|| Fault::not_found(&CliError::ValueAbsent(digest)))?;
+    Ok(Answer::Get { digest, value })
+}
+
+fn list(store: &Store, request: &List) -> Result<Answer, Fault> {
+    let List { prefix, after, limit } = request;
+    // Names below the prefix are skipped, those above it end the list.
+    let from = if after.as_slice() < prefix.as_slice() {
+        Bound::Included(prefix.as_slice())
+    } else {
+        Bound::Excluded(after.as_slice())
+    };
+    let mut pointers = Vec::new();
+    let mut more = false;
+    for pointer in store.pointers::<(Bound<&[u8]>, Bound<&[u8]>)>((from, Bound::Unbounded)) {
+        let (name, digest) = pointer?;
+        if !name.starts_with(prefix) {
+            break;
+        }
+        if pointers.len() == *limit {
+            more = true;
+            break;
+        }
+        pointers.push((name, digest));
+    }
+    Ok(Answer::List(Listed { pointers, more }))
 }

@@ -79,6 +79,11 @@ impl Context {
         self.out.write_all(b"\n").map_err(CliError::Output)
     }
 
+    /// Where answers are written.
+    pub fn output(&mut self) -> &mut impl Write {
+        &mut self.out
+    }
+
     /// Hands over what was printed so far.
     pub fn flush(&mut self) -> Result<(), CliError> {
         self.out.flush().map_err(CliError::Output)

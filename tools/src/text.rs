@@ -100,7 +100,8 @@ impl NameArg {
     }
 }
 
-fn name_of(name: Vec<u8>) -> Result<Vec<u8>, NameError> {
+/// The name, if it has a length that a name may have.
+pub fn name_of(name: Vec<u8>) -> Result<Vec<u8>, NameError> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return Err(NameError { found: name.len() });
     }

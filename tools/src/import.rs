@@ -13,7 +13,7 @@
 //! - I1: what is kept does not depend on the number of threads or on their order: entries are kept by
 //!   their place among the sorted names.
 //! - I2: memory holds the directories on the path and those with files in the threads' hands (at most
-//!   [`QUEUE_JOBS_PER_THREAD`] jobs a thread wait), not the tree.
+//!   `QUEUE_JOBS_PER_THREAD` jobs a thread wait), not the tree.
 //! - I3: nothing is left out silently, but for the store itself and what rules for leaving out name.
 //!
 //! The walk crosses mount points: what is seen below the directory is what is kept.

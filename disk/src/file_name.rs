@@ -46,6 +46,9 @@ pub enum FileName {
     Current,
     /// The next CURRENT, before it is renamed.
     CurrentTemp,
+    /// Space set aside while the store is open, so that recovery and deletions have some on a full
+    /// device. Its content means nothing.
+    Reserve,
     /// A segment of a log: its ordinal in that log, and the epoch of the writer that created it.
     Segment {
         /// The log it belongs to.
@@ -63,6 +66,7 @@ impl fmt::Display for FileName {
             Self::Lock => f.write_str("LOCK"),
             Self::Current => f.write_str("CURRENT"),
             Self::CurrentTemp => f.write_str("CURRENT.tmp"),
+            Self::Reserve => f.write_str("RESERVE"),
             Self::Segment { log, ordinal, epoch } => {
                 write!(f, "{}-{ordinal:08}-{epoch:08}.log", log.word())
             }
@@ -83,6 +87,7 @@ impl FromStr for FileName {
             "LOCK" => return Ok(Self::Lock),
             "CURRENT" => return Ok(Self::Current),
             "CURRENT.tmp" => return Ok(Self::CurrentTemp),
+            "RESERVE" => return Ok(Self::Reserve),
             _ => {}
         }
         let mut parts = name.strip_suffix(".log").ok_or(NotOurs)?.split('-');
@@ -110,6 +115,7 @@ mod tests {
             FileName::Lock,
             FileName::Current,
             FileName::CurrentTemp,
+            FileName::Reserve,
             FileName::Segment { log: LogKind::Blob, ordinal: 1, epoch: 2 },
             FileName::Segment { log: LogKind::Pointer, ordinal: u32::MAX, epoch: u32::MAX },
             FileName::Segment { log: LogKind::Root, ordinal: 123_456_789, epoch: 0 },

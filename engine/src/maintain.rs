@@ -151,6 +151,7 @@ pub(crate) fn grow_blob_log(inner: &Inner) -> Result<()> {
     if inner.blob.has_next() {
         return Ok(());
     }
+    inner.reserve.hold()?;
     let segment = inner.root.add_segment(LogKind::Blob, inner.options.segment_bytes)?;
     inner.segments.add_unsealed(segment.clone());
     inner.blob.offer(segment).expect("none waits, and only this function offers");

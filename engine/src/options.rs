@@ -42,6 +42,10 @@ pub struct Options {
     pub segment_bytes: u64,
     /// The same for the pointer log. Default: 16 MiB.
     pub pointer_segment_bytes: u64,
+    /// Bytes of disk set aside while the store is open, for what must be possible on a full
+    /// device: opening after a crash, which copies what is not sealed, and deletions. The blob log
+    /// takes no further segment while they are not all there. Default: one segment of each log.
+    pub reserve_bytes: u64,
     /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;
     /// larger ones are written straight through.
@@ -77,6 +81,7 @@ impl Options {
         bound("commit_bytes_max", 1..=Self::COMMIT_BYTES_LIMIT, self.commit_bytes_max)?;
         bound("segment_bytes", Self::SEGMENT_BYTES, self.segment_bytes)?;
         bound("pointer_segment_bytes", Self::SEGMENT_BYTES, self.pointer_segment_bytes)?;
+        bound("reserve_bytes", 0..=1 << 40, self.reserve_bytes)?;
         bound("open_files_max", 1..=1 << 20, self.open_files_max as u64)?;
         bound("append_buffer_bytes", buffer, self.append_buffer_bytes as u64)
     }
@@ -90,6 +95,7 @@ impl Default for Options {
             commit_bytes_max: 16 << 20,
             segment_bytes: 64 << 20,
             pointer_segment_bytes: 16 << 20,
+            reserve_bytes: (64 << 20) + (16 << 20),
             append_buffer_bytes: 1 << 20,
             open_files_max: 256,
             verify: Verify::Checksum,

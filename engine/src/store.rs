@@ -131,6 +131,12 @@ impl StoreBuilder {
         self
     }
 
+    /// Sets [`Options::reserve_bytes`].
+    pub fn reserve_bytes(mut self, bytes: u64) -> Self {
+        self.options.reserve_bytes = bytes;
+        self
+    }
+
     /// Sets [`Options::open_files_max`].
     pub fn open_files_max(mut self, files: usize) -> Self {
         self.options.open_files_max = files;

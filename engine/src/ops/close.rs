@@ -35,6 +35,9 @@ fn settle(inner: &Inner) -> Result<()> {
         pointer = inner.synced.of(LogKind::Pointer);
     }
     inner.root.close(Ends { blob: inner.synced.of(LogKind::Blob), pointer })?;
+    if let Err(error) = inner.reserve.remove() {
+        tracing::warn!(%error, "the reserve stays");
+    }
     tracing::debug!(path = %inner.path.display(), "store closed");
     Ok(())
 }

@@ -104,7 +104,14 @@ fn tell(ticket: &Ticket, news: TicketState) {
 fn lead(inner: &Inner) {
     let mut log = inner.pointer_log.lock();
     let mut group = Group::take(inner);
-    let outcome = group.commit(inner, &mut log);
+    let mut outcome = group.commit(inner, &mut log);
+    if let Err(GroupError::NotHappened(Error::NoSpace { .. })) = outcome {
+        // Deletions go on with what is set aside for them.
+        let deletions = group.take_deletions();
+        group.tell(outcome);
+        group = deletions;
+        outcome = group.commit_with_reserve(inner, &mut log);
+    }
     drop(log);
     group.tell(outcome);
     let mut queue = inner.commits.lock();
@@ -143,6 +150,29 @@ impl Group {
             group.members.push(Member { ticket, parts, decision: Ok(0) });
         }
         group
+    }
+
+    /// The members that only delete, as a group of their own.
+    fn take_deletions(&mut self) -> Self {
+        let deletes = |member: &mut Member| member.parts.changes.values().all(|to| to.is_none());
+        let members = self.members.extract_if(.., deletes).collect();
+        Self { members, changed: HashMap::default(), depends: LogPosition::START }
+    }
+
+    /// As [`Group::commit`], releasing the reserve if there is no space otherwise.
+    fn commit_with_reserve(
+        &mut self,
+        inner: &Inner,
+        log: &mut PointerLog,
+    ) -> Result<(), GroupError> {
+        let outcome = self.commit(inner, log);
+        if let Err(GroupError::NotHappened(Error::NoSpace { .. })) = outcome
+            && inner.reserve.release()?
+        {
+            self.changed.clear();
+            return self.commit(inner, log);
+        }
+        outcome
     }
 
     /// Decides, writes, syncs and publishes; an error is every accepted member's.

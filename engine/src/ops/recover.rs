@@ -24,7 +24,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pinstone_disk::env::{AtomicU64, Mutex};
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{DirectoryState, Disk, DiskExt, FileName, Lock, LogKind, OpenMode, StdDisk};
+use pinstone_disk::{
+    DirectoryState, Disk, DiskError, DiskExt, File, FileName, Lock, LogKind, OpenMode, StdDisk,
+};
 use pinstone_wal::{
     Appender, BlobLog, BlobLogOptions, Closing, CommitRecord, ListEntry, LogEnd, LogPosition,
     Poison, Record, RecordKind, SEGMENT_HEADER_BYTES, Scan, SegmentFile, SegmentHeader, SizeClass,
@@ -38,6 +40,7 @@ use crate::options::Options;
 use crate::state::digest_index::DigestIndex;
 use crate::state::inner::{CommitQueue, Counters, Inner, PointerLog};
 use crate::state::pointers::PointerTable;
+use crate::state::reserve::Reserve;
 use crate::state::root::{Root, RootState, Seal, SegmentState};
 use crate::state::segments::Segments;
 use crate::stats::Recovery;
@@ -88,6 +91,8 @@ struct Found {
     segments: BTreeSet<SegmentName>,
     /// There is a CURRENT that was not renamed.
     current_temp: bool,
+    /// There is a reserve.
+    reserve: bool,
 }
 
 /// A segment's file, by what its name says.
@@ -100,7 +105,8 @@ fn file_name((log, ordinal, epoch): SegmentName) -> FileName {
 /// Looks at the directory without changing it, and refuses what is not a store, and not to become
 /// one.
 fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Found> {
-    let mut found = Found { current: None, segments: BTreeSet::new(), current_temp: false };
+    let mut found =
+        Found { current: None, segments: BTreeSet::new(), current_temp: false, reserve: false };
     let mut has_current = false;
     let mut stranger = None;
     for name in disk.list()? {
@@ -108,6 +114,7 @@ fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Found> {
             Ok(FileName::Lock) => {}
             Ok(FileName::Current) => has_current = true,
             Ok(FileName::CurrentTemp) => found.current_temp = true,
+            Ok(FileName::Reserve) => found.reserve = true,
             Ok(FileName::Segment { log, ordinal, epoch }) => {
                 found.segments.insert((log, ordinal, epoch));
             }
@@ -125,8 +132,9 @@ fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Found> {
         return refused(format!("it holds other files, such as {stranger:?}"));
     }
     // A creation that was interrupted leaves a root log at most: other segments come after CURRENT.
-    if let Some(name) = found.segments.iter().find(|name| name.0 != LogKind::Root) {
-        let name = file_name(*name);
+    let segment = found.segments.iter().find(|name| name.0 != LogKind::Root);
+    let reserve = found.reserve.then_some(FileName::Reserve);
+    if let Some(name) = segment.map(|name| file_name(*name)).or(reserve) {
         return refused(format!("it holds {name} of a store, but no CURRENT"));
     }
     if options.create { Ok(found) } else { Err(Error::StoreAbsent { path: path.to_owned() }) }
@@ -350,6 +358,9 @@ fn take_over(
     found: &Found,
     mut before: Before,
 ) -> Result<Arc<Inner>> {
+    if found.reserve {
+        Reserve::release_left(&*disk)?;
+    }
     let store = StoreSeed::new(&before.store_id);
     let index = DigestIndex::new(disk.random()?);
     let mut recovery = std::mem::take(&mut before.recovery);
@@ -398,6 +409,13 @@ fn take_over(
         Root::create(Arc::clone(&disk), Arc::clone(&synced), Arc::clone(&poison), header, state)?;
     turn_current(&*disk, &header)?;
     remove_unnamed(&*disk, found, &root, &mut recovery);
+    let reserve = Reserve::new(Arc::clone(&disk), options.reserve_bytes);
+    if !root.state().blob.segments.is_empty()
+        && let Err(error) = reserve.hold()
+    {
+        // Reads and deletions need none; the blob log asks again before it grows.
+        tracing::warn!(%error, "no space is set aside");
+    }
 
     let segments = Segments::new(Arc::clone(&disk), options.open_files_max);
     for sealed in &before.blob.sealed {
@@ -445,6 +463,7 @@ fn take_over(
         poison,
         synced,
         root,
+        reserve,
         blob,
         index,
         segments,
@@ -652,7 +671,7 @@ fn take_tails(
         let frames_end = if is_last { end.position.offset_bytes() } else { scan.valid_end };
         let segment = if recovery.clean || planted::is(Bug::TailNotCopied) {
             if is_last && !end.complete {
-                unsealed.segment.file.allocate(reserve_bytes)?;
+                reserve(&*unsealed.segment.file, reserve_bytes)?;
             }
             unsealed.segment.clone()
         } else {
@@ -670,6 +689,14 @@ fn take_tails(
     Ok(tails)
 }
 
+/// Reserves space for what will be appended; on a full device appends find that out themselves.
+fn reserve(file: &dyn File, bytes: u64) -> Result<(), DiskError> {
+    match file.allocate(bytes) {
+        Err(error) if error.is_no_space() => Ok(()),
+        allocated => allocated,
+    }
+}
+
 fn copy(
     disk: &dyn Disk,
     unsealed: &Unsealed,
@@ -679,7 +706,8 @@ fn copy(
     recovery: &mut Recovery,
 ) -> Result<SegmentFile> {
     let header = SegmentHeader { epoch, ..unsealed.scan.header };
-    let segment = create_segment(disk, header, reserve_bytes.max(frames_end))?;
+    let segment = create_segment(disk, header, frames_end)?;
+    reserve(&*segment.file, reserve_bytes)?;
     let end = usize::try_from(frames_end).expect("the file was read whole");
     let frames: Bytes = unsealed.scan.bytes.slice(SEGMENT_HEADER_BYTES..end);
     recovery.bytes_copied += frames.len() as u64;

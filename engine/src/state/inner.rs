@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::state::digest_index::DigestIndex;
 use crate::state::pointers::PointerTable;
+use crate::state::reserve::Reserve;
 use crate::state::root::Root;
 use crate::state::segments::Segments;
 use crate::stats::Recovery;
@@ -30,6 +31,7 @@ pub(crate) struct Inner {
     pub(crate) poison: Arc<Poison>,
     pub(crate) synced: Arc<SyncedUpto>,
     pub(crate) root: Root,
+    pub(crate) reserve: Reserve,
     pub(crate) blob: BlobLog,
     pub(crate) index: DigestIndex,
     pub(crate) segments: Segments,

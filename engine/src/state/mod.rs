@@ -3,5 +3,6 @@
 pub(crate) mod digest_index;
 pub(crate) mod inner;
 pub(crate) mod pointers;
+pub(crate) mod reserve;
 pub(crate) mod root;
 pub(crate) mod segments;

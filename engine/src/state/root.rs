@@ -240,7 +240,7 @@ struct RootInner {
 
 /// Bytes reserved for a root log beyond its first record, so that edits can be written when the
 /// device is full.
-const RESERVE_BYTES: u64 = 16 << 10;
+const RESERVE_BYTES: u64 = 64 << 10;
 
 impl Root {
     /// Writes a new root log with this header and state, synced; CURRENT does not name it yet.
@@ -305,8 +305,11 @@ impl Root {
         let segment = create_segment(&*self.disk, header, reserve_bytes)?;
         let edit = Edit::Open { log, ordinal, epoch: header.epoch };
         if let Err(error) = self.append(&mut inner, &[edit]) {
-            // Nothing names the file; what cannot be removed now is removed at the next open.
-            let _ = self.disk.remove(header.file_name());
+            // If the edit is not there, nothing names the file; what cannot be removed now is
+            // removed at the next open. If it may be there, the file must stay.
+            if matches!(error, WalError::Disk(_)) {
+                let _ = self.disk.remove(header.file_name());
+            }
             return Err(error);
         }
         Ok(segment)

@@ -108,6 +108,7 @@ impl Workload {
             .segment_bytes(self.segment_bytes)
             .pointer_segment_bytes(self.segment_bytes)
             .append_buffer_bytes(self.buffer_bytes)
+            .reserve_bytes(2 * self.segment_bytes)
             .maintenance(Maintenance::Inline)
     }
 

@@ -1,0 +1,70 @@
+//! Space set aside, so that a full device does not stop what must go on (P9).
+//!
+//! The file exists only while the store is open, or after a crash. Whoever needs the space
+//! releases it, by cutting the file; the blob log grows no further until it is whole again, so
+//! what is released serves recovery and deletions, not more values.
+
+use std::sync::Arc;
+
+use pinstone_disk::env::Mutex;
+use pinstone_disk::{Disk, DiskError, DiskExt, File, FileName, OpenMode};
+
+/// The reserve of an open store.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    disk: Arc<dyn Disk>,
+    bytes: u64,
+    held: Mutex<Option<Arc<dyn File>>>,
+}
+
+impl Reserve {
+    /// A reserve of `bytes`, not held yet.
+    pub(crate) fn new(disk: Arc<dyn Disk>, bytes: u64) -> Self {
+        Self { disk, bytes, held: Mutex::new(None) }
+    }
+
+    /// Gives back what a crash left held. Nothing in the file means anything, so its being cut
+    /// changes nothing of the store.
+    pub(crate) fn release_left(disk: &dyn Disk) -> Result<(), DiskError> {
+        let file = disk.open(FileName::Reserve, OpenMode::Write)?;
+        file.set_len(0)?;
+        disk.sync(&file)
+    }
+
+    /// Sets the space aside, if it is not.
+    ///
+    /// # Errors
+    /// *No space*: it is not there.
+    pub(crate) fn hold(&self) -> Result<(), DiskError> {
+        let mut held = self.held.lock();
+        if held.is_some() || self.bytes == 0 {
+            return Ok(());
+        }
+        let file = match self.disk.open(FileName::Reserve, OpenMode::Create) {
+            Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.disk.open(FileName::Reserve, OpenMode::Write)?
+            }
+            opened => opened?,
+        };
+        file.allocate(self.bytes)?;
+        *held = Some(file);
+        Ok(())
+    }
+
+    /// Gives the space back to the device; true if there was any to give.
+    pub(crate) fn release(&self) -> Result<bool, DiskError> {
+        let Some(file) = self.held.lock().take() else { return Ok(false) };
+        file.set_len(0)?;
+        self.disk.sync(&file)?;
+        Ok(true)
+    }
+
+    /// Removes the file, when the store is closed: nothing needs the space then.
+    pub(crate) fn remove(&self) -> Result<(), DiskError> {
+        self.held.lock().take();
+        match self.disk.remove(FileName::Reserve) {
+            Err(error) if error.is_not_found() => Ok(()),
+            removed => removed,
+        }
+    }
+}

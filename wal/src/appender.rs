@@ -2,8 +2,11 @@
 //!
 //! - A1: a frame that [`Appender::append`] refused is durably not there: its room was cut off
 //!   and that cut synced, or writing has ended (P9, P6).
-//! - A2: a sync that covers a frame is submitted after its write completed; that is the caller's.
+//! - A2: the log goes on in its segments in the order in which they were offered, and leaves none
+//!   out: a segment without its last frame would end the log.
+//! - A3: a sync that covers a frame is submitted after its write completed; that is the caller's.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pinstone_disk::planted::{self, Bug};
@@ -14,7 +17,7 @@ use crate::frame::{FRAME_HEADER_BYTES, FrameBuilder, FramePlace, SyncedUpto, fra
 use crate::poison::{Poison, chain};
 use crate::position::LogPosition;
 use crate::scan::position;
-use crate::segment::{SEGMENT_HEADER_BYTES, Sealer, SegmentFile, SegmentHeader};
+use crate::segment::{FRAMES_START, Sealer, SegmentFile, SegmentHeader};
 
 /// Creates the file of a segment: reserved up to `reserve_bytes`, its header written, file and
 /// name durable on return.
@@ -30,7 +33,7 @@ pub fn create_segment(
     let file = disk.open(name, OpenMode::Create)?;
     let segment = SegmentFile { header, file };
     let written = (|| {
-        segment.file.allocate(reserve_bytes.max(SEGMENT_HEADER_BYTES as u64))?;
+        segment.file.allocate(reserve_bytes.max(FRAMES_START))?;
         disk.write(&segment.file, 0, header.encode().to_vec().into())?;
         disk.sync(&segment.file)?;
         if planted::is(Bug::DirSyncSkipped) { Ok(()) } else { disk.sync_dir() }
@@ -68,9 +71,16 @@ pub struct Sealed {
 }
 
 impl Closing {
+    /// Where its frames end, as a position in the log.
+    pub fn end(&self) -> LogPosition {
+        position(self.segment.header.ordinal, self.frames_end)
+    }
+
     /// Writes the footer, cuts what was reserved beyond it, syncs. May be tried again after a
     /// failure other than a failed sync.
     pub fn seal(&mut self, disk: &dyn Disk, poison: &Poison) -> Result<Sealed, WalError> {
+        // After a failed sync of these frames a sync of ours would succeed, and mean nothing (D3).
+        poison.check()?;
         let header = self.segment.header;
         let file = &self.segment.file;
         let (bytes, footer_hash) = self.sealer.finish(header, self.frames_end);
@@ -93,6 +103,8 @@ pub struct Appender {
     segment: SegmentFile,
     end: u64,
     sealer: Sealer,
+    /// Segments that a failed rotation left to be gone on in.
+    spare: VecDeque<SegmentFile>,
 }
 
 impl Appender {
@@ -106,7 +118,8 @@ impl Appender {
         end: u64,
         sealer: Sealer,
     ) -> Self {
-        Self { disk, synced, poison, epoch, segment, end, sealer }
+        let spare = VecDeque::new();
+        Self { disk, synced, poison, epoch, segment, end, sealer, spare }
     }
 
     /// The segment appended to.
@@ -129,7 +142,7 @@ impl Appender {
 
     /// No frame was appended to this segment yet.
     pub fn is_empty(&self) -> bool {
-        self.end == SEGMENT_HEADER_BYTES as u64
+        self.end == FRAMES_START
     }
 
     /// What sealing will write, for the log to add what its records mean.
@@ -174,22 +187,42 @@ impl Appender {
         voided.map_err(|cause| self.poison.set(cause))
     }
 
-    /// Ends the segment with its last frame, syncs it, and goes on in `next`. The old one is yet
-    /// to be sealed.
+    /// A rotation that failed left a segment to go on in: the next needs no other.
+    pub fn has_spare(&self) -> bool {
+        !self.spare.is_empty()
+    }
+
+    /// As [`Appender::rotate`], into a segment that an earlier one left.
     ///
-    /// Without the sync, frames in `next` could be acknowledged and then lost with the last frame
-    /// that leads to them.
-    pub fn rotate(&mut self, next: SegmentFile) -> Result<Closing, WalError> {
+    /// # Panics
+    /// If there is none.
+    pub fn rotate_to_spare(&mut self) -> Result<Closing, WalError> {
+        assert!(self.has_spare(), "an earlier rotation left a segment");
         self.append(FrameBuilder::with_capacity(0), true)?;
         let synced = self.disk.sync(&self.segment.file);
         synced.map_err(|error| self.poison.set(chain(&error)))?;
         self.synced.raise(self.segment.header.log, self.end());
+        let next = self.spare.pop_front().expect("there is one");
         let closing = Closing {
             segment: std::mem::replace(&mut self.segment, next),
             frames_end: self.end,
             sealer: std::mem::take(&mut self.sealer),
         };
-        self.end = SEGMENT_HEADER_BYTES as u64;
+        self.end = FRAMES_START;
         Ok(closing)
+    }
+
+    /// Ends the segment with its last frame, syncs it, and goes on in `next`, or, if earlier
+    /// rotations failed, in the oldest segment that they were given. The old one is yet to be
+    /// sealed.
+    ///
+    /// Without the sync, frames in `next` could be acknowledged and then lost with the last frame
+    /// that leads to them.
+    ///
+    /// # Errors
+    /// As [`Appender::append`]; `next` is kept for the next rotation (A2).
+    pub fn rotate(&mut self, next: SegmentFile) -> Result<Closing, WalError> {
+        self.spare.push_back(next);
+        self.rotate_to_spare()
     }
 }

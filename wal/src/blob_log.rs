@@ -9,17 +9,22 @@
 //!    files; only then is that end known durable. Threads that want the same wait for the round
 //!    in progress and then look again, so that many share one sync.
 //! 4. A segment that is full ends with its last frame, and the next one, made ready before, goes
-//!    on. [`BlobLog::take_closing`] hands out the full ones to be sealed.
+//!    on. [`BlobLog::take_closing`] hands out the full ones to be sealed, once they are durable.
 //!
 //! - B1: positions are given out in order, and every position below `written_upto` is written.
 //! - B2: a position is durable only by a round that began after it was written.
 //! - B3: nobody writes or syncs while holding the append lock.
 //! - B4: a value that was refused is not in the log, now or later; one that was accepted is kept
-//!   until written, however often the device is full (P9).
-//! - B5: at most one frame is gathered, one is queued, and one a segment that ended in between.
+//!   until written, however often the device is full (P9). A large value's header is written
+//!   after all the rest of it, so that there is no whole frame of a value that was refused.
+//! - B5: at most one frame is gathered; a gathered frame is queued, and a segment is ended, only
+//!   when nothing, or only a frame that ended a segment, is queued before it.
+//! - B6: no two syncs of one file are in flight. Of two, the machine may tell only one that bytes
+//!   were lost (D3), and the other would vouch for them.
 //!
 //! Lock order: round, then write, then append.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -32,16 +37,16 @@ use pinstone_disk::{Batch, Disk, DiskError, DiskExt, File, LogKind, Op};
 use crate::appender::Closing;
 use crate::error::WalError;
 use crate::frame::{
-    BodyCheck, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, FramePlace, SyncedUpto,
-    encoded_crc, frame_bytes,
+    BodyCheck, FRAME_ALIGN, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, FramePlace,
+    SyncedUpto, encoded_crc, frame_bytes,
 };
 use crate::poison::{Poison, chain};
 use crate::position::{LogPosition, Place, SizeClass};
 use crate::record::{PreparedValue, StoreSeed};
 use crate::scan::position;
-use crate::segment::{ListEntry, SEGMENT_HEADER_BYTES, Sealer, SegmentFile};
+use crate::segment::{FRAMES_START, ListEntry, Sealer, SegmentFile};
 
-/// Bytes of a large value that one operation writes.
+/// Bytes of a large value that one operation writes; as many are copied at a time.
 const WRITE_BYTES: usize = 1 << 20;
 
 /// The limits of a blob log.
@@ -88,6 +93,8 @@ struct AppendState {
     closing: VecDeque<Closing>,
     /// Files written since a round last took them.
     unsynced: BTreeMap<u32, Arc<dyn File>>,
+    /// The log was trimmed, to be closed.
+    trimmed: bool,
 }
 
 #[derive(Debug)]
@@ -98,18 +105,29 @@ struct Active {
     sealer: Sealer,
 }
 
-/// A finished frame, to be written.
+/// A finished frame, to be written: these bytes, and nothing up to its end. A large value's has
+/// none: it keeps the room until its thread has written it, which holds the write lock.
 #[derive(Debug)]
 struct Queued {
     segment: SegmentFile,
     offset_bytes: u64,
     end: u64,
-    parts: Vec<Bytes>,
+    bytes: Bytes,
+}
+
+/// Whether a record can be appended.
+enum Room {
+    /// To the active segment.
+    Is,
+    /// Not before what is queued is written.
+    Unwritten,
+    /// Not before there is another segment.
+    NeedsSegment,
 }
 
 impl BlobLog {
     /// The log that goes on from the end of `active`, if any, with the segments in `closing` yet
-    /// to be sealed. All of it is durable up to `end`.
+    /// to be sealed, oldest first. All of it is durable.
     #[expect(clippy::too_many_arguments, reason = "what recovery found, all at once")]
     pub fn new(
         disk: Arc<dyn Disk>,
@@ -127,7 +145,12 @@ impl BlobLog {
             frame: FrameBuilder::with_capacity(options.buffer_bytes),
             sealer: segment.sealer,
         });
-        let written = active.as_ref().map_or(LogPosition::START, Active::start);
+        let written = match (&active, closing.last()) {
+            (Some(active), _) => active.start(),
+            (None, Some(last)) => last.end(),
+            (None, None) => LogPosition::START,
+        };
+        synced.raise(LogKind::Blob, written);
         let state = AppendState { active, closing: closing.into(), ..AppendState::default() };
         Self {
             disk,
@@ -167,19 +190,24 @@ impl BlobLog {
         loop {
             self.poison.check()?;
             let mut state = self.append.lock();
-            if !self.make_room(&mut state, value.len_bytes()) {
-                return Ok(Appended::NeedsSegment);
-            }
-            let active = state.active.as_mut().expect("make_room said that there is one");
-            if active.frame.len_bytes() + value.len_bytes() > self.options.buffer_bytes
-                && !active.frame.is_empty()
-            {
-                drop(state);
-                self.write_out()?;
-                continue;
-            }
+            state.check_open()?;
             if known() {
                 return Ok(Appended::Known);
+            }
+            match self.make_room(&mut state, value.len_bytes()) {
+                Room::Is => {}
+                Room::Unwritten => {
+                    drop(state);
+                    self.write_out()?;
+                    continue;
+                }
+                Room::NeedsSegment => return Ok(Appended::NeedsSegment),
+            }
+            let active = state.active.as_mut().expect("there is room in it");
+            if !active.takes(value.len_bytes(), self.options.buffer_bytes) {
+                drop(state);
+                self.write_full(value.len_bytes())?;
+                continue;
             }
             let place = active.place(active.frame.len_bytes(), value);
             active.frame.push_raw(value.crc, &[value.header(), value.value]);
@@ -197,51 +225,70 @@ impl BlobLog {
         known: impl Fn() -> bool,
         insert: impl FnOnce(Place),
     ) -> Result<Appended, WalError> {
-        self.poison.check()?;
         let write = self.write.lock();
-        if known() {
-            return Ok(Appended::Known);
-        }
-        // What was gathered before goes first: if there is no room for it, there is none for this.
-        self.write_queued(&write)?;
-        let (queued, sequence, place) = {
+        let (large, place) = loop {
+            if known() {
+                return Ok(Appended::Known);
+            }
+            // What was gathered before goes first: if there is no room for it, there is none for
+            // this.
+            self.write_all(&write)?;
             let mut state = self.append.lock();
-            if !self.make_room(&mut state, value.len_bytes()) {
-                return Ok(Appended::NeedsSegment);
+            state.check_open()?;
+            match self.make_room(&mut state, value.len_bytes()) {
+                Room::Is => {}
+                Room::Unwritten => continue,
+                Room::NeedsSegment => return Ok(Appended::NeedsSegment),
             }
             state.finish_frame(self);
-            let active = state.active.as_mut().expect("make_room said that there is one");
+            let active = state.active.as_mut().expect("there is room in it");
             let place = active.place(FRAME_HEADER_BYTES, value);
-            let header = active.large_header(self, value);
-            let queued = active.queue_large(&header, value);
+            let large = active.take_large(self, value);
             active.sealer.value(entry(value, place));
-            state.queued.push_back(Arc::clone(&queued));
-            (queued, header.sequence, place)
+            state.queued.push_back(Arc::clone(&large.room));
+            break (large, place);
         };
-        if let Err(error) = self.write_queued(&write) {
-            self.void(&queued, sequence, entry(value, place));
+        let written = self.write_queued(&write, Some(&large.room));
+        if let Err(error) = written.and_then(|()| self.write_large(&large, value)) {
+            self.void(&large, entry(value, place));
             return Err(error);
         }
+        self.note_written(&large.room, large.room.end - large.room.offset_bytes);
         insert(place);
         Ok(Appended::At(place))
     }
 
-    /// Replaces a large frame that could not be written by one that says so, to be written when
-    /// the queue is; gives its room back if nothing was appended after it. The write lock is held,
-    /// so its segment was not sealed meanwhile.
-    fn void(&self, refused: &Arc<Queued>, sequence: u32, listed: ListEntry) {
-        let mut state = self.append.lock();
-        let Some(slot) = state.queued.iter().position(|queued| Arc::ptr_eq(queued, refused)) else {
-            return;
+    /// Writes a large value's frame, its header last (B4).
+    fn write_large(&self, large: &Large, value: &PreparedValue<'_>) -> Result<(), WalError> {
+        let Queued { segment, offset_bytes, end, .. } = &*large.room;
+        let write = || {
+            if *end > self.options.segment_bytes {
+                segment.file.allocate(*end)?;
+            }
+            let mut at = offset_bytes + large.head.len() as u64;
+            for part in value.value.chunks(WRITE_BYTES) {
+                self.disk.write(&segment.file, at, Bytes::copy_from_slice(part))?;
+                at += part.len() as u64;
+            }
+            let padding = Bytes::from_static(&[0; FRAME_ALIGN]).slice(..size(end - at));
+            if !padding.is_empty() {
+                self.disk.write(&segment.file, at, padding)?;
+            }
+            self.disk.write(&segment.file, *offset_bytes, large.head.clone())
         };
-        let segment = refused.segment.clone();
-        let offset_bytes = refused.offset_bytes;
-        let mut end = refused.end;
-        if let Some(active) = &mut state.active
-            && active.segment.header == segment.header
-            && active.frame_start == end
-            && active.frame.is_empty()
-        {
+        write().map_err(|error| self.refused(error))
+    }
+
+    /// Replaces a large frame that could not be written by one that says so, to be written when
+    /// the queue is; gives its room back if nothing was gathered after it. The write lock is held
+    /// and something is queued, so its segment is the active one still.
+    fn void(&self, large: &Large, listed: ListEntry) {
+        let mut state = self.append.lock();
+        let Queued { segment, offset_bytes, end, .. } = &*large.room;
+        let active = state.active.as_mut().expect("a large value went to the active segment");
+        assert_eq!(active.segment.header, segment.header, "nothing ends a segment meanwhile");
+        let mut end = *end;
+        if active.frame_start == end && active.frame.is_empty() {
             end = offset_bytes + frame_bytes(0);
             active.frame_start = end;
         }
@@ -252,35 +299,45 @@ impl BlobLog {
                 .expect("the frame it replaces had this length at least"),
             body_check: 0,
             epoch: self.epoch,
-            sequence,
+            sequence: large.sequence,
             synced: self.synced.now(),
         };
-        let encoded = header.encode(segment.header.seed(), offset_bytes);
-        let sealer = state.sealer_of(segment.header.ordinal);
-        sealer.expect("the segment is not sealed").void(&header, encoded_crc(&encoded), listed);
-        let parts = vec![Bytes::copy_from_slice(&encoded)];
-        state.queued[slot] = Arc::new(Queued { segment, offset_bytes, end, parts });
+        let encoded = header.encode(segment.header.seed(), *offset_bytes);
+        active.sealer.void(&header, encoded_crc(&encoded), listed);
+        let void = Arc::new(Queued {
+            segment: segment.clone(),
+            offset_bytes: *offset_bytes,
+            end,
+            bytes: Bytes::copy_from_slice(&encoded),
+        });
+        let slot = state.queued.iter_mut().find(|queued| Arc::ptr_eq(queued, &large.room));
+        *slot.expect("only its own thread takes it from the queue") = void;
     }
 
     /// Sees to it that the active segment has room for a record of `len_bytes`, going on in the
-    /// next segment if need be; false if there is none.
-    fn make_room(&self, state: &mut AppendState, len_bytes: usize) -> bool {
+    /// next segment if need be.
+    fn make_room(&self, state: &mut AppendState, len_bytes: usize) -> Room {
         if let Some(active) = &state.active {
             let fits = active.sealed_bytes_with(len_bytes) <= self.options.segment_bytes;
             if fits || active.is_untouched() {
-                return true;
+                return Room::Is;
             }
         }
-        let Some(next) = state.next.take() else { return false };
-        state.rotate(self, next);
-        true
+        if state.next.is_none() {
+            return Room::NeedsSegment;
+        }
+        if !state.queued.is_empty() {
+            return Room::Unwritten;
+        }
+        state.rotate(self);
+        Room::Is
     }
 
     /// The log goes on in `next` when the active segment is full; refused if one waits already.
     pub fn offer(&self, next: SegmentFile) -> Result<(), SegmentFile> {
         let mut state = self.append.lock();
         if state.active.is_none() {
-            let start = position(next.header.ordinal, SEGMENT_HEADER_BYTES as u64);
+            let start = position(next.header.ordinal, FRAMES_START);
             self.written_upto.fetch_max(start.number(), Ordering::AcqRel);
             state.active = Some(Active::begin(next, self.options.buffer_bytes));
             return Ok(());
@@ -310,16 +367,22 @@ impl BlobLog {
         self.append.lock().closing.len()
     }
 
-    /// Takes the oldest full segment, all of it written, to be sealed.
+    /// Takes the oldest full segment, to be sealed. All its frames are durable, and no round syncs
+    /// its file any more (B6).
+    ///
+    /// # Errors
+    /// As [`BlobLog::sync`].
     pub fn take_closing(&self) -> Result<Option<Closing>, WalError> {
-        let state = self.append.lock();
-        let Some(oldest) = state.closing.front() else { return Ok(None) };
-        let end = position(oldest.segment.header.ordinal, oldest.frames_end);
-        drop(state);
-        if self.written_upto() < end {
-            self.write_out()?;
+        loop {
+            let mut state = self.append.lock();
+            let Some(oldest) = state.closing.front() else { return Ok(None) };
+            let last = position(oldest.segment.header.ordinal, oldest.frames_end - 1);
+            if self.synced.of(LogKind::Blob) > last {
+                return Ok(state.closing.pop_front());
+            }
+            drop(state);
+            self.sync(last)?;
         }
-        Ok(self.append.lock().closing.pop_front())
     }
 
     /// Gives back a segment that could not be sealed now.
@@ -365,45 +428,69 @@ impl BlobLog {
     /// and is tried again with the next call. [`WalError::Poisoned`].
     pub fn write_out(&self) -> Result<(), WalError> {
         let write = self.write.lock();
-        self.append.lock().finish_frame(self);
-        self.write_queued(&write)
+        self.write_all(&write)
     }
 
-    /// Writes what is queued, in order.
-    fn write_queued(&self, _write: &MutexGuard<'_, ()>) -> Result<(), WalError> {
+    /// Writes out what was gathered, unless there is room in the frame by now for `len_bytes` more.
+    fn write_full(&self, len_bytes: usize) -> Result<(), WalError> {
+        let write = self.write.lock();
+        let takes = |active: &Active| active.takes(len_bytes, self.options.buffer_bytes);
+        if self.append.lock().active.as_ref().is_some_and(takes) {
+            return Ok(());
+        }
+        self.write_all(&write)
+    }
+
+    /// Writes what is queued, then what is gathered (B5).
+    fn write_all(&self, write: &MutexGuard<'_, ()>) -> Result<(), WalError> {
+        self.write_queued(write, None)?;
+        self.append.lock().finish_frame(self);
+        self.write_queued(write, None)
+    }
+
+    /// Writes what is queued before `until`, or all of it, in order.
+    fn write_queued(
+        &self,
+        _write: &MutexGuard<'_, ()>,
+        until: Option<&Arc<Queued>>,
+    ) -> Result<(), WalError> {
         self.poison.check()?;
         loop {
             let Some(queued) = self.append.lock().queued.front().cloned() else { return Ok(()) };
-            if let Err(error) = self.write_one(&queued) {
-                if error.is_no_space() {
-                    return Err(error.into());
-                }
-                return Err(self.poison.set(chain(&error)));
+            if until.is_some_and(|until| Arc::ptr_eq(until, &queued)) {
+                return Ok(());
             }
-            let mut state = self.append.lock();
-            state.queued.pop_front();
-            let ordinal = queued.segment.header.ordinal;
-            state.unsynced.insert(ordinal, Arc::clone(&queued.segment.file));
-            let end = position(ordinal, queued.end);
-            self.written_upto.fetch_max(end.number(), Ordering::AcqRel);
-            let len_bytes = queued.parts.iter().map(|part| part.len() as u64).sum();
-            self.written_bytes.fetch_add(len_bytes, Ordering::Relaxed);
+            self.write_one(&queued).map_err(|error| self.refused(error))?;
+            self.note_written(&queued, queued.bytes.len() as u64);
         }
     }
 
     fn write_one(&self, queued: &Queued) -> Result<(), DiskError> {
         let file = &queued.segment.file;
-        if queued.end > self.options.segment_bytes {
-            file.allocate(queued.end)?;
+        self.disk.write(file, queued.offset_bytes, queued.bytes.clone())?;
+        // A void frame's body may lie beyond what was reserved; the file has to reach its end.
+        let written = queued.offset_bytes + queued.bytes.len() as u64;
+        if written < queued.end && file.len_bytes()? < queued.end {
+            file.set_len(queued.end)?;
         }
-        let mut chain = Vec::with_capacity(queued.parts.len());
-        let mut offset_bytes = queued.offset_bytes;
-        for part in &queued.parts {
-            let data = part.clone();
-            chain.push(Op::Write { file: Arc::clone(file), offset_bytes, data });
-            offset_bytes += part.len() as u64;
-        }
-        self.disk.one(chain).map(drop)
+        Ok(())
+    }
+
+    /// The frame at the front of the queue is written.
+    fn note_written(&self, written: &Arc<Queued>, bytes: u64) {
+        let mut state = self.append.lock();
+        let front = state.queued.pop_front();
+        assert!(front.is_some_and(|front| Arc::ptr_eq(&front, written)), "frames go in order");
+        let ordinal = written.segment.header.ordinal;
+        state.unsynced.insert(ordinal, Arc::clone(&written.segment.file));
+        let end = position(ordinal, written.end);
+        self.written_upto.fetch_max(end.number(), Ordering::AcqRel);
+        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What a failed write means: without space it can be tried again, else writing has ended.
+    fn refused(&self, error: DiskError) -> WalError {
+        if error.is_no_space() { error.into() } else { self.poison.set(chain(&error)) }
     }
 
     /// Begins a round: waits for the one in progress, writes everything out, and notes what must
@@ -413,42 +500,59 @@ impl BlobLog {
     /// As [`BlobLog::write_out`].
     pub fn begin_round(&self) -> Result<SyncRound<'_>, WalError> {
         let guard = self.round.lock();
-        self.begin_round_holding(guard)
+        self.write_out()?;
+        Ok(self.round_holding(guard))
     }
 
-    fn begin_round_holding<'a>(
-        &'a self,
-        guard: MutexGuard<'a, ()>,
-    ) -> Result<SyncRound<'a>, WalError> {
-        self.write_out()?;
+    /// As [`BlobLog::begin_round`], for who needs only `position` and what is before it: a full
+    /// device is no error if that much is written.
+    ///
+    /// # Errors
+    /// As [`BlobLog::write_out`], unless `position` is written.
+    pub fn begin_round_covering(&self, position: LogPosition) -> Result<SyncRound<'_>, WalError> {
+        let guard = self.round.lock();
+        self.write_out_to(position)?;
+        Ok(self.round_holding(guard))
+    }
+
+    fn write_out_to(&self, position: LogPosition) -> Result<(), WalError> {
+        match self.write_out() {
+            Err(WalError::Disk(error)) if error.is_no_space() && self.written_upto() > position => {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn round_holding<'a>(&'a self, guard: MutexGuard<'a, ()>) -> SyncRound<'a> {
         let mut state = self.append.lock();
         // Between the writing and this lock more may have been written; it is in `unsynced` too,
         // and was written before the syncs to come are submitted.
         let upto = self.written_upto();
         let files = std::mem::take(&mut state.unsynced);
-        drop(state);
-        Ok(SyncRound { log: self, files, upto, _guard: guard })
+        SyncRound { log: self, files, upto, submitted: Cell::new(false), _guard: guard }
     }
 
-    /// Returns once every position below and at `position` is durable.
+    /// Returns once every position below and at `position`, which was given out, is durable.
     ///
     /// # Errors
-    /// As [`BlobLog::write_out`]; a failed sync ends writing.
+    /// As [`BlobLog::begin_round_covering`]; a failed sync ends writing.
     pub fn sync(&self, position: LogPosition) -> Result<(), WalError> {
-        loop {
-            if self.synced.of(LogKind::Blob) > position {
-                return Ok(());
-            }
-            self.poison.check()?;
-            let guard = self.round.lock();
-            if self.synced.of(LogKind::Blob) > position {
-                return Ok(());
-            }
-            let round = self.begin_round_holding(guard)?;
-            let mut results = self.disk.run(Batch { chains: round.chains() });
-            let failed = results.drain(..).find_map(Result::err);
-            round.finish(failed.map_or(Ok(()), Err))?;
+        if self.synced.of(LogKind::Blob) > position {
+            return Ok(());
         }
+        self.poison.check()?;
+        let guard = self.round.lock();
+        if self.synced.of(LogKind::Blob) > position {
+            return Ok(());
+        }
+        self.write_out_to(position)?;
+        let round = self.round_holding(guard);
+        let results = self.disk.run(Batch { chains: round.chains() });
+        let failed = results.into_iter().find_map(Result::err);
+        round.finish(failed.map_or(Ok(()), Err))?;
+        assert!(self.synced.of(LogKind::Blob) > position, "a position that was given out");
+        Ok(())
     }
 
     /// Makes everything appended before the call durable.
@@ -463,20 +567,32 @@ impl BlobLog {
         last.map_or(Ok(()), |last| self.sync(last))
     }
 
-    /// Cuts what was reserved beyond the end, once everything is written and synced.
+    /// Ends writing in good order: writes everything out, cuts what was reserved beyond it, and
+    /// syncs. Nothing can be appended any more, whatever this returns.
     ///
     /// # Errors
-    /// What cutting says.
+    /// As [`BlobLog::write_out`], or what cutting says; a failed sync ends writing.
     pub fn trim(&self) -> Result<(), WalError> {
-        let state = self.append.lock();
+        let guard = self.round.lock();
+        let write = self.write.lock();
+        self.append.lock().trimmed = true;
+        self.write_all(&write)?;
+        let mut state = self.append.lock();
         let active = state.active.as_ref();
-        let active = active.map(|active| (&active.segment.file, active.frame_start));
-        let next = state.next.as_ref().map(|next| (&next.file, SEGMENT_HEADER_BYTES as u64));
-        for (file, end) in active.into_iter().chain(next) {
-            file.set_len(end)?;
-            self.disk.sync(file)?;
+        let active = active.map(|active| (active.segment.clone(), active.frame_start));
+        let next = state.next.as_ref().map(|next| (next.clone(), FRAMES_START));
+        let cut: Vec<_> = active.into_iter().chain(next).collect();
+        for (segment, _) in &cut {
+            state.unsynced.insert(segment.header.ordinal, Arc::clone(&segment.file));
         }
-        Ok(())
+        drop(state);
+        for (segment, end) in cut {
+            segment.file.set_len(end)?;
+        }
+        let round = self.round_holding(guard);
+        let results = self.disk.run(Batch { chains: round.chains() });
+        let failed = results.into_iter().find_map(Result::err);
+        round.finish(failed.map_or(Ok(()), Err))
     }
 }
 
@@ -492,12 +608,16 @@ pub struct BlobLogFigures {
 }
 
 /// Syncs on their way, and what they will make durable.
+///
+/// One that is dropped before its syncs leaves them to the next round. After that only
+/// [`SyncRound::finish`] will do: dropped, it ends writing.
 #[derive(Debug)]
 #[must_use = "what is not finished is not durable"]
 pub struct SyncRound<'a> {
     log: &'a BlobLog,
     files: BTreeMap<u32, Arc<dyn File>>,
     upto: LogPosition,
+    submitted: Cell<bool>,
     _guard: MutexGuard<'a, ()>,
 }
 
@@ -509,6 +629,7 @@ impl SyncRound<'_> {
 
     /// The syncs to carry out, each in a chain of its own.
     pub fn chains(&self) -> Vec<Vec<Op>> {
+        self.submitted.set(true);
         if planted::is(Bug::BlobSyncSkipped) {
             return Vec::new();
         }
@@ -516,7 +637,9 @@ impl SyncRound<'_> {
     }
 
     /// Ends the round: durable if the syncs succeeded; otherwise writing ends (P6).
-    pub fn finish(self, result: Result<(), DiskError>) -> Result<(), WalError> {
+    pub fn finish(mut self, result: Result<(), DiskError>) -> Result<(), WalError> {
+        self.files.clear();
+        self.submitted.set(false);
         if let Err(error) = result {
             return Err(self.log.poison.set(chain(&error)));
         }
@@ -527,13 +650,29 @@ impl SyncRound<'_> {
     }
 
     /// Gives the round up before its syncs: what it would have synced is left to the next.
-    pub fn abandon(mut self) {
-        let mut state = self.log.append.lock();
-        state.unsynced.append(&mut self.files);
+    pub fn abandon(self) {
+        drop(self);
+    }
+}
+
+impl Drop for SyncRound<'_> {
+    fn drop(&mut self) {
+        if self.submitted.get() {
+            let _ = self.log.poison.set("what became of a sync is not known");
+            return;
+        }
+        self.log.append.lock().unsynced.append(&mut self.files);
     }
 }
 
 impl AppendState {
+    fn check_open(&self) -> Result<(), WalError> {
+        if self.trimmed {
+            return Err(WalError::Poisoned { cause: "the log was trimmed to be closed".into() });
+        }
+        Ok(())
+    }
+
     /// Finishes and queues the frame being gathered, if it holds anything.
     fn finish_frame(&mut self, log: &BlobLog) {
         if let Some(active) = &mut self.active
@@ -544,30 +683,18 @@ impl AppendState {
         }
     }
 
-    /// Ends the active segment, if any, and goes on in `next`.
-    fn rotate(&mut self, log: &BlobLog, next: SegmentFile) {
+    /// Ends the active segment and goes on in the next.
+    fn rotate(&mut self, log: &BlobLog) {
+        let next = self.next.take().expect("there is one");
         let next = Active::begin(next, log.options.buffer_bytes);
-        if let Some(mut full) = self.active.replace(next) {
-            let queued = full.finish_frame(log, true);
-            self.closing.push_back(Closing {
-                segment: full.segment,
-                frames_end: queued.end,
-                sealer: full.sealer,
-            });
-            self.queued.push_back(Arc::new(queued));
-        }
-    }
-
-    fn sealer_of(&mut self, ordinal: u32) -> Option<&mut Sealer> {
-        let closing =
-            self.closing.iter_mut().find(|closing| closing.segment.header.ordinal == ordinal);
-        match closing {
-            Some(closing) => Some(&mut closing.sealer),
-            None => {
-                let active = self.active.as_mut()?;
-                (active.segment.header.ordinal == ordinal).then_some(&mut active.sealer)
-            }
-        }
+        let mut full = self.active.replace(next).expect("the first segment is active at once");
+        let queued = full.finish_frame(log, true);
+        self.closing.push_back(Closing {
+            segment: full.segment,
+            frames_end: queued.end,
+            sealer: full.sealer,
+        });
+        self.queued.push_back(Arc::new(queued));
     }
 
     /// The position of the last frame appended, gathered ones included.
@@ -600,8 +727,7 @@ impl AppendState {
                 && (queued.offset_bytes..queued.end).contains(&offset)
         })?;
         let from = usize::try_from(offset - queued.offset_bytes).ok()?;
-        let frame = queued.parts.first()?;
-        (from <= frame.len()).then(|| frame.slice(from..))
+        (from < queued.bytes.len()).then(|| queued.bytes.slice(from..))
     }
 }
 
@@ -609,14 +735,19 @@ impl Active {
     fn begin(segment: SegmentFile, buffer_bytes: usize) -> Self {
         Self {
             segment,
-            frame_start: SEGMENT_HEADER_BYTES as u64,
+            frame_start: FRAMES_START,
             frame: FrameBuilder::with_capacity(buffer_bytes),
             sealer: Sealer::default(),
         }
     }
 
     fn is_untouched(&self) -> bool {
-        self.frame.is_empty() && self.frame_start == SEGMENT_HEADER_BYTES as u64
+        self.frame.is_empty() && self.frame_start == FRAMES_START
+    }
+
+    /// The frame being gathered has room for `len_bytes` more.
+    fn takes(&self, len_bytes: usize, buffer_bytes: usize) -> bool {
+        self.frame.is_empty() || self.frame.len_bytes() + len_bytes <= buffer_bytes
     }
 
     /// Where the frame being gathered begins.
@@ -667,14 +798,15 @@ impl Active {
         let body_bytes = frame.body_bytes();
         let (crc, bytes) = frame.finish(self.segment.header.seed(), self.frame_start, &place);
         self.sealer.frame(crc, &crcs, body_bytes);
-        self.advance(vec![bytes])
+        self.advance(bytes.len() as u64, bytes)
     }
 
-    fn large_header(&self, log: &BlobLog, value: &PreparedValue<'_>) -> FrameHeader {
+    /// Takes the room of a large value's frame.
+    fn take_large(&mut self, log: &BlobLog, value: &PreparedValue<'_>) -> Large {
         let place = self.frame_place(log, false);
         let mut check = BodyCheck::default();
         check.push(value.crc);
-        FrameHeader {
+        let header = FrameHeader {
             kind: FrameKind::Records,
             last: false,
             body_bytes: u32::try_from(value.len_bytes()).expect("a value is at most 1 GiB"),
@@ -682,27 +814,28 @@ impl Active {
             epoch: place.epoch,
             sequence: place.sequence,
             synced: place.synced,
-        }
-    }
-
-    fn queue_large(&mut self, header: &FrameHeader, value: &PreparedValue<'_>) -> Arc<Queued> {
+        };
         let encoded = header.encode(self.segment.header.seed(), self.frame_start);
-        let mut head = encoded.to_vec();
-        head.extend_from_slice(value.header());
-        let mut parts = vec![Bytes::from(head)];
-        parts.extend(value.value.chunks(WRITE_BYTES).map(Bytes::copy_from_slice));
-        let padding = size(header.frame_bytes()) - FRAME_HEADER_BYTES - value.len_bytes();
-        parts.push(Bytes::from_static(&[0; 8][..padding]));
+        let head = Bytes::from([&encoded, value.header()].concat());
         self.sealer.frame(encoded_crc(&encoded), &[value.crc], header.body_bytes);
-        Arc::new(self.advance(parts))
+        let room = Arc::new(self.advance(header.frame_bytes(), Bytes::new()));
+        Large { room, head, sequence: header.sequence }
     }
 
-    /// Takes the room of a frame made of `parts`.
-    fn advance(&mut self, parts: Vec<Bytes>) -> Queued {
+    /// Takes the room of a frame.
+    fn advance(&mut self, frame_bytes: u64, bytes: Bytes) -> Queued {
         let offset_bytes = self.frame_start;
-        self.frame_start += parts.iter().map(|part| part.len() as u64).sum::<u64>();
-        Queued { segment: self.segment.clone(), offset_bytes, end: self.frame_start, parts }
+        self.frame_start += frame_bytes;
+        Queued { segment: self.segment.clone(), offset_bytes, end: self.frame_start, bytes }
     }
+}
+
+/// A large value's frame on its way.
+struct Large {
+    room: Arc<Queued>,
+    /// What stands before the value's bytes.
+    head: Bytes,
+    sequence: u32,
 }
 
 fn entry(value: &PreparedValue<'_>, place: Place) -> ListEntry {

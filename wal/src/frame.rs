@@ -1,5 +1,5 @@
-//! One frame: a header with a checksum of its own, then whole records, then zeros to a multiple
-//! of eight bytes. No I/O.
+//! One frame: a header with a checksum of its own, then whole records, then zeros to the end of
+//! the sector. No I/O.
 //!
 //! The header's checksum covers the segment (store, log, ordinal) and the frame's offset, so that
 //! a frame is valid in one place only, and a damaged length cannot misframe what follows. The
@@ -9,12 +9,11 @@
 //!   `body_check` agrees, and the padding is zero.
 //! - F2: `synced` is what was known durable when the header was composed, never more.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use bytes::Bytes;
 use pinstone_disk::LogKind;
 use pinstone_disk::checksum::{self, Seed};
 use pinstone_disk::codec::{Malformed, Reader, size};
+use pinstone_disk::env::{AtomicU64, Ordering};
 
 use crate::position::LogPosition;
 use crate::record::{Record, RecordKind, StoreSeed};
@@ -22,8 +21,10 @@ use crate::record::{Record, RecordKind, StoreSeed};
 /// Bytes of a frame's header.
 pub const FRAME_HEADER_BYTES: usize = 48;
 
-/// Frames begin at multiples of this.
-pub const FRAME_ALIGN: usize = 8;
+/// Frames begin at multiples of this, and so does what seals a segment: a sector. A crash may
+/// leave anything in a sector that was being written, so no later write may touch one that holds
+/// a durable frame.
+pub const FRAME_ALIGN: usize = 512;
 
 /// What a frame is. The number is the one written on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,6 +312,9 @@ pub(crate) fn read_body<'a>(
     let body = body.get(..padded).ok_or(malformed(0, "a whole frame"))?;
     if header.kind == FrameKind::Void {
         return Ok(());
+    }
+    if (header.kind == FrameKind::Witness) != (body_bytes == 0) {
+        return Err(malformed(0, "records, and only in a frame for them"));
     }
     let mut check = BodyCheck::default();
     let mut at = 0;

@@ -33,6 +33,6 @@ pub use record::{
 };
 pub use scan::{Frame, LogEnd, Scan, Verdict, judge};
 pub use segment::{
-    DIGEST_PAGE_BYTES, FORMAT_VERSION, Footer, ListEntry, SEGMENT_HEADER_BYTES, Sealer,
-    SegmentFile, SegmentHeader, read_footer, read_header, read_list,
+    DIGEST_PAGE_BYTES, FORMAT_VERSION, FRAMES_START, Footer, ListEntry, SEGMENT_HEADER_BYTES,
+    Sealer, SegmentFile, SegmentHeader, read_footer, read_header, read_list,
 };

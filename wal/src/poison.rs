@@ -1,6 +1,7 @@
 //! Whether writing has ended, and why: one switch shared by all that writes in a store (P6).
 
 use pinstone_disk::env::{AtomicBool, Mutex, Ordering};
+use pinstone_disk::{DiskError, Operation};
 
 use crate::error::WalError;
 
@@ -18,6 +19,14 @@ impl Poison {
         let cause = kept.get_or_insert_with(|| cause.to_string()).clone();
         self.set.store(true, Ordering::Release);
         WalError::Poisoned { cause }
+    }
+
+    /// What a failure other than of an append means: that of a sync ends writing, another does not.
+    pub fn after(&self, error: DiskError) -> WalError {
+        match error.operation {
+            Operation::Sync | Operation::SyncDirectory => self.set(chain(&error)),
+            _ => error.into(),
+        }
     }
 
     /// An error if writing has ended.

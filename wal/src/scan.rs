@@ -10,7 +10,7 @@
 //! - T2: testimony is taken from every valid frame, also from those that are then cut.
 
 use bytes::Bytes;
-use pinstone_disk::codec::size;
+use pinstone_disk::codec::{Malformed, size};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{FileName, LogKind};
 
@@ -20,7 +20,7 @@ use crate::frame::{
 };
 use crate::position::LogPosition;
 use crate::record::{Record, StoreSeed};
-use crate::segment::{SEGMENT_HEADER_BYTES, Sealer, SegmentHeader};
+use crate::segment::{FRAMES_START, Sealer, SegmentHeader};
 
 /// A valid frame.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +53,8 @@ pub struct Scan {
     pub ended_by: &'static str,
     /// Past the end there is something else than zeros.
     pub dirty_tail: bool,
+    /// Where the last byte ends that is not zero; `valid_end` if there is none past it.
+    pub dirty_end: u64,
     /// The furthest durable position of each log that any valid frame names.
     testified: Synced,
     /// The frame that testifies it, by log, for messages.
@@ -69,9 +71,10 @@ impl Scan {
             header,
             bytes,
             frames: Vec::new(),
-            valid_end: SEGMENT_HEADER_BYTES as u64,
+            valid_end: FRAMES_START,
             ended_by: "a frame's header",
             dirty_tail: false,
+            dirty_end: 0,
             testified: Synced::default(),
             witness: [0; 3],
         };
@@ -79,6 +82,9 @@ impl Scan {
             let at = scan.valid_end;
             let rest = file.get(size(at)..).unwrap_or(&[]);
             let frame = FrameHeader::decode(seed, at, rest).and_then(|frame| {
+                if at + frame.frame_bytes() > SEGMENT_BYTES_MAX {
+                    return Err(Malformed { offset: 4, what: "a frame within its segment" });
+                }
                 read_body(store, &frame, &rest[FRAME_HEADER_BYTES..], |_, _| {})?;
                 Ok(frame)
             });
@@ -130,18 +136,21 @@ impl Scan {
     fn read_on(&mut self) {
         let bytes = self.bytes.clone();
         let seed = self.header.seed();
-        let mut at = size(self.valid_end).next_multiple_of(FRAME_ALIGN);
-        while let Some(skip) = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b != 0)) {
-            self.dirty_tail = true;
-            // A header's first bytes are a checksum, which may begin with zeros.
-            at = ((at + skip) / FRAME_ALIGN * FRAME_ALIGN)
-                .max(size(self.valid_end).next_multiple_of(FRAME_ALIGN));
-            if let Some(rest) = bytes.get(at..)
-                && let Ok(header) = FrameHeader::decode(seed, at as u64, rest)
-            {
+        self.dirty_end = self.valid_end;
+        let mut at = size(self.valid_end).min(bytes.len());
+        while let Some(skip) = nonzero(&bytes[at..]) {
+            let dirty = at + skip;
+            // Of a header at most the first eight bytes, checksum and length, can all be zero.
+            at = at.max((dirty / FRAME_ALIGN * FRAME_ALIGN).saturating_sub(FRAME_ALIGN));
+            if let Ok(header) = FrameHeader::decode(seed, at as u64, &bytes[at..]) {
                 self.testify(at as u64, &header);
             }
-            at += FRAME_ALIGN;
+            let next = (at + FRAME_ALIGN).min(bytes.len());
+            if let Some(last) = bytes[at..next].iter().rposition(|byte| *byte != 0) {
+                self.dirty_tail = true;
+                self.dirty_end = (at + last) as u64 + 1;
+            }
+            at = next;
         }
     }
 
@@ -192,6 +201,18 @@ impl Scan {
     }
 }
 
+/// Positions have 32 bits for the offset in a segment.
+const SEGMENT_BYTES_MAX: u64 = u32::MAX as u64;
+
+/// Where the first byte that is not zero stands. Whole blocks are compared first: what was reserved
+/// and not written is long.
+fn nonzero(bytes: &[u8]) -> Option<usize> {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    let zeros = bytes.chunks_exact(ZEROS.len()).take_while(|block| **block == ZEROS).count();
+    let skip = zeros * ZEROS.len();
+    bytes[skip..].iter().position(|byte| *byte != 0).map(|at| skip + at)
+}
+
 /// A position in segment `ordinal`.
 pub(crate) fn position(ordinal: u32, offset_bytes: u64) -> LogPosition {
     let offset_bytes = u32::try_from(offset_bytes).expect("a segment is shorter than 4 GiB");
@@ -203,7 +224,8 @@ pub(crate) fn position(ordinal: u32, offset_bytes: u64) -> LogPosition {
 pub struct LogEnd {
     /// The first position that holds nothing valid.
     pub position: LogPosition,
-    /// Bytes cut, in this and later segments: not zero, and not valid or past what is not.
+    /// Bytes cut, in this and later segments: from the log's end, or the first frame's place, to
+    /// the last byte that is not zero.
     pub bytes_cut: u64,
     /// The segment in which it ends has its last frame: the next append needs another.
     pub complete: bool,
@@ -213,10 +235,9 @@ impl LogEnd {
     fn of(scan: &Scan, bytes_cut: u64) -> Self {
         // Past the last frame may stand what an unfinished seal left: it is written anew.
         let torn = scan.dirty_tail && !scan.is_complete();
-        let tail = (scan.bytes.len() as u64).saturating_sub(scan.valid_end);
         Self {
             position: scan.end(),
-            bytes_cut: bytes_cut + if torn { tail } else { 0 },
+            bytes_cut: bytes_cut + if torn { scan.dirty_end - scan.valid_end } else { 0 },
             complete: scan.is_complete(),
         }
     }
@@ -250,7 +271,7 @@ impl<'a> Verdict<'a> {
 
     /// The furthest durable position of `log` that anything names, and what names it.
     fn testimony(&self, log: LogKind) -> (LogPosition, String) {
-        let mut furthest = (self.closed.of(log), "the root, when the store was closed".to_owned());
+        let mut furthest = (self.closed.of(log), "the root, when the store was closed,".to_owned());
         for scan in [self.blob, self.pointer, self.root, self.others].into_iter().flatten() {
             let position = scan.testified.of(log);
             if position > furthest.0 {
@@ -278,7 +299,7 @@ pub fn judge(verdict: &Verdict<'_>, log: LogKind) -> Result<Option<LogEnd>, WalE
             Some(end) if end.complete => {
                 *end = LogEnd::of(scan, end.bytes_cut);
             }
-            Some(end) => end.bytes_cut += scan.valid_end - SEGMENT_HEADER_BYTES as u64,
+            Some(end) => end.bytes_cut += scan.dirty_end - FRAMES_START,
             None => end = Some(LogEnd::of(scan, 0)),
         }
     }

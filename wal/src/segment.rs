@@ -19,7 +19,7 @@ use pinstone_disk::codec::{Reader, size};
 use pinstone_disk::{Digest, DigestKind, Disk, DiskExt, File, FileName, LogKind};
 
 use crate::error::{WalError, corrupt};
-use crate::frame::FrameHeader;
+use crate::frame::{FRAME_ALIGN, FrameHeader};
 use crate::position::{Place, SizeClass};
 
 /// The version of every layout in `docs/format.md`.
@@ -27,6 +27,9 @@ pub const FORMAT_VERSION: u16 = 1;
 
 /// Bytes of a segment's header.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
+
+/// Where a segment's first frame begins: the header has a sector to itself.
+pub const FRAMES_START: u64 = FRAME_ALIGN as u64;
 
 /// Bytes of a page of a segment's digest list.
 pub const DIGEST_PAGE_BYTES: usize = 4096;
@@ -41,6 +44,7 @@ const MAGIC: [u8; 8] = *b"PINSTONE";
 const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
 const TRAILER_MAGIC: [u8; 8] = *b"PINSTAIL";
 const _: () = assert!(ENTRIES_A_PAGE == 110);
+const _: () = assert!(SEGMENT_HEADER_BYTES <= FRAME_ALIGN);
 const _: () = assert!(FOOTER_BYTES_U32 as usize == FOOTER_BYTES);
 
 /// What begins every file of a store but the lock: what it is, and whose.

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{Digest, DiskExt, FileName, LogKind, OpenMode};
 use pinstone_wal::{
-    CommitRecord, ListEntry, RecordKind, SEGMENT_HEADER_BYTES, Scan, Sealer, SegmentFile,
-    SegmentHeader, SizeClass, ValueRecord, WalError, read_footer, read_header, read_list,
+    CommitRecord, FRAMES_START, ListEntry, RecordKind, SEGMENT_HEADER_BYTES, Scan, Sealer,
+    SegmentFile, SegmentHeader, SizeClass, ValueRecord, WalError, read_footer, read_header,
+    read_list,
 };
 
 use crate::error::{Error, Result};
@@ -196,7 +197,7 @@ impl Check<'_> {
         let (_, sealed_hash) = { sealer }.finish(footer.header, footer.frames_end);
         if sealed_hash != footer_hash {
             let what = "its frames are not the ones sealed".to_owned();
-            self.find(name, Some(SEGMENT_HEADER_BYTES as u64), what);
+            self.find(name, Some(FRAMES_START), what);
         }
         Ok(())
     }

@@ -24,8 +24,8 @@ use pinstone_disk::env::{Condvar, HashMap, Mutex};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch as IoBatch, Digest, DiskError, LogKind, Op};
 use pinstone_wal::{
-    Appender, Change, CommitRecord, FrameBuilder, LogPosition, RecordKind, SEGMENT_HEADER_BYTES,
-    Sealer, SyncRound, WalError,
+    Appender, Change, CommitRecord, FRAMES_START, FrameBuilder, LogPosition, RecordKind, Sealer,
+    SyncRound, WalError,
 };
 
 use crate::batch::{Batch, CommitId, Parts};
@@ -304,7 +304,7 @@ fn append(inner: &Inner, log: &mut PointerLog, records: &[CommitRecord]) -> Resu
                     Arc::clone(&inner.poison),
                     inner.root.header().epoch,
                     segment,
-                    SEGMENT_HEADER_BYTES as u64,
+                    FRAMES_START,
                     Sealer::default(),
                 ));
             }

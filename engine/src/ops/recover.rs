@@ -28,10 +28,10 @@ use pinstone_disk::{
     DirectoryState, Disk, DiskError, DiskExt, File, FileName, Lock, LogKind, OpenMode, StdDisk,
 };
 use pinstone_wal::{
-    Appender, BlobLog, BlobLogOptions, Closing, CommitRecord, ListEntry, LogEnd, LogPosition,
-    Poison, Record, RecordKind, SEGMENT_HEADER_BYTES, Scan, SegmentFile, SegmentHeader, SizeClass,
-    StoreSeed, Synced, SyncedUpto, ValueRecord, Verdict, corrupt, create_segment, judge,
-    read_footer, read_header, read_list,
+    Appender, BlobLog, BlobLogOptions, Closing, CommitRecord, FRAMES_START, ListEntry, LogEnd,
+    LogPosition, Poison, Record, RecordKind, SEGMENT_HEADER_BYTES, Scan, SegmentFile,
+    SegmentHeader, SizeClass, StoreSeed, Synced, SyncedUpto, ValueRecord, Verdict, corrupt,
+    create_segment, judge, read_footer, read_header, read_list,
 };
 
 use crate::error::{Error, Result};
@@ -708,10 +708,11 @@ fn copy(
     let header = SegmentHeader { epoch, ..unsealed.scan.header };
     let segment = create_segment(disk, header, frames_end)?;
     reserve(&*segment.file, reserve_bytes)?;
+    let start = usize::try_from(FRAMES_START).expect("it is small");
     let end = usize::try_from(frames_end).expect("the file was read whole");
-    let frames: Bytes = unsealed.scan.bytes.slice(SEGMENT_HEADER_BYTES..end);
+    let frames: Bytes = unsealed.scan.bytes.slice(start..end);
     recovery.bytes_copied += frames.len() as u64;
-    disk.write(&segment.file, SEGMENT_HEADER_BYTES as u64, frames)?;
+    disk.write(&segment.file, FRAMES_START, frames)?;
     disk.sync(&segment.file)?;
     Ok(segment)
 }

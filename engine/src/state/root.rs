@@ -262,7 +262,7 @@ impl Root {
             Arc::clone(&poison),
             header.epoch,
             segment,
-            pinstone_wal::SEGMENT_HEADER_BYTES as u64,
+            pinstone_wal::FRAMES_START,
             pinstone_wal::Sealer::default(),
         );
         log.append(frame, false)?;

@@ -86,10 +86,12 @@ fn run(signal: &Signal, weak: &Weak<Inner>) {
 
 /// After a write: has done, or has the thread do, what became due.
 pub(crate) fn after_write(inner: &Inner) -> Result<()> {
-    let closing = inner.blob.closing_count();
-    if closing == 0 && !inner.blob.wants_next() {
+    let pointer_due = inner.pointer_due.load(Ordering::Relaxed)
+        && inner.pointer_due.swap(false, Ordering::Relaxed);
+    if !inner.blob.take_due() && !pointer_due {
         return Ok(());
     }
+    let closing = inner.blob.closing_count();
     match inner.options.maintenance {
         Maintenance::Inline => all(inner),
         Maintenance::Thread if closing > CLOSING_MAX => all(inner),
@@ -124,6 +126,7 @@ pub(crate) fn step(inner: &Inner) -> Result<bool> {
     if let Some(mut closing) = pointer_closing {
         if let Err(error) = seal(inner, &mut closing) {
             inner.pointer_log.lock().closing.push_front(closing);
+            inner.pointer_due.store(true, Ordering::Relaxed);
             return Err(error);
         }
         return Ok(true);

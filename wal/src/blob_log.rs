@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_disk::codec::size;
-use pinstone_disk::env::{AtomicU64, Mutex, MutexGuard, Ordering};
+use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch, Disk, DiskError, DiskExt, File, LogKind, Op};
 
@@ -83,6 +83,7 @@ pub struct BlobLog {
     append: Mutex<AppendState>,
     written_upto: AtomicU64,
     written_bytes: AtomicU64,
+    due: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -164,6 +165,7 @@ impl BlobLog {
             append: Mutex::new(state),
             written_upto: AtomicU64::new(written.number()),
             written_bytes: AtomicU64::new(0),
+            due: AtomicBool::new(true),
         }
     }
 
@@ -213,6 +215,7 @@ impl BlobLog {
             active.frame.push_raw(value.crc, &[value.header(), value.value]);
             active.sealer.value(entry(value, place));
             insert(place);
+            self.note_due(&state);
             return Ok(Appended::At(place));
         }
     }
@@ -246,6 +249,7 @@ impl BlobLog {
             let large = active.take_large(self, value);
             active.sealer.value(entry(value, place));
             state.queued.push_back(Arc::clone(&large.room));
+            self.note_due(&state);
             break (large, place);
         };
         let written = self.write_queued(&write, Some(&large.room));
@@ -360,6 +364,21 @@ impl BlobLog {
         let half = self.options.segment_bytes / 2;
         state.next.is_none()
             && state.active.as_ref().is_some_and(|active| active.end().offset_bytes() > half)
+    }
+
+    fn note_due(&self, state: &AppendState) {
+        let half = self.options.segment_bytes / 2;
+        let wants_next = state.next.is_none()
+            && state.active.as_ref().is_some_and(|active| active.end().offset_bytes() > half);
+        if wants_next || !state.closing.is_empty() {
+            self.due.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A segment is to be sealed, or the next to be offered, since this was last asked; costs no
+    /// lock.
+    pub fn take_due(&self) -> bool {
+        self.due.load(Ordering::Relaxed) && self.due.swap(false, Ordering::Relaxed)
     }
 
     /// How many full segments are yet to be sealed.

@@ -75,8 +75,8 @@ impl Check<'_> {
         }
     }
 
-    fn find(&mut self, file: impl ToString, offset: Option<u64>, what: String) {
-        self.report.findings.push(Finding { file: file.to_string(), offset, what });
+    fn find(&mut self, file: impl Into<Place>, offset: Option<u64>, what: String) {
+        self.report.findings.push(Finding { file: file.into().0, offset, what });
     }
 
     fn read_whole(&mut self, name: FileName) -> Result<Option<(SegmentFile, Bytes)>> {
@@ -266,6 +266,21 @@ impl Check<'_> {
                 self.find(pointer(), None, format!("its value cannot be read: {}", Chain(&error)));
             }
         }
+    }
+}
+
+/// What a finding is about.
+struct Place(String);
+
+impl From<String> for Place {
+    fn from(name: String) -> Self {
+        Self(name)
+    }
+}
+
+impl From<FileName> for Place {
+    fn from(name: FileName) -> Self {
+        Self(name.to_string())
     }
 }
 

@@ -20,7 +20,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pinstone_disk::env::{Condvar, HashMap, Mutex};
+use pinstone_disk::env::{Condvar, HashMap, Mutex, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch as IoBatch, Digest, DiskError, LogKind, Op};
 use pinstone_wal::{
@@ -108,12 +108,12 @@ fn lead(inner: &Inner) {
     if let Err(GroupError::NotHappened(Error::NoSpace { .. })) = outcome {
         // Deletions go on with what is set aside for them.
         let deletions = group.take_deletions();
-        group.tell(outcome);
+        group.tell(&outcome);
         group = deletions;
         outcome = group.commit_with_reserve(inner, &mut log);
     }
     drop(log);
-    group.tell(outcome);
+    group.tell(&outcome);
     let mut queue = inner.commits.lock();
     match queue.waiting.front() {
         Some(next) => tell(next, TicketState::Lead),
@@ -184,7 +184,8 @@ impl Group {
         inner.poison.check()?;
         let is_durable =
             self.depends == LogPosition::START || inner.synced.of(LogKind::Blob) > self.depends;
-        let round = if is_durable { None } else { Some(inner.blob.begin_round()?) };
+        let round =
+            if is_durable { None } else { Some(inner.blob.begin_round_covering(self.depends)?) };
         let durable_upto =
             round.as_ref().map_or_else(|| inner.synced.of(LogKind::Blob), SyncRound::upto);
         let depends_upto = if self.depends == LogPosition::START {
@@ -267,9 +268,9 @@ impl Group {
         }
     }
 
-    fn tell(self, outcome: Result<(), GroupError>) {
+    fn tell(self, outcome: &Result<(), GroupError>) {
         for Member { ticket, decision, .. } in self.members {
-            let result = match (&outcome, decision) {
+            let result = match (outcome, decision) {
                 // What a refused commit observed may be what the group failed to make durable.
                 (Err(error), _) => Err(error.for_one()),
                 (Ok(()), decision) => decision.map(CommitId),
@@ -294,27 +295,35 @@ fn append(inner: &Inner, log: &mut PointerLog, records: &[CommitRecord]) -> Resu
         !appender.is_empty() && appender.sealed_bytes_with(body_bytes) > max
     });
     if full {
-        let segment = inner.root.add_segment(LogKind::Pointer, max)?;
-        match &mut log.appender {
-            Some(appender) => log.closing.push_back(appender.rotate(segment)?),
-            None => {
-                log.appender = Some(Appender::new(
-                    Arc::clone(&inner.disk),
-                    Arc::clone(&inner.synced),
-                    Arc::clone(&inner.poison),
-                    inner.root.header().epoch,
-                    segment,
-                    FRAMES_START,
-                    Sealer::default(),
-                ));
-            }
-        }
+        go_on(inner, log, max)?;
     }
     let appender = log.appender.as_mut().expect("there is one now");
     appender.append(frame, false).map_err(GroupError::from_append)?;
     for record in records {
         appender.sealer().commit(record.id);
     }
+    Ok(())
+}
+
+/// Has the pointer log go on in a further segment.
+fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64) -> Result<()> {
+    let add = || inner.root.add_segment(LogKind::Pointer, reserve_bytes);
+    let Some(appender) = &mut log.appender else {
+        log.appender = Some(Appender::new(
+            Arc::clone(&inner.disk),
+            Arc::clone(&inner.synced),
+            Arc::clone(&inner.poison),
+            inner.root.header().epoch,
+            add()?,
+            FRAMES_START,
+            Sealer::default(),
+        ));
+        return Ok(());
+    };
+    let full =
+        if appender.has_spare() { appender.rotate_to_spare()? } else { appender.rotate(add()?)? };
+    log.closing.push_back(full);
+    inner.pointer_due.store(true, Ordering::Relaxed);
     Ok(())
 }
 

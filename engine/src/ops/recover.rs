@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pinstone_disk::env::{AtomicU64, Mutex};
+use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{
     DirectoryState, Disk, DiskError, DiskExt, File, FileName, Lock, LogKind, OpenMode, StdDisk,
@@ -236,7 +236,6 @@ fn read_store(
     let root_end = judge(&verdict, LogKind::Root)?;
     let blob_end = judge(&verdict, LogKind::Blob)?;
     let pointer_end = judge(&verdict, LogKind::Pointer)?;
-    drop(verdict);
     blob.end = blob_end;
     pointer.end = pointer_end;
     let cut = [root_end, blob_end, pointer_end].into_iter().flatten().map(|end| end.bytes_cut);
@@ -470,6 +469,7 @@ fn take_over(
         pointers,
         pointer_log: Mutex::new(pointer_log),
         commits: Mutex::new(CommitQueue::default()),
+        pointer_due: AtomicBool::new(true),
         growing: Mutex::new(()),
         maintaining: Mutex::new(()),
         signal: Arc::default(),

@@ -20,7 +20,7 @@ pub(crate) struct DigestIndex {
 #[derive(Clone, Debug)]
 pub(crate) struct Copies {
     first: Copy,
-    rest: Option<Box<Vec<Copy>>>,
+    rest: Option<Box<[Copy]>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,8 @@ impl DigestIndex {
             }
             Some(copies) => {
                 let old = std::mem::replace(&mut copies.first, new);
-                copies.rest.get_or_insert_default().push(old);
+                let rest = copies.rest.take().unwrap_or_default();
+                copies.rest = Some(std::iter::once(old).chain(rest).collect());
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pinstone_disk::env::{AtomicU64, Condvar, Mutex, Ordering};
+use pinstone_disk::env::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use pinstone_disk::{Disk, Lock};
 use pinstone_wal::{Appender, BlobLog, Closing, LogPosition, Poison, SyncedUpto, WalError};
 
@@ -38,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) pointers: PointerTable,
     pub(crate) pointer_log: Mutex<PointerLog>,
     pub(crate) commits: Mutex<CommitQueue>,
+    /// A segment of the pointer log became full since this was last looked at.
+    pub(crate) pointer_due: AtomicBool,
     /// Held while a segment is added to the blob log, so that one is added, not one a thread.
     pub(crate) growing: Mutex<()>,
     /// Held during a step of maintenance.

@@ -35,19 +35,32 @@ const ENVELOPE_BYTES: u64 = 64 << 10;
 pub(crate) fn run(context: &mut Context) -> Result<Exit, CliError> {
     let store = context.open(Absent::Create)?;
     let input = BufReader::with_capacity(INPUT_BYTES, io::stdin().lock());
-    let served = serve(&store, input, context.output(), Options::default().value_bytes_max);
+    let value_bytes_max = Options::default().value_bytes_max;
+    serve_and_close(store, input, context.output(), value_bytes_max)
+}
+
+/// Answers each line of `input` on `output`, until `input` ends, and closes the store. A store that
+/// takes no more writes is an error then.
+pub fn serve_and_close(
+    store: Store,
+    input: impl BufRead,
+    output: &mut impl Write,
+    value_bytes_max: u64,
+) -> Result<Exit, CliError> {
+    let served = serve(&store, input, output, value_bytes_max);
     let poisoned = store.stats().poisoned;
     let closed = store.close();
     served?;
     if let Some(cause) = poisoned {
         return Err(Error::Poisoned { cause }.into());
     }
+    // Values may have been put that nobody asked to sync.
     closed?;
     Ok(Exit::Ok)
 }
 
 /// Answers each line of `input` on `output`, until `input` ends.
-pub fn serve(
+fn serve(
     store: &Store,
     input: impl BufRead,
     output: &mut impl Write,

@@ -46,39 +46,28 @@ pinstone=debug. Unset, nothing is.";
 #[derive(Debug, Parser)]
 #[command(name = "pinstone", version, after_help = AFTER_HELP)]
 #[command(after_long_help = format!("{AFTER_HELP}\n\n{AFTER_LONG_HELP}"))]
-pub struct Cli {
+struct Cli {
     /// The store's directory
     #[arg(long, value_name = "DIR", global = true)]
-    pub store: Option<PathBuf>,
+    store: Option<PathBuf>,
     /// Answer with one JSON document
     #[arg(long, global = true)]
-    pub json: bool,
-    /// What to do.
+    json: bool,
     #[command(subcommand)]
-    pub command: Command,
+    command: Command,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Store files as values and print their digests
+enum Command {
     Put(PutArgs),
-    /// Write a value to stdout or into a file
     Get(GetArgs),
-    /// Tell whether values are held
     Has(HasArgs),
-    /// Set, read, delete and list pointers
     #[command(subcommand)]
     Pointer(PointerCommand),
-    /// Store a directory and all below it, and point a name at it
     Import(ImportArgs),
-    /// Make a directory of what import stored
     Export(ExportArgs),
-    /// Look for damage
     Check(CheckArgs),
-    /// Print figures of the store
     Stats(StatsArgs),
-    /// Answer requests, one JSON object a line, until stdin ends
     Batch(BatchArgs),
 }
 
@@ -91,10 +80,10 @@ pub enum Command {
 ///
 /// With --json: {"values":[{"digest":"...","path":"...","bytes":N,"new":true}]}
 #[derive(Args, Debug)]
-pub struct PutArgs {
+pub(crate) struct PutArgs {
     /// Files to store; `-`, or none, for stdin
     #[arg(value_name = "FILE")]
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// Write a value to stdout or into a file
@@ -105,13 +94,13 @@ pub struct PutArgs {
 /// With --json: {"digest":"...","bytes":N,"data_base64":"..."}, with --output FILE
 /// {"digest":"...","bytes":N,"path":"..."}
 #[derive(Args, Debug)]
-pub struct GetArgs {
+pub(crate) struct GetArgs {
     /// @NAME or a digest
     #[arg(value_name = "REF", value_parser = Reference::parser())]
-    pub reference: Reference,
+    pub(crate) reference: Reference,
     /// Where to write it; `-` for stdout
     #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// Tell whether values are held
@@ -120,15 +109,15 @@ pub struct GetArgs {
 ///
 /// With --json: {"values":[{"digest":"...","present":true}]}
 #[derive(Args, Debug)]
-pub struct HasArgs {
+pub(crate) struct HasArgs {
     /// The values' digests
     #[arg(value_name = "DIGEST", required = true)]
-    pub digests: Vec<Digest>,
+    pub(crate) digests: Vec<Digest>,
 }
 
 /// Set, read, delete and list pointers
 #[derive(Debug, Subcommand)]
-pub enum PointerCommand {
+pub(crate) enum PointerCommand {
     /// Point a name at a value that the store holds
     ///
     /// It is on stable storage when the command ends. With --json: {"commit":N}
@@ -188,16 +177,16 @@ pub enum PointerCommand {
 /// With --json: {"digest":"...","name":"...","files":N,"directories":N,"symlinks":N,"left_out":N,
 /// "values_new":N,"values_known":N,"bytes_in":N,"bytes_stored":N,"seconds":N}
 #[derive(Args, Debug)]
-pub struct ImportArgs {
+pub(crate) struct ImportArgs {
     /// The directory
     #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The pointer that names it from now on
     #[arg(long = "as", value_name = "NAME", value_parser = NameArg::parser())]
-    pub name: NameArg,
+    pub(crate) name: NameArg,
     /// Leave out what .gitignore files name, and .git
     #[arg(long)]
-    pub gitignore: bool,
+    pub(crate) gitignore: bool,
 }
 
 /// Make a directory of what import stored
@@ -208,16 +197,16 @@ pub struct ImportArgs {
 /// With --json: {"digest":"...","files":N,"directories":N,"symlinks":N,"bytes_out":N,"damaged":N,
 /// "left_out":N,"altered":N,"setuid":N,"seconds":N}
 #[derive(Args, Debug)]
-pub struct ExportArgs {
+pub(crate) struct ExportArgs {
     /// @NAME or the digest of a directory
     #[arg(value_name = "REF", value_parser = Reference::parser())]
-    pub reference: Reference,
+    pub(crate) reference: Reference,
     /// The directory to make: absent or empty
     #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Leave the setuid and setgid bits of files unset: owners are not kept, so such a file runs as you
     #[arg(long)]
-    pub drop_setuid: bool,
+    pub(crate) drop_setuid: bool,
 }
 
 /// Look for damage
@@ -228,10 +217,10 @@ pub struct ExportArgs {
 /// With --json: {"ok":true,"findings":[{"file":"...","offset":N,"what":"..."}],"file_count":N,
 /// "value_count":N,"pointer_count":N,"bytes_read":N}; offset is null where a finding has no place
 #[derive(Args, Debug)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// Read every value and hash it again
     #[arg(long)]
-    pub read_data: bool,
+    pub(crate) read_data: bool,
 }
 
 /// Print figures of the store
@@ -240,7 +229,7 @@ pub struct CheckArgs {
 ///
 /// With --json: the same figures, those of a log or of a kind in an object of their own
 #[derive(Args, Debug)]
-pub struct StatsArgs {}
+pub(crate) struct StatsArgs {}
 
 /// Answer requests, one JSON object a line, until stdin ends
 ///
@@ -289,7 +278,7 @@ pub struct StatsArgs {}
 /// bytes of the largest value plus 64 KiB; a longer one is skipped and answered with limit.
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
-pub struct BatchArgs {}
+pub(crate) struct BatchArgs {}
 
 /// Runs the command line that this process was given.
 pub fn main() -> ExitCode {

@@ -39,7 +39,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// For the store at `store`, else where [`PINSTONE_STORE`](STORE_VARIABLE) says, else in
+    /// For the store at `store`, else where `PINSTONE_STORE` says, else in
     /// `./pinstone-data`.
     pub fn new(store: Option<PathBuf>, json: bool) -> Self {
         let store_path = store_path(store, std::env::var_os(STORE_VARIABLE));

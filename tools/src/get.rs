@@ -59,10 +59,12 @@ fn write(path: &Path, value: &[u8]) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Said of the directory, not of a file in it that nobody asked for.
+    std::fs::metadata(dir)?;
     // What the umask leaves of these is what any new file has.
     let new = Permissions::from_mode(0o666);
-    let mut file =
-        tempfile::Builder::new().prefix(".pinstone-").permissions(new).tempfile_in(dir)?;
+    let mut builder = tempfile::Builder::new();
+    let mut file = builder.prefix(".pinstone-").permissions(new).tempfile_in(dir)?;
     if let Some(permissions) = permissions {
         file.as_file().set_permissions(permissions)?;
     }

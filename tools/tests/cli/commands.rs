@@ -1,0 +1,118 @@
+//! What a transcript cannot show: streams that close, arguments that are no text, exit codes of
+//! commands that were killed before.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Stdio;
+
+use pinstone::Digest;
+
+use crate::harness::{Place, noise, pinstone};
+
+#[test]
+fn a_broken_pipe_is_silent_and_ok() {
+    let place = Place::new();
+    place.store_value("large", &noise(1, 4 << 20));
+    for args in
+        [vec!["get", "@large"], vec!["--json", "get", "@large"], vec!["--help"], vec!["stats"]]
+    {
+        let mut command = place.command(pinstone());
+        command.args(&args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // The reader is gone before anything was printed, or after the first byte.
+        let mut reader = child.stdout.take().unwrap();
+        if args.contains(&"@large") {
+            reader.read_exact(&mut [0]).unwrap();
+        }
+        drop(reader);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
+    }
+    let ran = place.shell("echo '{\"op\":\"stats\"}' | $PINSTONE batch 2>err | true; cat err");
+    assert_eq!((ran.code, ran.text().as_str()), (0, ""));
+}
+
+#[test]
+fn a_full_device_on_stdout_is_a_failure() {
+    let place = Place::new();
+    let digest = place.store_value("head", b"value");
+    for args in ["get @head", "pointer list", "stats", "check"] {
+        let ran = place.shell(&format!("$PINSTONE {args} > /dev/full"));
+        assert!(ran.failed(1).starts_with("pinstone: cannot write to standard output: "), "{args}");
+    }
+    // What it was asked to do is done all the same.
+    let ran = place.shell(&format!("$PINSTONE pointer set other {digest} --json > /dev/full"));
+    ran.failed(1);
+    place.expect_value("other", b"value");
+}
+
+#[test]
+fn names_may_be_no_text() {
+    let place = Place::new();
+    let digest = place.store_value("head", b"value").to_string();
+    let name = OsStr::from_bytes(b"\xff\xfe");
+    let reference = OsStr::from_bytes(b"@\xff\xfe");
+    let word = OsStr::new;
+    place.run(&[word("pointer"), word("set"), name, word(&digest)]).ok();
+    assert_eq!(place.run(&[word("get"), reference]).ok(), "value");
+    let listed = place.run(&[word("pointer"), word("list"), OsStr::from_bytes(b"\xff")]).ok();
+    assert_eq!(listed, format!("{digest}\t\\377\\376\n"));
+    place.run(&[word("pointer"), word("delete"), name]).ok();
+    place.run(&[word("pointer"), word("get"), name]).failed(3);
+}
+
+#[test]
+fn a_value_is_any_bytes() {
+    let place = Place::new();
+    let every: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    for value in [&b""[..], b"\0", b"no newline", &every] {
+        let digest = place.store_value("head", value);
+        place.expect_value("head", value);
+        place.words(&format!("get {digest} -o copy")).ok();
+        assert_eq!(std::fs::read(place.path().join("copy")).unwrap(), value);
+    }
+}
+
+#[test]
+fn a_failed_get_leaves_the_file_as_it_was() {
+    let place = Place::new();
+    place.store_value("head", b"value");
+    let file = place.file("file", "before");
+    place.words("get @nobody -o file").failed(3);
+    assert_eq!(std::fs::read(&file).unwrap(), b"before");
+    place.words("get @head -o file").ok();
+    assert_eq!(std::fs::read(&file).unwrap(), b"value");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn what_recovery_did_is_traced_when_asked_for() {
+    let place = Place::new();
+    let crash = || {
+        let mut batch = place.batch();
+        batch.ask_ok(r#"{"op":"commit","set_data":{"head":"dmFsdWU="}}"#);
+        batch.kill();
+    };
+    crash();
+    let mut command = place.command(pinstone());
+    let output = command.arg("check").env("PINSTONE_LOG", "info").output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"ok\n"[..]));
+    assert!(!output.stderr.is_empty());
+    crash();
+    assert_eq!(place.words("check").ok(), "ok\n");
+    place.expect_value("head", b"value");
+}
+
+#[test]
+fn an_unreadable_file_does_not_keep_the_others_out() {
+    let place = Place::new();
+    place.file("one", "one");
+    place.file("two", "two");
+    let ran = place.words("put one missing two");
+    let lines = format!("{}\tone\n{}\ttwo\n", Digest::of(b"one"), Digest::of(b"two"));
+    assert_eq!((ran.code, ran.text()), (1, lines));
+    assert_eq!(ran.err, "pinstone: cannot read missing: No such file or directory (os error 2)\n");
+    place.words(&format!("has {} {}", Digest::of(b"one"), Digest::of(b"two"))).ok();
+}

@@ -1,0 +1,203 @@
+//! `batch` on a disk that fails: each kind of error is told, and what can go on does.
+
+use std::sync::Arc;
+
+use pinstone::{Maintenance, Store};
+use pinstone_disk::sim::{Fault, Filter, SimDisk};
+use pinstone_disk::{Disk, Operation};
+use pinstone_tools::batch::serve_and_close;
+use pinstone_tools::exit::{CliError, Exit};
+use serde_json::{Value, json};
+
+const VALUE_BYTES_MAX: u64 = 1_000;
+
+fn open(disk: &Arc<SimDisk>) -> Store {
+    let disk: Arc<dyn Disk> = disk.clone();
+    Store::builder()
+        .value_bytes_max(VALUE_BYTES_MAX)
+        .maintenance(Maintenance::Inline)
+        .open_on(disk)
+        .unwrap()
+}
+
+/// Serves the lines.
+fn serve(disk: &Arc<SimDisk>, lines: &[&str]) -> (Vec<Value>, Result<Exit, CliError>) {
+    serve_failing(disk, lines, || {})
+}
+
+fn kind(reply: &Value) -> &str {
+    if reply["ok"] == json!(true) { "ok" } else { reply["error"]["kind"].as_str().unwrap() }
+}
+
+const COMMIT: &str = r#"{"op":"commit","set_data":{"a":"b25l"}}"#;
+
+#[test]
+fn a_failed_sync_is_indeterminate_and_then_no_more_is_written() {
+    let disk = SimDisk::new(1);
+    let lines = [
+        COMMIT,
+        "# the next sync fails",
+        r#"{"op":"commit","set_data":{"b":"dHdv"}}"#,
+        r#"{"op":"commit","set_data":{"c":"dHdv"}}"#,
+        r#"{"op":"put","data":"three"}"#,
+        r#"{"op":"sync"}"#,
+        r#"{"op":"get","pointer":"a"}"#,
+        r#"{"op":"stats"}"#,
+    ];
+    let (replies, end) = serve_failing(&disk, &lines, || {
+        disk.fail_when(Filter::any().operation(Operation::Sync).nth(1), Fault::SyncFailsThenClean);
+    });
+    let kinds: Vec<_> = replies.iter().map(kind).collect();
+    assert_eq!(kinds, ["ok", "indeterminate", "poisoned", "poisoned", "poisoned", "ok", "ok"]);
+    assert_eq!(replies[5]["data_base64"], json!("b25l"));
+    assert!(replies[6]["stats"]["poisoned"].is_string());
+    assert_eq!(end.unwrap_err().exit(), Exit::Failure);
+
+    // Opened anew, it takes writes again, and what was acknowledged is there.
+    let (replies, end) = serve(
+        &disk.after_crash(pinstone_disk::sim::CrashState::Nothing),
+        &[r#"{"op":"get","pointer":"a"}"#, r#"{"op":"commit","set_data":{"c":"dHdv"}}"#],
+    );
+    assert_eq!(replies.iter().map(kind).collect::<Vec<_>>(), ["ok", "ok"]);
+    assert_eq!(end.unwrap(), Exit::Ok);
+}
+
+#[test]
+fn no_space_refuses_a_write_until_there_is_some() {
+    let disk = SimDisk::new(2);
+    let lines = [
+        COMMIT,
+        "# the disk fills up",
+        r#"{"op":"commit","set_data":{"b":"dHdv"}}"#,
+        r#"{"op":"get","pointer":"a"}"#,
+        r#"{"op":"get","pointer":"b"}"#,
+        "# and is emptied",
+        r#"{"op":"commit","set_data":{"b":"dHdv"}}"#,
+        r#"{"op":"get","pointer":"b"}"#,
+    ];
+    let mut full = false;
+    let (replies, end) = serve_failing(&disk, &lines, || {
+        if full {
+            disk.heal();
+        } else {
+            full = true;
+            for operation in [Operation::Write, Operation::Allocate, Operation::Create] {
+                disk.fail_when(Filter::any().operation(operation), Fault::Enospc);
+            }
+        }
+    });
+    let kinds: Vec<_> = replies.iter().map(kind).collect();
+    assert_eq!(kinds, ["ok", "no_space", "ok", "not_found", "ok", "ok"]);
+    assert_eq!(end.unwrap(), Exit::Ok);
+}
+
+#[test]
+fn damage_is_told_with_its_place() {
+    let disk = SimDisk::new(3);
+    let value = "only once in the log";
+    let put = format!(r#"{{"op":"put","data":"{value}"}}"#);
+    let digest = pinstone::Digest::of(value.as_bytes());
+    let get = format!(r#"{{"op":"get","digest":"{digest}"}}"#);
+    let lines = [
+        put.as_str(),
+        r#"{"op":"sync"}"#,
+        COMMIT,
+        "# a bit flips",
+        &get,
+        r#"{"op":"get","pointer":"a"}"#,
+    ];
+    let mut damaged = String::new();
+    let (replies, _) = serve_failing(&disk, &lines, || {
+        let find = |name: &String| {
+            let bytes = disk.file_bytes(name).unwrap();
+            bytes.windows(value.len()).position(|bytes| bytes == value.as_bytes())
+        };
+        let names = disk.names();
+        damaged = names.iter().find(|name| find(name).is_some()).unwrap().clone();
+        disk.corrupt(&damaged, find(&damaged).unwrap() as u64, |bytes| bytes[0] ^= 1);
+    });
+    let kinds: Vec<_> = replies.iter().map(kind).collect();
+    assert_eq!(kinds, ["ok", "ok", "ok", "corrupt", "ok"]);
+    assert_eq!(replies[3]["error"]["file"], json!(damaged));
+    assert!(replies[3]["error"]["offset"].is_u64(), "{}", replies[3]);
+}
+
+#[test]
+fn limits_are_told() {
+    let disk = SimDisk::new(4);
+    let over = "x".repeat(1_001);
+    let put = format!(r#"{{"op":"put","data":"{over}"}}"#);
+    let most = format!(r#"{{"op":"put","data":"{}"}}"#, &over[1..]);
+    // 4/3 of a value's bytes and 64 KiB.
+    let longest = r#"{"op":"sync"}"#.to_owned() + &" ".repeat(1_336 + (64 << 10) - 13);
+    let longer = format!("{longest} ");
+    let lines = [&put, &most, &longest, &longer, r#"{"op":"sync"}"#];
+    let (replies, end) = serve(&disk, &lines);
+    let kinds: Vec<_> = replies.iter().map(kind).collect();
+    assert_eq!(kinds, ["limit", "ok", "ok", "limit", "ok"]);
+    assert_eq!(end.unwrap(), Exit::Ok);
+}
+
+#[test]
+fn what_the_machine_refuses_otherwise_is_told() {
+    let disk = SimDisk::new(5);
+    let lines = [
+        COMMIT,
+        "# reads fail",
+        r#"{"op":"get","pointer":"a"}"#,
+        "# and work",
+        r#"{"op":"get","pointer":"a"}"#,
+    ];
+    let mut failing = false;
+    let (replies, end) = serve_failing(&disk, &lines, || {
+        if failing {
+            disk.heal();
+        } else {
+            failing = true;
+            disk.fail_when(Filter::any().operation(Operation::Read), Fault::Eio);
+        }
+    });
+    let kinds: Vec<_> = replies.iter().map(kind).collect();
+    // A value that is still in memory is not read from the disk.
+    assert!(kinds == ["ok", "io", "ok"] || kinds == ["ok", "ok", "ok"], "{kinds:?}");
+    assert_eq!(end.unwrap(), Exit::Ok);
+}
+
+/// Serves the lines, and acts where one begins with `#`: when the reader comes to it, all before it
+/// are answered.
+fn serve_failing(
+    disk: &Arc<SimDisk>,
+    lines: &[&str],
+    act: impl FnMut(),
+) -> (Vec<Value>, Result<Exit, CliError>) {
+    let lines = lines.iter().map(|line| format!("{line}\n")).collect();
+    let mut output = Vec::new();
+    let input = Script { lines, next: 0, current: Vec::new(), act };
+    let input = std::io::BufReader::with_capacity(1, input);
+    let end = serve_and_close(open(disk), input, &mut output, VALUE_BYTES_MAX);
+    let replies = String::from_utf8(output).unwrap();
+    (replies.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), end)
+}
+
+struct Script<F> {
+    lines: Vec<String>,
+    next: usize,
+    current: Vec<u8>,
+    act: F,
+}
+
+impl<F: FnMut()> std::io::Read for Script<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.current.is_empty() {
+            let Some(line) = self.lines.get(self.next) else { return Ok(0) };
+            self.next += 1;
+            if line.starts_with('#') {
+                (self.act)();
+            } else {
+                self.current = line.as_bytes().to_vec();
+            }
+        }
+        buffer[0] = self.current.remove(0);
+        Ok(1)
+    }
+}

@@ -78,7 +78,7 @@ fn run(signal: &Signal, weak: &Weak<Inner>) {
     while signal.wait() {
         let Some(inner) = weak.upgrade() else { return };
         // The writer whose operation needs it meets the same failure, and reports it.
-        if let Err(error) = all(&inner) {
+        if let Err(error) = all(&inner).and_then(|()| testify(&inner)) {
             tracing::warn!(%error, "maintenance failed");
         }
     }

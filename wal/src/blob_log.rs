@@ -92,6 +92,9 @@ struct AppendState {
     next: Option<SegmentFile>,
     queued: VecDeque<Arc<Queued>>,
     closing: VecDeque<Closing>,
+    /// The memory of a frame that was written, for the next one: a fresh mebibyte costs more to
+    /// map than to fill.
+    spare: Vec<u8>,
     /// Files written since a round last took them.
     unsynced: BTreeMap<u32, Arc<dyn File>>,
     /// The log was trimmed, to be closed.
@@ -143,7 +146,7 @@ impl BlobLog {
         let active = active.map(|segment| Active {
             segment: segment.segment,
             frame_start: segment.frames_end,
-            frame: FrameBuilder::with_capacity(options.buffer_bytes),
+            frame: FrameBuilder::with_capacity(0),
             sealer: segment.sealer,
         });
         let written = match (&active, closing.last()) {
@@ -343,7 +346,7 @@ impl BlobLog {
         if state.active.is_none() {
             let start = position(next.header.ordinal, FRAMES_START);
             self.written_upto.fetch_max(start.number(), Ordering::AcqRel);
-            state.active = Some(Active::begin(next, self.options.buffer_bytes));
+            state.active = Some(Active::begin(next, Vec::new()));
             return Ok(());
         }
         if state.next.is_some() {
@@ -481,6 +484,7 @@ impl BlobLog {
             }
             self.write_one(&queued).map_err(|error| self.refused(error))?;
             self.note_written(&queued, queued.bytes.len() as u64);
+            self.recycle(queued);
         }
     }
 
@@ -505,6 +509,19 @@ impl BlobLog {
         let end = position(ordinal, written.end);
         self.written_upto.fetch_max(end.number(), Ordering::AcqRel);
         self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Keeps the memory of a written frame for the next, unless a reader holds on to it.
+    fn recycle(&self, written: Arc<Queued>) {
+        if let Ok(written) = Arc::try_unwrap(written)
+            && written.bytes.is_unique()
+        {
+            let memory = Vec::from(written.bytes);
+            let mut state = self.append.lock();
+            if memory.capacity() > state.spare.capacity() {
+                state.spare = memory;
+            }
+        }
     }
 
     /// What a failed write means: without space it can be tried again, else writing has ended.
@@ -697,7 +714,8 @@ impl AppendState {
         if let Some(active) = &mut self.active
             && !active.frame.is_empty()
         {
-            let queued = active.finish_frame(log, false);
+            let spare = std::mem::take(&mut self.spare);
+            let queued = active.finish_frame(log, false, spare);
             self.queued.push_back(Arc::new(queued));
         }
     }
@@ -705,9 +723,9 @@ impl AppendState {
     /// Ends the active segment and goes on in the next.
     fn rotate(&mut self, log: &BlobLog) {
         let next = self.next.take().expect("there is one");
-        let next = Active::begin(next, log.options.buffer_bytes);
+        let next = Active::begin(next, std::mem::take(&mut self.spare));
         let mut full = self.active.replace(next).expect("the first segment is active at once");
-        let queued = full.finish_frame(log, true);
+        let queued = full.finish_frame(log, true, Vec::new());
         self.closing.push_back(Closing {
             segment: full.segment,
             frames_end: queued.end,
@@ -751,11 +769,11 @@ impl AppendState {
 }
 
 impl Active {
-    fn begin(segment: SegmentFile, buffer_bytes: usize) -> Self {
+    fn begin(segment: SegmentFile, spare: Vec<u8>) -> Self {
         Self {
             segment,
             frame_start: FRAMES_START,
-            frame: FrameBuilder::with_capacity(buffer_bytes),
+            frame: FrameBuilder::reusing(spare),
             sealer: Sealer::default(),
         }
     }
@@ -809,9 +827,10 @@ impl Active {
         }
     }
 
-    fn finish_frame(&mut self, log: &BlobLog, last: bool) -> Queued {
+    /// Finishes the frame being gathered, and begins the next in the memory of `spare`.
+    fn finish_frame(&mut self, log: &BlobLog, last: bool, spare: Vec<u8>) -> Queued {
         let place = self.frame_place(log, last);
-        let next = FrameBuilder::with_capacity(log.options.buffer_bytes);
+        let next = FrameBuilder::reusing(spare);
         let frame = std::mem::replace(&mut self.frame, next);
         let crcs = frame.record_crcs().to_vec();
         let body_bytes = frame.body_bytes();

@@ -214,6 +214,13 @@ impl FrameBuilder {
         Self { bytes, check: BodyCheck::default(), crcs: Vec::new() }
     }
 
+    /// An empty frame in the memory of `bytes`, of which nothing is kept.
+    pub(crate) fn reusing(mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
+        bytes.resize(FRAME_HEADER_BYTES, 0);
+        Self { bytes, check: BodyCheck::default(), crcs: Vec::new() }
+    }
+
     /// No record was added.
     pub fn is_empty(&self) -> bool {
         self.bytes.len() == FRAME_HEADER_BYTES

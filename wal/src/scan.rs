@@ -140,8 +140,8 @@ impl Scan {
         let mut at = size(self.valid_end).min(bytes.len());
         while let Some(skip) = nonzero(&bytes[at..]) {
             let dirty = at + skip;
-            // Of a header at most the first eight bytes, checksum and length, can all be zero.
-            at = at.max((dirty / FRAME_ALIGN * FRAME_ALIGN).saturating_sub(FRAME_ALIGN));
+            // The first bytes of a header, a checksum and a length, can all be zero.
+            at = dirty / FRAME_ALIGN * FRAME_ALIGN;
             if let Ok(header) = FrameHeader::decode(seed, at as u64, &bytes[at..]) {
                 self.testify(at as u64, &header);
             }

@@ -387,9 +387,17 @@ pub fn read_header(
     file: &Arc<dyn File>,
     name: &FileName,
 ) -> Result<SegmentHeader, WalError> {
-    let header = SegmentHeader::decode(name, &disk.read(file, 0, SEGMENT_HEADER_BYTES)?)?;
+    let bytes = disk.read(file, 0, size(FRAMES_START))?;
+    let header = SegmentHeader::decode(name, &bytes)?;
     if header.file_name() != *name {
         return Err(corrupt(name, 0, format!("it is another file: {}", header.file_name())));
+    }
+    if bytes.len() as u64 != FRAMES_START {
+        return Err(corrupt(name, bytes.len() as u64, "it ends before its first frame"));
+    }
+    if let Some(at) = bytes[SEGMENT_HEADER_BYTES..].iter().position(|byte| *byte != 0) {
+        let offset = (SEGMENT_HEADER_BYTES + at) as u64;
+        return Err(corrupt(name, offset, "expected zeros up to its first frame"));
     }
     Ok(header)
 }

@@ -56,11 +56,14 @@ pub(crate) fn open_path(path: &Path, options: Options) -> Result<Arc<Inner>> {
             return Err(Error::StoreAbsent { path: path.to_owned() });
         }
         DirectoryState::Absent => {}
-        DirectoryState::Empty | DirectoryState::Holds(_) => {
+        // A store that may be created here needs a directory that a crash does not take.
+        DirectoryState::Holds(names) if names.iter().any(|name| name == "CURRENT") => {
             return open(StdDisk::open(path)?, path.to_owned(), options);
         }
+        DirectoryState::Empty | DirectoryState::Holds(_) => {}
     }
-    open(StdDisk::create(path)?, path.to_owned(), options)
+    let disk = if options.create { StdDisk::create(path)? } else { StdDisk::open(path)? };
+    open(disk, path.to_owned(), options)
 }
 
 /// Opens or creates the store on `disk`.

@@ -28,8 +28,8 @@ pub struct Put {
 
 /// An open store. Cheap to clone; clones share one store, from any number of threads.
 ///
-/// When the last clone is dropped the store is closed; [`Store::close`] does it at once and tells
-/// of failures.
+/// When the last clone is dropped, and the last [`Snapshot`] and [`Pointers`] taken from one, the
+/// store is closed; [`Store::close`] does it at once and tells of failures.
 ///
 /// ```
 /// # fn main() -> pinstone::Result<()> {

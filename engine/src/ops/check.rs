@@ -157,6 +157,10 @@ impl Check<'_> {
         let scan = Scan::of(segment.header, bytes);
         let end = if durable.ordinal() == ordinal { durable.offset_bytes() } else { 0 };
         self.frames(&scan, end);
+        if durable.ordinal() > ordinal && !scan.is_complete() {
+            let what = format!("expected {}, before its last frame", scan.ended_by);
+            self.find(name, Some(scan.valid_end), what);
+        }
         self.records(&scan);
         Ok(())
     }

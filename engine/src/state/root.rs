@@ -328,7 +328,10 @@ impl Root {
 
     /// Records that the store is closed, with the logs durable to these ends.
     pub(crate) fn close(&self, ends: Ends) -> Result<(), WalError> {
-        self.append(&mut self.inner.lock(), &[Edit::Closed(ends)])
+        let mut inner = self.inner.lock();
+        self.append(&mut inner, &[Edit::Closed(ends)])?;
+        // What was reserved is zeros, there or not: this needs no sync.
+        Ok(inner.log.segment().file.set_len(inner.log.end().offset_bytes())?)
     }
 
     /// Appends a frame that only tells what is durable.

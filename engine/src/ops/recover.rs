@@ -118,7 +118,10 @@ fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Found> {
             Ok(FileName::Current) => has_current = true,
             Ok(FileName::CurrentTemp) => found.current_temp = true,
             Ok(FileName::Reserve) => found.reserve = true,
-            Ok(FileName::Segment { log, ordinal, epoch }) => {
+            Ok(name @ FileName::Segment { log, ordinal, epoch }) => {
+                if ordinal == u32::MAX || epoch == u32::MAX {
+                    return Err(corrupt(name, 0, "no number can follow those of its name").into());
+                }
                 found.segments.insert((log, ordinal, epoch));
             }
             Err(_) => stranger = Some(name),
@@ -360,7 +363,8 @@ fn take_over(
     found: &Found,
     mut before: Before,
 ) -> Result<Arc<Inner>> {
-    if found.reserve {
+    if found.reserve && !before.recovery.clean {
+        // What is to be copied may need the space. It holds nothing, so R1 stands.
         Reserve::release_left(&*disk)?;
     }
     let store = StoreSeed::new(&before.store_id);
@@ -393,7 +397,7 @@ fn take_over(
         for sealed in &before.log(log).sealed {
             log_state.segments.insert(sealed.ordinal, sealed.state);
         }
-        let taken = take_tails(&*disk, &options, log, before.log(log), epoch, &mut recovery)?;
+        let taken = take_tails(&*disk, before.log(log), epoch, &mut recovery)?;
         for tail in &taken.all {
             let SegmentHeader { ordinal, epoch, .. } = tail.segment.header;
             log_state.segments.insert(ordinal, SegmentState { epoch, seal: None });
@@ -411,6 +415,16 @@ fn take_over(
         Root::create(Arc::clone(&disk), Arc::clone(&synced), Arc::clone(&poison), header, state)?;
     turn_current(&*disk, &header)?;
     remove_unnamed(&*disk, found, &root, &mut recovery);
+    // Files that are gone give their space back once they are closed.
+    before.blob.unsealed.clear();
+    before.pointer.unsealed.clear();
+    for (log, bytes) in
+        [(LogKind::Blob, options.segment_bytes), (LogKind::Pointer, options.pointer_segment_bytes)]
+    {
+        if let Some(active) = tails.get(&log).and_then(Tails::active) {
+            reserve(&*active.segment.file, bytes)?;
+        }
+    }
     let reserve = Reserve::new(Arc::clone(&disk), options.reserve_bytes);
     if !root.state().blob.segments.is_empty()
         && let Err(error) = reserve.hold()
@@ -644,6 +658,11 @@ struct Tails {
 }
 
 impl Tails {
+    /// The one to append to, if any.
+    fn active(&self) -> Option<&Closing> {
+        if self.complete { None } else { self.all.last() }
+    }
+
     /// The one to append to, if any, and those to be sealed.
     fn split(mut self) -> (Option<Closing>, Vec<Closing>) {
         let active = if self.complete { None } else { self.all.pop() };
@@ -655,8 +674,6 @@ impl Tails {
 /// closed and so every byte is known to be durable, as they are.
 fn take_tails(
     disk: &dyn Disk,
-    options: &Options,
-    log: LogKind,
     before: &LogBefore,
     epoch: u32,
     recovery: &mut Recovery,
@@ -664,21 +681,14 @@ fn take_tails(
     let mut tails = Tails { all: Vec::new(), complete: false };
     let Some(end) = before.end else { return Ok(tails) };
     tails.complete = end.complete;
-    let reserve_bytes = match log {
-        LogKind::Blob => options.segment_bytes,
-        _ => options.pointer_segment_bytes,
-    };
     for unsealed in before.kept() {
         let scan = &unsealed.scan;
         let is_last = scan.header.ordinal == end.position.ordinal();
         let frames_end = if is_last { end.position.offset_bytes() } else { scan.valid_end };
         let segment = if recovery.clean || planted::is(Bug::TailNotCopied) {
-            if is_last && !end.complete {
-                reserve(&*unsealed.segment.file, reserve_bytes)?;
-            }
             unsealed.segment.clone()
         } else {
-            copy(disk, unsealed, frames_end, reserve_bytes, epoch, recovery)?
+            copy(disk, unsealed, frames_end, epoch, recovery)?
         };
         let sealer = scan.sealer(frames_end, |sealer, offset, record| {
             if let Ok(entry) = list_entry(offset, &record) {
@@ -704,13 +714,11 @@ fn copy(
     disk: &dyn Disk,
     unsealed: &Unsealed,
     frames_end: u64,
-    reserve_bytes: u64,
     epoch: u32,
     recovery: &mut Recovery,
 ) -> Result<SegmentFile> {
     let header = SegmentHeader { epoch, ..unsealed.scan.header };
     let segment = create_segment(disk, header, frames_end)?;
-    reserve(&*segment.file, reserve_bytes)?;
     let start = usize::try_from(FRAMES_START).expect("it is small");
     let end = usize::try_from(frames_end).expect("the file was read whole");
     let frames: Bytes = unsealed.scan.bytes.slice(start..end);

@@ -293,7 +293,8 @@ impl Sealer {
     pub fn void(&mut self, header: &FrameHeader, header_crc: u32, value: ListEntry) {
         let frame = &mut self.frames[header.sequence as usize];
         self.record_count -= frame.record_crcs.len() as u64;
-        self.body_bytes -= u64::from(frame.body_bytes) - u64::from(header.body_bytes);
+        self.body_bytes -= u64::from(frame.body_bytes);
+        self.body_bytes += u64::from(header.body_bytes);
         *frame =
             FrameChecks { header_crc, body_bytes: header.body_bytes, record_crcs: Box::new([]) };
         self.list.retain(|listed| *listed != value);

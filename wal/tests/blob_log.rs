@@ -1,0 +1,572 @@
+//! The blob log under threads, full devices, failed syncs and crashes.
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use common::{Found, Rig, find, sim, value};
+use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
+use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
+use pinstone_disk::{
+    Batch, Bytes, Disk, DiskError, File, FileName, Lock, LogKind, Op, OpenMode, Operation, StdDisk,
+};
+use pinstone_wal::{FRAMES_START, FrameKind, LogPosition, WalError};
+
+const SEGMENT_BYTES: u64 = 16 << 10;
+const BUFFER_BYTES: usize = 2 << 10;
+
+fn crashes() -> impl Iterator<Item = CrashState> {
+    [CrashState::Nothing, CrashState::Everything].into_iter().chain((0..4).map(CrashState::Random))
+}
+
+fn found(disk: &SimDisk, state: CrashState) -> Found {
+    find(&*disk.after_crash(state), LogKind::Blob).unwrap()
+}
+
+fn is_no_space(error: &WalError) -> bool {
+    matches!(error, WalError::Disk(error) if error.is_no_space())
+}
+
+/// Values small and large, so that frames, segments and large frames all come about.
+fn mixed(count: u64) -> Vec<Vec<u8>> {
+    let len = |n: u64| match n % 9 {
+        7 => 3000,
+        8 => 20_000,
+        short => usize::try_from(short * 37 + n).unwrap() + 8,
+    };
+    (0..count).map(|n| value(n, len(n))).collect()
+}
+
+#[test]
+fn a_value_can_be_read_as_soon_as_it_was_put() {
+    let disk = sim(1);
+    let rig = Rig::new(disk, SEGMENT_BYTES, BUFFER_BYTES);
+    let values = mixed(60);
+    for (index, value) in values.iter().enumerate() {
+        assert!(rig.put(value).unwrap());
+        assert!(!rig.put(value).unwrap(), "it is known now");
+        for earlier in &values[..=index] {
+            assert_eq!(rig.get(earlier).as_ref(), Some(earlier));
+        }
+    }
+    assert!(rig.log.closing_count() > 2);
+}
+
+fn many_threads(disk: Arc<dyn Disk>, each: u64) {
+    let rig = Rig::new(disk, 1 << 18, 8 << 10);
+    std::thread::scope(|scope| {
+        for thread in 0..8u64 {
+            let rig = &rig;
+            scope.spawn(move || {
+                for n in 0..each {
+                    // Every second value is one that all threads put.
+                    let owner = if n % 2 == 0 { 0 } else { thread + 1 };
+                    let len = if n % 64 == 63 { 5000 } else { 60 + (n % 500) };
+                    let own = value(owner << 32 | n, usize::try_from(len).unwrap());
+                    rig.put(&own).unwrap();
+                    assert_eq!(rig.get(&own), Some(own.clone()));
+                    if n % 97 == thread {
+                        rig.log.sync(rig.place(&own).unwrap().position()).unwrap();
+                    }
+                    if n % 193 == thread {
+                        rig.seal_all().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let shared = each.div_ceil(2);
+    let places = rig.places();
+    assert_eq!(places.len() as u64, shared + 8 * (each - shared));
+    let starts: BTreeSet<LogPosition> = places.iter().map(|place| place.position()).collect();
+    assert_eq!(starts.len(), places.len(), "no two stand in one place");
+    rig.log.sync_all().unwrap();
+    rig.seal_all().unwrap();
+}
+
+#[test]
+fn many_threads_append_on_the_machines_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    many_threads(StdDisk::create(directory.path().join("log")).unwrap(), 600);
+}
+
+#[test]
+fn many_threads_append_on_a_simulated_disk() {
+    many_threads(sim(1), 600);
+}
+
+#[test]
+fn threads_that_append_the_same_values_append_each_once() {
+    let rig = Rig::new(sim(1), SEGMENT_BYTES, BUFFER_BYTES);
+    let values = mixed(80);
+    let new = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for value in &values {
+                    let was_new = rig.put(value).unwrap();
+                    new.fetch_add(u64::from(was_new), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(new.into_inner(), 80);
+    rig.log.sync_all().unwrap();
+}
+
+#[test]
+fn what_was_synced_survives_the_worst_crash() {
+    let disk = sim(7);
+    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let values = mixed(70);
+    for (index, value) in values.iter().enumerate() {
+        rig.put(value).unwrap();
+        if index % 5 != 4 {
+            continue;
+        }
+        rig.log.sync(rig.place(value).unwrap().position()).unwrap();
+        let found = found(&disk, CrashState::Nothing);
+        for earlier in &values[..=index] {
+            assert!(found.holds(earlier), "value {index}");
+        }
+    }
+}
+
+#[test]
+fn all_of_it_is_durable_after_sync_all_even_if_a_full_segment_was_taken() {
+    let disk = sim(7);
+    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let values = mixed(20);
+    let mut taken = Vec::new();
+    for value in &values {
+        rig.put(value).unwrap();
+        while let Some(closing) = rig.log.take_closing().unwrap() {
+            assert!(rig.synced.of(LogKind::Blob) >= closing.end(), "durable before it is sealed");
+            taken.push(closing);
+        }
+        rig.log.sync_all().unwrap();
+        assert!(found(&disk, CrashState::Nothing).holds(value));
+    }
+    assert!(taken.len() > 1);
+}
+
+#[test]
+fn a_random_crash_leaves_a_prefix() {
+    for seed in 0..40 {
+        let disk = sim(seed);
+        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        let values = mixed(30);
+        let synced = usize::try_from(seed % 30).unwrap();
+        for (index, value) in values.iter().enumerate() {
+            rig.put(value).unwrap();
+            if index == synced {
+                rig.log.sync_all().unwrap();
+            }
+        }
+        rig.log.write_out().unwrap();
+        let found = found(&disk, CrashState::Random(seed));
+        assert!(found.values.len() > synced);
+        assert_eq!(found.values, values[..found.values.len()], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_failed_sync_ends_writing() {
+    for fault in [Fault::Eio, Fault::SyncFailsThenClean, Fault::SyncEnospc] {
+        let disk = sim(1);
+        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        let values = mixed(20);
+        values.iter().for_each(|value| assert!(rig.put(value).unwrap()));
+        disk.fail_when(Filter::any().operation(Operation::Sync), fault);
+        let durable = rig.synced.of(LogKind::Blob);
+        assert!(matches!(rig.log.sync_all(), Err(WalError::Poisoned { .. })));
+        disk.heal();
+        assert_eq!(rig.synced.of(LogKind::Blob), durable, "nothing more is known durable");
+        assert!(matches!(rig.log.sync_all(), Err(WalError::Poisoned { .. })));
+        assert!(matches!(rig.log.take_closing(), Err(WalError::Poisoned { .. })));
+        assert!(matches!(rig.log.trim(), Err(WalError::Poisoned { .. })));
+        for len in [50, 3000] {
+            assert!(matches!(rig.put(&value(99, len)), Err(WalError::Poisoned { .. })));
+        }
+        for value in &values {
+            assert_eq!(rig.get(value).as_ref(), Some(value), "reads go on");
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_other_than_for_space_ends_writing() {
+    for len in [50, 3000, 20_000] {
+        let disk = sim(1);
+        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        rig.put(b"first").unwrap();
+        rig.log.write_out().unwrap();
+        rig.grow().unwrap();
+        disk.fail_when(Filter::any().operation(Operation::Write), Fault::Eio);
+        let failed = rig.put(&value(1, len)).and_then(|_| rig.log.write_out());
+        assert!(matches!(failed, Err(WalError::Poisoned { .. })));
+        disk.heal();
+        assert!(matches!(rig.put(b"second"), Err(WalError::Poisoned { .. })));
+        assert!(!found(&disk, CrashState::Everything).holds(&value(1, len)));
+    }
+}
+
+/// Puts everything on a disk that fills up; what was accepted, and what was refused.
+fn put_all(rig: &Rig, values: &[Vec<u8>]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+    for (index, value) in values.iter().enumerate() {
+        match rig.put(value) {
+            Ok(_) => accepted.push(value.clone()),
+            Err(error) if is_no_space(&error) => refused.push(value.clone()),
+            Err(error) => panic!("{error}"),
+        }
+        let more = match index % 4 {
+            1 => rig.log.write_out(),
+            2 => rig.log.sync_all(),
+            3 => rig.seal_all().map(drop),
+            _ => Ok(()),
+        };
+        assert!(more.is_ok() || more.is_err_and(|error| is_no_space(&error)));
+    }
+    (accepted, refused)
+}
+
+/// On a disk that was full: nothing accepted is lost, nothing refused is found, writing goes on.
+fn holds_after_filling_up(disk: &SimDisk, rig: &Rig, values: &[Vec<u8>], case: &str) -> usize {
+    let (mut accepted, refused) = put_all(rig, values);
+    let check = |accepted: &[Vec<u8>]| {
+        for value in accepted {
+            assert_eq!(rig.get(value).as_ref(), Some(value), "{case}");
+        }
+        for state in crashes() {
+            // Sealed segments are read by their lists; their frames are scanned all the same.
+            let found = found(disk, state);
+            for value in &refused {
+                assert!(!found.holds(value), "{case}, {state:?}: a refused value was found");
+            }
+        }
+    };
+    check(&accepted);
+    disk.heal();
+    let late = value(1 << 40, 100);
+    rig.put(&late).unwrap();
+    accepted.push(late);
+    rig.log.sync_all().unwrap();
+    check(&accepted);
+    let found = found(disk, CrashState::Nothing);
+    for value in &accepted {
+        assert!(found.holds(value), "{case}: an accepted value was lost");
+    }
+    refused.len()
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_refused_is_found_if_writes_fail_for_space_from_any_point() {
+    let values = mixed(24);
+    let run = |seed, from| {
+        let disk = sim(seed);
+        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        if let Some(from) = from {
+            disk.fail_from(from, Fault::Enospc);
+        }
+        let refused = holds_after_filling_up(&disk, &rig, &values, &format!("from {from:?}"));
+        (disk.op_count(), refused)
+    };
+    let (ops, _) = run(1, None);
+    let mut refused = 0;
+    for from in 1..ops {
+        refused += run(from, Some(from)).1;
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_refused_is_found_if_one_write_fails_for_space() {
+    let values = mixed(24);
+    for at in 1..120 {
+        let disk = sim(at);
+        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        disk.fail_at(at, Fault::Enospc);
+        holds_after_filling_up(&disk, &rig, &values, &format!("at {at}"));
+    }
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_refused_is_found_on_a_disk_of_any_size() {
+    // Nothing is reserved, so that writes run out of space half done.
+    let values = mixed(24);
+    let mut refused = 0;
+    for sectors in 4..200 {
+        let disk = sim(sectors);
+        let rig = Rig::reserving(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES, FRAMES_START);
+        disk.set_capacity(Some(sectors * 512));
+        let case = format!("{sectors} sectors");
+        refused += holds_after_filling_up(&disk, &rig, &values, &case);
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn what_waits_for_space_is_bounded() {
+    let disk = sim(1);
+    let rig = Rig::new(disk.clone(), 1 << 20, BUFFER_BYTES);
+    rig.put(b"first").unwrap();
+    rig.log.write_out().unwrap();
+    disk.fail_when(Filter::any().operation(Operation::Write), Fault::Enospc);
+    let mut accepted = 0;
+    for n in 0..10_000 {
+        accepted += u64::from(rig.put(&value(n, 64)).is_ok());
+        assert!(is_no_space(&rig.log.write_out().unwrap_err()));
+    }
+    let record_bytes = 64 + 38;
+    assert!(accepted * record_bytes <= 3 * BUFFER_BYTES as u64, "{accepted} were accepted");
+    disk.heal();
+    let before = disk.mutation_count();
+    rig.log.write_out().unwrap();
+    assert!(disk.mutation_count() - before <= 3, "a few frames");
+}
+
+#[test]
+fn segments_do_not_end_faster_than_they_are_written() {
+    // The buffer is larger than a segment, so that only the end of one finishes a frame.
+    let disk = sim(1);
+    let rig = Rig::new(disk.clone(), 8192, 1 << 20);
+    rig.put(b"first").unwrap();
+    let first = common::header(LogKind::Blob, 1).file_name();
+    disk.fail_when(Filter::any().operation(Operation::Write).file(first), Fault::Enospc);
+    let accepted = (0..1000).filter(|n| rig.put(&value(*n, 100)).is_ok()).count();
+    assert!(accepted * 138 < 2 * 8192, "{accepted} were accepted");
+    disk.heal();
+    rig.log.sync_all().unwrap();
+    assert_eq!(found(&disk, CrashState::Nothing).values.len(), accepted + 1);
+}
+
+#[test]
+fn a_written_value_can_be_synced_on_a_full_device() {
+    let disk = sim(1);
+    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    rig.put(b"first").unwrap();
+    rig.log.write_out().unwrap();
+    rig.put(b"second").unwrap();
+    disk.fail_when(Filter::any().operation(Operation::Write), Fault::Enospc);
+    let [first, second] =
+        [b"first".as_slice(), b"second"].map(|v| rig.place(v).unwrap().position());
+    rig.log.sync(first).unwrap();
+    assert!(found(&disk, CrashState::Nothing).holds(b"first"));
+    assert!(is_no_space(&rig.log.sync(second).unwrap_err()));
+    assert!(is_no_space(&rig.log.begin_round().map(drop).unwrap_err()));
+    assert!(rig.log.begin_round_covering(first).is_ok());
+}
+
+#[test]
+fn an_abandoned_round_leaves_its_syncs_to_the_next() {
+    let disk = sim(1);
+    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    rig.put(b"first").unwrap();
+    let round = rig.log.begin_round().unwrap();
+    let upto = round.upto();
+    round.abandon();
+    assert!(rig.synced.of(LogKind::Blob) < upto);
+    drop(rig.log.begin_round().unwrap());
+    rig.log.sync_all().unwrap();
+    assert!(rig.synced.of(LogKind::Blob) >= upto);
+    assert!(found(&disk, CrashState::Nothing).holds(b"first"));
+}
+
+#[test]
+fn a_round_whose_syncs_are_forgotten_ends_writing() {
+    let rig = Rig::new(sim(1), SEGMENT_BYTES, BUFFER_BYTES);
+    rig.put(b"first").unwrap();
+    let round = rig.log.begin_round().unwrap();
+    assert_eq!(round.chains().len(), 1);
+    drop(round);
+    assert!(matches!(rig.put(b"second"), Err(WalError::Poisoned { .. })));
+}
+
+#[test]
+fn a_round_makes_durable_what_it_found_written_and_no_more() {
+    let disk = sim(1);
+    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    rig.put(b"first").unwrap();
+    let round = rig.log.begin_round().unwrap();
+    // Written while the syncs are on their way.
+    let results = disk.run(Batch { chains: round.chains() });
+    rig.put(b"second").unwrap();
+    rig.log.write_out().unwrap();
+    round.finish(results.into_iter().find_map(Result::err).map_or(Ok(()), Err)).unwrap();
+    assert!(rig.synced.of(LogKind::Blob) <= rig.place(b"second").unwrap().position());
+    assert!(rig.synced.of(LogKind::Blob) < rig.log.written_upto());
+    rig.log.sync_all().unwrap();
+    assert!(found(&disk, CrashState::Nothing).holds(b"second"));
+}
+
+#[test]
+fn a_trimmed_log_is_durable_and_takes_no_more() {
+    let disk = sim(1);
+    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let values = mixed(30);
+    for value in &values {
+        rig.put(value).unwrap();
+    }
+    rig.grow().unwrap();
+    rig.log.trim().unwrap();
+    let disk = disk.after_crash(CrashState::Nothing);
+    let found = find(&*disk, LogKind::Blob).unwrap();
+    assert_eq!(found.values, values);
+    let end = found.end.unwrap();
+    assert_eq!(end.position, rig.synced.of(LogKind::Blob));
+    assert_eq!(end.bytes_cut, 0);
+    let last = &found.scans[found.scans.len() - 2];
+    assert_eq!(last.bytes.len() as u64, last.valid_end);
+    for len in [50, 3000] {
+        assert!(matches!(rig.put(&value(99, len)), Err(WalError::Poisoned { .. })));
+    }
+}
+
+/// A disk that calls back once, before it writes.
+struct Hooked {
+    inner: Arc<SimDisk>,
+    before_write: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl std::fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl Disk for Hooked {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+    fn engine(&self) -> &'static str {
+        self.inner.engine()
+    }
+    fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError> {
+        self.inner.open(name, mode)
+    }
+    fn list(&self) -> Result<Vec<String>, DiskError> {
+        self.inner.list()
+    }
+    fn rename(&self, from: FileName, to: FileName) -> Result<(), DiskError> {
+        self.inner.rename(from, to)
+    }
+    fn remove(&self, name: FileName) -> Result<(), DiskError> {
+        self.inner.remove(name)
+    }
+    fn sync_dir(&self) -> Result<(), DiskError> {
+        self.inner.sync_dir()
+    }
+    fn lock(&self) -> Result<Result<Box<dyn Lock>, Option<u32>>, DiskError> {
+        self.inner.lock()
+    }
+    fn random(&self) -> Result<[u8; 16], DiskError> {
+        self.inner.random()
+    }
+    fn run(&self, batch: Batch) -> Vec<Result<Vec<Bytes>, DiskError>> {
+        for op in batch.chains.iter().flatten() {
+            if let Op::Write { .. } = op
+                && let Some(hook) = take(&self.before_write)
+            {
+                hook();
+            }
+        }
+        self.inner.run(batch)
+    }
+}
+
+fn take<T>(from: &Mutex<Option<T>>) -> Option<T> {
+    from.lock().take()
+}
+
+/// A large value is refused while `puts` happen, which come to stand behind it.
+fn refused_while(puts: &[Vec<u8>], large: &[u8], reserve_bytes: u64) -> (Arc<SimDisk>, Rig) {
+    let sim = sim(1);
+    let disk = Arc::new(Hooked { inner: sim.clone(), before_write: Mutex::new(None) });
+    let hooked = Arc::clone(&disk);
+    let rig = Arc::new(Rig::reserving(disk, SEGMENT_BYTES, BUFFER_BYTES, reserve_bytes));
+    rig.put(b"first").unwrap();
+    rig.log.write_out().unwrap();
+    let (inner, puts, during) = (sim.clone(), puts.to_vec(), Arc::clone(&rig));
+    *hooked.before_write.lock() = Some(Box::new(move || {
+        for value in &puts {
+            during.put(value).unwrap();
+        }
+        inner.fail_when(Filter::any().operation(Operation::Write), Fault::Enospc);
+    }));
+    assert!(is_no_space(&rig.put(large).unwrap_err()));
+    assert!(take(&hooked.before_write).is_none(), "the write was hooked");
+    sim.heal();
+    let rig = Arc::into_inner(rig).expect("the hook is gone");
+    (sim, rig)
+}
+
+#[test]
+fn what_was_put_behind_a_refused_large_value_stays_where_it_was() {
+    let behind = vec![value(1, 100), value(2, 200)];
+    let large = value(3, 3000);
+    for reserve_bytes in [FRAMES_START, SEGMENT_BYTES] {
+        let (disk, rig) = refused_while(&behind, &large, reserve_bytes);
+        for value in &behind {
+            assert_eq!(rig.get(value).as_ref(), Some(value));
+        }
+        // Only what voids the large one can be written, as yet.
+        disk.fail_when(Filter::any().operation(Operation::Write).from_nth(2), Fault::Enospc);
+        assert!(is_no_space(&rig.log.write_out().unwrap_err()));
+        let written = rig.log.written_upto();
+        rig.log.sync(rig.place(b"first").unwrap().position()).unwrap();
+        let found_then = found(&disk, CrashState::Nothing);
+        assert!(found_then.end.unwrap().position >= rig.synced.of(LogKind::Blob));
+        disk.heal();
+        rig.log.sync_all().unwrap();
+        assert!(rig.synced.of(LogKind::Blob) > written);
+        let found = found(&disk, CrashState::Nothing);
+        assert!(behind.iter().all(|value| found.holds(value)));
+        assert!(!found.holds(&large));
+        let kinds: Vec<_> = found.scans[0].frames.iter().map(|frame| frame.header.kind).collect();
+        assert_eq!(kinds, [FrameKind::Records, FrameKind::Void, FrameKind::Records]);
+        assert!(rig.put(&large).unwrap(), "there is room now");
+        rig.log.sync_all().unwrap();
+    }
+}
+
+#[test]
+fn a_refused_large_value_with_nothing_behind_it_gives_its_room_back() {
+    let large = value(3, 3000);
+    let (disk, rig) = refused_while(&[], &large, SEGMENT_BYTES);
+    rig.put(b"second").unwrap();
+    rig.log.sync_all().unwrap();
+    assert!(u64::from(rig.place(b"second").unwrap().offset_bytes) < 3000);
+    assert_eq!(found(&disk, CrashState::Nothing).values, [b"first".to_vec(), b"second".to_vec()]);
+}
+
+#[test]
+fn a_segment_with_a_voided_frame_is_sealed_as_it_is() {
+    let behind = vec![value(1, 100)];
+    let (disk, rig) = refused_while(&behind, &value(3, 3000), SEGMENT_BYTES);
+    let mut number = 10;
+    while rig.log.closing_count() == 0 {
+        rig.put(&value(number, 400)).unwrap();
+        number += 1;
+    }
+    let sealed = rig.seal_all().unwrap().remove(0);
+    let name = sealed.header.file_name();
+    let file = disk.open(name, OpenMode::Read).unwrap();
+    let segment = pinstone_wal::SegmentFile { header: sealed.header, file };
+    let (footer, hash) = pinstone_wal::read_footer(&*disk, &segment).unwrap();
+    assert_eq!(hash, sealed.footer_hash);
+    let list = pinstone_wal::read_list(&*disk, &segment, &footer).unwrap();
+    assert_eq!(list.len() as u64, footer.record_count);
+    let bytes = disk.file_bytes(&name.to_string()).unwrap();
+    let scan = pinstone_wal::Scan::of(sealed.header, bytes.into());
+    assert!(scan.frames.iter().any(|frame| frame.header.kind == FrameKind::Void));
+    let mut sealer = scan.sealer(scan.valid_end, |sealer, offset, record| {
+        let value = pinstone_wal::ValueRecord::decode(record.payload).unwrap();
+        let entry = list.iter().find(|entry| entry.digest == value.digest).unwrap();
+        assert_eq!(u64::from(entry.offset_bytes), offset);
+        sealer.value(*entry);
+    });
+    assert_eq!(sealer.finish(sealed.header, footer.frames_end).1, hash);
+}

@@ -1,0 +1,226 @@
+//! A blob log with what its user must provide: segments, an index, and reading back.
+#![allow(dead_code, unreachable_pub, reason = "each test binary takes what it needs")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pinstone_disk::env::Mutex;
+use pinstone_disk::sim::SimDisk;
+use pinstone_disk::{Bytes, Digest, Disk, DiskExt, FileName, LogKind, OpenMode};
+use pinstone_wal::{
+    Appended, BlobLog, BlobLogOptions, LogEnd, LogPosition, Place, Poison, PreparedValue, Record,
+    Scan, Sealed, SegmentFile, SegmentHeader, StoreSeed, Synced, SyncedUpto, ValueRecord, Verdict,
+    WalError, create_segment, judge, read_header,
+};
+
+pub const STORE_ID: [u8; 16] = *b"a store for test";
+pub const EPOCH: u32 = 1;
+
+/// The header of a segment of the tests' store.
+pub fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
+    SegmentHeader { store_id: STORE_ID, log, ordinal, epoch: EPOCH }
+}
+
+/// A simulated disk without power-safe overwrite: a crash may leave anything in a sector that was
+/// being written.
+pub fn sim(seed: u64) -> Arc<SimDisk> {
+    let disk = SimDisk::new(seed);
+    disk.set_damages_whole_sectors(true);
+    disk
+}
+
+/// The seed of the tests' store.
+pub fn store() -> StoreSeed {
+    StoreSeed::new(&STORE_ID)
+}
+
+/// A blob log, and what a store would add to it.
+pub struct Rig {
+    pub disk: Arc<dyn Disk>,
+    pub log: BlobLog,
+    pub synced: Arc<SyncedUpto>,
+    pub poison: Arc<Poison>,
+    /// Bytes reserved for each segment.
+    reserve_bytes: u64,
+    places: Mutex<BTreeMap<Digest, Place>>,
+    segments: Mutex<BTreeMap<u32, SegmentFile>>,
+    growing: Mutex<u32>,
+}
+
+impl Rig {
+    /// An empty log whose segments are reserved as a store does it.
+    pub fn new(disk: Arc<dyn Disk>, segment_bytes: u64, buffer_bytes: usize) -> Self {
+        Self::reserving(disk, segment_bytes, buffer_bytes, segment_bytes)
+    }
+
+    /// An empty log; `reserve_bytes` are reserved for each segment.
+    pub fn reserving(
+        disk: Arc<dyn Disk>,
+        segment_bytes: u64,
+        buffer_bytes: usize,
+        reserve_bytes: u64,
+    ) -> Self {
+        let synced = Arc::new(SyncedUpto::default());
+        let poison = Arc::new(Poison::default());
+        let log = BlobLog::new(
+            Arc::clone(&disk),
+            Arc::clone(&synced),
+            Arc::clone(&poison),
+            EPOCH,
+            store(),
+            BlobLogOptions { segment_bytes, buffer_bytes },
+            None,
+            Vec::new(),
+        );
+        Self {
+            disk,
+            log,
+            synced,
+            poison,
+            reserve_bytes,
+            places: Mutex::default(),
+            segments: Mutex::default(),
+            growing: Mutex::new(1),
+        }
+    }
+
+    /// Appends a value unless it is there; says whether it was new.
+    pub fn put(&self, value: &[u8]) -> Result<bool, WalError> {
+        let digest = Digest::of(value);
+        let prepared = PreparedValue::new(store(), digest, value);
+        loop {
+            let known = || self.places.lock().contains_key(&digest);
+            let insert = |place| {
+                let before = self.places.lock().insert(digest, place);
+                assert_eq!(before, None, "equal values are appended once");
+            };
+            match self.log.append(&prepared, known, insert)? {
+                Appended::At(_) => return Ok(true),
+                Appended::Known => return Ok(false),
+                Appended::NeedsSegment => self.grow()?,
+            }
+        }
+    }
+
+    /// Makes the next segment ready.
+    pub fn grow(&self) -> Result<(), WalError> {
+        let mut next_ordinal = self.growing.lock();
+        if self.log.has_next() {
+            return Ok(());
+        }
+        let ordinal = *next_ordinal;
+        *next_ordinal += 1;
+        let segment =
+            create_segment(&*self.disk, header(LogKind::Blob, ordinal), self.reserve_bytes)
+                .map_err(|error| self.poison.after(error))?;
+        self.segments.lock().insert(ordinal, segment.clone());
+        self.log.offer(segment).expect("none waits");
+        Ok(())
+    }
+
+    /// The place of a value.
+    pub fn place(&self, value: &[u8]) -> Option<Place> {
+        self.places.lock().get(&Digest::of(value)).copied()
+    }
+
+    /// All places.
+    pub fn places(&self) -> Vec<Place> {
+        self.places.lock().values().copied().collect()
+    }
+
+    /// Reads a value by its place, from memory or from its file.
+    pub fn get(&self, value: &[u8]) -> Option<Vec<u8>> {
+        let place = self.place(value)?;
+        let bytes = self.log.read_unwritten(place).unwrap_or_else(|| {
+            let file = Arc::clone(&self.segments.lock()[&place.ordinal].file);
+            let len = usize::try_from(place.class.bytes_max()).unwrap();
+            self.disk.read(&file, u64::from(place.offset_bytes), len).unwrap()
+        });
+        let record = Record::read(store(), &bytes).unwrap();
+        let read = ValueRecord::decode(record.payload).unwrap();
+        assert_eq!(read.digest, Digest::of(value));
+        Some(read.value.to_vec())
+    }
+
+    /// Takes and seals every full segment.
+    pub fn seal_all(&self) -> Result<Vec<Sealed>, WalError> {
+        let mut sealed = Vec::new();
+        while let Some(mut closing) = self.log.take_closing()? {
+            sealed.push(closing.seal(&*self.disk, &self.poison)?);
+        }
+        Ok(sealed)
+    }
+}
+
+/// What is found of a log of which nothing is sealed.
+#[derive(Debug)]
+pub struct Found {
+    pub scans: Vec<Scan>,
+    pub end: Option<LogEnd>,
+    /// The values up to the log's end.
+    pub values: Vec<Vec<u8>>,
+}
+
+impl Found {
+    pub fn holds(&self, value: &[u8]) -> bool {
+        self.values.iter().any(|found| found == value)
+    }
+}
+
+/// Scans all segments of a log that `disk` holds, and judges them.
+pub fn find(disk: &dyn Disk, log: LogKind) -> Result<Found, WalError> {
+    let mut scans = Vec::new();
+    for name in disk.list()? {
+        let Ok(name @ FileName::Segment { log: of, .. }) = name.parse() else { continue };
+        if of != log {
+            continue;
+        }
+        let file = disk.open(name, OpenMode::Read)?;
+        // What was created and never named may be in any state.
+        let Ok(header) = read_header(disk, &file, &name) else { continue };
+        let len = usize::try_from(file.len_bytes()?).unwrap();
+        scans.push(Scan::of(header, disk.read(&file, 0, len)?));
+    }
+    let by_log = scans.iter().collect::<Vec<_>>();
+    let of = |kind| if kind == log { &by_log[..] } else { &[] };
+    let verdict = Verdict {
+        blob: of(LogKind::Blob),
+        pointer: of(LogKind::Pointer),
+        root: of(LogKind::Root),
+        others: &[],
+        closed: Synced::default(),
+    };
+    let end = judge(&verdict, log)?;
+    let last = end.map_or(LogPosition::START, |end| end.position);
+    let mut values = Vec::new();
+    for scan in scans.iter().filter(|scan| scan.header.ordinal <= last.ordinal()) {
+        scan.records(scan.valid_end, |_, offset, record| {
+            if let Ok(value) = ValueRecord::decode(record.payload) {
+                assert_eq!(Digest::of(value.value), value.digest, "at {offset}");
+                values.push(value.value.to_vec());
+            }
+        });
+    }
+    Ok(Found { scans, end, values })
+}
+
+/// A value of `len_bytes` that no other number makes.
+pub fn value(number: u64, len_bytes: usize) -> Vec<u8> {
+    let seed = blake3_of(number);
+    let mut bytes: Vec<u8> = seed.iter().copied().cycle().take(len_bytes).collect();
+    let tag = number.to_le_bytes();
+    let tagged = tag.len().min(bytes.len());
+    bytes[..tagged].copy_from_slice(&tag[..tagged]);
+    bytes
+}
+
+fn blake3_of(number: u64) -> [u8; 32] {
+    *Digest::of(&number.to_le_bytes()).as_bytes()
+}
+
+/// A disk's file, whole.
+pub fn file_bytes(disk: &dyn Disk, name: FileName) -> Bytes {
+    let file = disk.open(name, OpenMode::Read).unwrap();
+    let len = usize::try_from(file.len_bytes().unwrap()).unwrap();
+    disk.read(&file, 0, len).unwrap()
+}

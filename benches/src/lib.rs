@@ -1,1 +1,3 @@
 //! Being written.
+
+#![forbid(unsafe_code)]

@@ -50,3 +50,8 @@ pub use options::{Maintenance, NAME_BYTES_MAX, Options, Verify};
 pub use pinstone_disk::{Digest, DigestParseError};
 pub use stats::{CheckOptions, CheckReport, Counters, Finding, LogStats, Recovery, Stats};
 pub use store::{Pointers, Put, Snapshot, Store, StoreBuilder};
+
+/// The README's example is compiled and run as one of ours.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -24,9 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{
-    DirectoryState, Disk, DiskError, DiskExt, File, FileName, Lock, LogKind, OpenMode, StdDisk,
-};
+use pinstone_disk::{DirectoryState, Disk, DiskExt, FileName, Lock, LogKind, OpenMode, StdDisk};
 use pinstone_wal::{
     Appender, BlobLog, BlobLogOptions, Closing, CommitRecord, FRAMES_START, ListEntry, LogEnd,
     LogPosition, Poison, Record, RecordKind, SEGMENT_HEADER_BYTES, Scan, SegmentFile,
@@ -41,7 +39,7 @@ use crate::state::digest_index::DigestIndex;
 use crate::state::inner::{CommitQueue, Counters, Inner, PointerLog};
 use crate::state::pointers::PointerTable;
 use crate::state::reserve::Reserve;
-use crate::state::root::{Root, RootState, Seal, SegmentState};
+use crate::state::root::{Root, RootState, Seal, SegmentState, reserve};
 use crate::state::segments::Segments;
 use crate::stats::Recovery;
 
@@ -206,7 +204,9 @@ fn read_store(
     names: &BTreeSet<SegmentName>,
     current: SegmentHeader,
 ) -> Result<Before> {
-    let root_scan = scan_segment(disk, current.file_name(), &current.store_id)?.scan;
+    let root_scan = scan_segment(disk, current.file_name(), &current.store_id)
+        .map_err(|error| missing(error, "CURRENT"))?
+        .scan;
     let root = replay_root(&root_scan)?;
     let mut logs = [LogKind::Blob, LogKind::Pointer].map(|_| LogBefore::default());
     for (before, log) in logs.iter_mut().zip([LogKind::Blob, LogKind::Pointer]) {
@@ -249,6 +249,16 @@ fn read_store(
         Recovery { clean: root.closed.is_some(), bytes_cut: cut.sum(), ..Recovery::default() };
     let store_id = current.store_id;
     Ok(Before { store_id, root_header: Some(current), root, blob, pointer, recovery })
+}
+
+/// A file that is not there, although `by` names it, is damage and no failure of the machine.
+fn missing(error: Error, by: &str) -> Error {
+    match error {
+        Error::Io { source } if source.is_not_found() => {
+            corrupt(source.file, 0, format!("{by} names it, and it is not there")).into()
+        }
+        error => error,
+    }
 }
 
 /// Opens a segment and reads it whole.
@@ -305,11 +315,13 @@ fn read_log(
     let mut before = LogBefore::default();
     for (&ordinal, &state) in &root.log(log).segments {
         let name = FileName::Segment { log, ordinal, epoch: state.epoch };
+        let gone = |error| missing(error, "the root");
         match state.seal {
             Some(seal) => {
-                before.sealed.push(read_sealed(disk, name, ordinal, state, seal, store_id)?);
+                let sealed = read_sealed(disk, name, ordinal, state, seal, store_id);
+                before.sealed.push(sealed.map_err(gone)?);
             }
-            None => before.unsealed.push(scan_segment(disk, name, store_id)?),
+            None => before.unsealed.push(scan_segment(disk, name, store_id).map_err(gone)?),
         }
     }
     Ok(before)
@@ -418,6 +430,7 @@ fn take_over(
     // Files that are gone give their space back once they are closed.
     before.blob.unsealed.clear();
     before.pointer.unsealed.clear();
+    root.reserve()?;
     for (log, bytes) in
         [(LogKind::Blob, options.segment_bytes), (LogKind::Pointer, options.pointer_segment_bytes)]
     {
@@ -700,14 +713,6 @@ fn take_tails(
         tails.all.push(Closing { segment, frames_end, sealer });
     }
     Ok(tails)
-}
-
-/// Reserves space for what will be appended; on a full device appends find that out themselves.
-fn reserve(file: &dyn File, bytes: u64) -> Result<(), DiskError> {
-    match file.allocate(bytes) {
-        Err(error) if error.is_no_space() => Ok(()),
-        allocated => allocated,
-    }
 }
 
 fn copy(

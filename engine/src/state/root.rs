@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use pinstone_disk::codec::{Malformed, Reader, put_varint};
 use pinstone_disk::env::Mutex;
-use pinstone_disk::{Disk, DiskExt, LogKind};
+use pinstone_disk::{Disk, DiskError, DiskExt, File, LogKind};
 use pinstone_wal::{
     Appender, FrameBuilder, LogPosition, Poison, RecordKind, Sealed, SegmentFile, SegmentHeader,
     StoreSeed, SyncedUpto, WalError, create_segment,
@@ -239,7 +239,7 @@ struct RootInner {
 }
 
 /// Bytes reserved for a root log beyond its first record, so that edits can be written when the
-/// device is full.
+/// device is full later.
 const RESERVE_BYTES: u64 = 64 << 10;
 
 impl Root {
@@ -254,8 +254,7 @@ impl Root {
         let store = StoreSeed::new(&header.store_id);
         let mut frame = FrameBuilder::with_capacity(0);
         frame.push(store, RecordKind::RootEdit, &encode(&state.edits()));
-        let reserve_bytes = frame.len_bytes() as u64 + RESERVE_BYTES;
-        let segment = create_segment(&*disk, header, reserve_bytes)?;
+        let segment = create_segment(&*disk, header, frame.len_bytes() as u64)?;
         let mut log = Appender::new(
             Arc::clone(&disk),
             Arc::clone(&synced),
@@ -270,6 +269,12 @@ impl Root {
         synced.raise(LogKind::Root, log.end());
         let inner = Mutex::new(RootInner { state, log });
         Ok(Self { disk, synced, poison, store, header, inner })
+    }
+
+    /// Reserves space for edits; on a full device each of them finds out by itself.
+    pub(crate) fn reserve(&self) -> Result<(), DiskError> {
+        let log = &self.inner.lock().log;
+        reserve(&*log.segment().file, log.end().offset_bytes() + RESERVE_BYTES)
     }
 
     /// The header of its log.
@@ -290,7 +295,7 @@ impl Root {
     /// Creates the next segment of `log`, reserved up to `reserve_bytes`, and names it.
     ///
     /// # Errors
-    /// Whatever the machine says; no segment was added then.
+    /// Whatever the machine says; no segment was added then. A failed sync ends writing.
     pub(crate) fn add_segment(
         &self,
         log: LogKind,
@@ -302,7 +307,8 @@ impl Root {
         let header = SegmentHeader { log, ordinal, ..self.header };
         // R2: the ordinal is spent from here on, whatever becomes of it.
         inner.state.log_mut(log).next_ordinal += 1;
-        let segment = create_segment(&*self.disk, header, reserve_bytes)?;
+        let segment = create_segment(&*self.disk, header, reserve_bytes)
+            .map_err(|error| self.poison.after(error))?;
         let edit = Edit::Open { log, ordinal, epoch: header.epoch };
         if let Err(error) = self.append(&mut inner, &[edit]) {
             // If the edit is not there, nothing names the file; what cannot be removed now is
@@ -353,6 +359,14 @@ impl Root {
             inner.state.apply(edit);
         }
         Ok(())
+    }
+}
+
+/// Reserves space up to `bytes`, if there is so much.
+pub(crate) fn reserve(file: &dyn File, bytes: u64) -> Result<(), DiskError> {
+    match file.allocate(bytes) {
+        Err(error) if error.is_no_space() => Ok(()),
+        allocated => allocated,
     }
 }
 

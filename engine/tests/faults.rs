@@ -210,39 +210,64 @@ fn a_disk_of_any_size_fills_up_cleanly_and_goes_on_once_there_is_room() {
     assert!(refused_opens > 0 && refused_steps > 20 && resumed == refused_steps);
 }
 
+/// What a full store has left of the disk when it is opened: too little for a segment of each log,
+/// up to several.
+fn sizes() -> impl Iterator<Item = u64> {
+    (24 << 10..120 << 10).step_by(512)
+}
+
 #[test]
 fn a_full_disk_still_takes_deletions() {
-    let disk = SimDisk::new(3);
-    let store = filling().builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
-    let mut names = fill(&store, &disk);
-    while let Some(name) = names.pop() {
-        store.commit(Batch::new().delete(&name)).unwrap();
-        assert_eq!(store.pointer(&name).unwrap(), None);
+    let mut deleted = 0;
+    for size in sizes() {
+        let (disk, store, mut names) = full(size);
+        deleted += names.len();
+        while let Some(name) = names.pop() {
+            let reply = store.commit(Batch::new().delete(&name));
+            reply.unwrap_or_else(|error| panic!("{size}, {name}: {}", common::told(&error)));
+            assert_eq!(store.pointer(&name).unwrap(), None);
+        }
+        drop(store);
+        let image = disk.after_crash(CrashState::Nothing);
+        let store = filling().builder().open_on(image as Arc<dyn Disk>).unwrap();
+        assert_eq!(store.pointers_with_prefix("").count(), 0);
     }
-    drop(store);
-    let image = disk.after_crash(CrashState::Nothing);
-    let store = filling().builder().open_on(image as Arc<dyn Disk>).unwrap();
-    assert_eq!(store.pointers_with_prefix("").count(), 0);
+    assert!(deleted > 1000, "the disks were full at once");
 }
 
 #[test]
 fn a_store_on_a_full_disk_opens_again() {
-    let disk = SimDisk::new(3);
-    let store = filling().builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
-    let names = fill(&store, &disk);
-    // The process died, and the space is still what it was.
-    let image = disk.clean_reopen();
-    drop(store);
-    let store = filling().builder().open_on(Arc::clone(&image) as Arc<dyn Disk>).unwrap();
-    for name in names {
-        let digest = store.pointer(&name).unwrap().unwrap();
-        assert_eq!(store.get(&digest).unwrap(), Some(Bytes::from(name.repeat(100))));
+    let mut found = 0;
+    for size in sizes() {
+        let (disk, store, names) = full(size);
+        // The process died, and the space is still what it was.
+        let image = disk.clean_reopen();
+        drop(store);
+        let opened = filling().builder().open_on(Arc::clone(&image) as Arc<dyn Disk>);
+        let store = opened.unwrap_or_else(|error| panic!("{size}: {}", common::told(&error)));
+        for name in &names {
+            let digest = store.pointer(name).unwrap().unwrap();
+            assert_eq!(store.get(&digest).unwrap(), Some(Bytes::from(name.repeat(100))));
+        }
+        found += names.len();
+        // What it holds can be deleted still, and with space again it goes on.
+        for name in &names {
+            let reply = store.commit(Batch::new().delete(name));
+            reply.unwrap_or_else(|error| panic!("{size}, {name}: {}", common::told(&error)));
+        }
+        image.set_capacity(None);
+        let digest = store.put(b"more").unwrap().digest;
+        store.commit(Batch::new().set("more", digest)).unwrap();
     }
+    assert!(found > 1000, "the disks were full at once");
 }
 
-/// Commits until there is no space left, under a bound that does not move; the names committed.
-fn fill(store: &Store, disk: &SimDisk) -> Vec<String> {
-    disk.set_capacity(Some(disk.used_bytes() + (40 << 10)));
+/// A store on a disk with so much space from its beginning on, filled by commits until it had none
+/// left; and the names committed.
+fn full(size: u64) -> (Arc<SimDisk>, Store, Vec<String>) {
+    let disk = SimDisk::new(3);
+    let store = filling().builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    disk.set_capacity(Some(disk.used_bytes() + size));
     let mut names = Vec::new();
     loop {
         let name = format!("name {}", names.len());
@@ -253,11 +278,9 @@ fn fill(store: &Store, disk: &SimDisk) -> Vec<String> {
             .and_then(|_put| store.commit(Batch::new().set(&name, digest)));
         match reply {
             Ok(_) => names.push(name),
-            Err(Error::NoSpace { .. }) => break,
-            Err(error) => panic!("{}", common::told(&error)),
+            Err(Error::NoSpace { .. }) => return (disk, store, names),
+            Err(error) => panic!("{size}: {}", common::told(&error)),
         }
         assert!(names.len() < 1000, "the disk does not fill up");
     }
-    assert!(names.len() > 5, "it was full at once");
-    names
 }

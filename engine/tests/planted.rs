@@ -61,7 +61,7 @@ fn failed_syncs() -> Option<String> {
 }
 
 fn damaged() -> Option<String> {
-    let rest = damage::dirty(workload("old-values")?).ok()?;
+    let rest = damage::dirty(workload("old-values")?, true).ok()?;
     let harms = damage::all_harms(&rest.disk, 7);
     let report = damage::hunt(&rest, &harms, true);
     (report.violation_count > 0).then(|| report.to_string())

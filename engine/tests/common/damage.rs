@@ -3,7 +3,9 @@
 //!
 //! A store that was closed testifies to everything in it. One whose process died testifies to all
 //! but its last batch: of that one no later frame says that it was durable, so damage there may
-//! count as torn, and the last commit may be gone.
+//! count as torn, and the last commit may be gone. A cut takes away the later frames too, and with
+//! them what they testify; so it is judged only where the store had a moment of rest before its
+//! last commit, and wrote down elsewhere how far its logs were durable.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -19,6 +21,10 @@ use super::{Verdict, caught, ensure, mix, pool, told};
 
 /// How many violations are told in full.
 const VIOLATIONS_MAX: usize = 8;
+/// How near to a byte that is not zero every byte is tried.
+const NEAR_BYTES: usize = 8;
+/// One in so many of the other bytes is tried.
+const ZEROS_STRIDE: usize = 61;
 
 /// What is done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +59,17 @@ pub fn closed(workload: Workload) -> Verdict<Rest> {
     Ok(Rest { workload, disk, model })
 }
 
-/// Plays the workload, which ends in a commit, and cuts the power.
-pub fn dirty(workload: Workload) -> Verdict<Rest> {
+/// Plays the workload, which ends in a commit, and cuts the power. `rested`: before that commit
+/// the store was given a moment of rest.
+pub fn dirty(workload: Workload, rested: bool) -> Verdict<Rest> {
     let (last, steps) = workload.steps.split_last().ok_or("there are no steps")?;
     let (disk, model) = workload.begin(1)?;
     let mut world = World::new(&workload, Arc::clone(&disk), model);
     world.play_all(steps)?;
+    if rested {
+        let store = world.store.as_ref().ok_or("it is not open")?;
+        store.maintain().map_err(|error| told(&error))?;
+    }
     let mut model = world.model.clone();
     let Step::Commit(changes) = last else { return Err("the last step is no commit".to_owned()) };
     let error = world.play(last)?;
@@ -107,16 +118,23 @@ impl Report {
     }
 }
 
-/// Every file removed; cut to each length; and of each byte one bit flipped. `stride` leaves out
-/// all lengths and bytes but every so-manieth.
+/// Every file removed; cut to each length; and of each byte one bit flipped; sector by sector
+/// zeroed. `stride` leaves out all lengths and bytes but every so-manieth. Of those far from any
+/// byte that is not zero (padding, and what is only reserved) one in [`ZEROS_STRIDE`] is tried.
 pub fn all_harms(disk: &SimDisk, stride: usize) -> Vec<(String, Harm)> {
     let mut harms = Vec::new();
     for file in disk.names() {
-        let len_bytes = disk.file_bytes(&file).expect("it is listed").len();
+        let bytes = disk.file_bytes(&file).expect("it is listed");
+        let len_bytes = bytes.len();
         let mut add = |harm| harms.push((file.clone(), harm));
         add(Harm::Remove);
-        (0..len_bytes).step_by(stride).for_each(|len| add(Harm::Cut(len)));
-        for offset in (0..len_bytes).step_by(stride) {
+        let is_near = |at: usize| {
+            let near = at.saturating_sub(NEAR_BYTES)..(at + NEAR_BYTES).min(len_bytes);
+            bytes[near].iter().any(|byte| *byte != 0)
+        };
+        let offsets = (0..len_bytes).filter(|at| is_near(*at) || at.is_multiple_of(ZEROS_STRIDE));
+        for offset in offsets.step_by(stride) {
+            add(Harm::Cut(offset));
             let bit = u8::try_from(mix(&[offset as u64]) % 8).expect("it is below 8");
             add(Harm::Flip { offset, bit });
         }

@@ -25,10 +25,12 @@ pub enum Bug {
     DependencyIgnored = 9,
     /// A failed sync is tried again instead of ending writing.
     SyncRetried = 10,
+    /// A commit is acknowledged and published before its frame is written.
+    AckBeforeWrite = 11,
 }
 
 /// All of them, with the names that `PINSTONE_PLANTED_BUG` takes.
-pub const BUGS: [(&str, Bug); 10] = [
+pub const BUGS: [(&str, Bug); 11] = [
     ("blob-sync-skipped", Bug::BlobSyncSkipped),
     ("pointer-sync-skipped", Bug::PointerSyncSkipped),
     ("ack-before-sync", Bug::AckBeforeSync),
@@ -39,6 +41,7 @@ pub const BUGS: [(&str, Bug); 10] = [
     ("tail-not-copied", Bug::TailNotCopied),
     ("dependency-ignored", Bug::DependencyIgnored),
     ("sync-retried", Bug::SyncRetried),
+    ("ack-before-write", Bug::AckBeforeWrite),
 ];
 
 #[cfg(not(feature = "planted-bugs"))]

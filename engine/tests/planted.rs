@@ -104,6 +104,11 @@ fn an_acknowledgement_before_the_sync_is_caught() {
 }
 
 #[test]
+fn an_acknowledgement_before_the_write_is_caught() {
+    caught(Bug::AckBeforeWrite, crashes);
+}
+
+#[test]
 fn a_short_write_ignored_is_caught() {
     caught(Bug::ShortWriteIgnored, short_writes);
 }

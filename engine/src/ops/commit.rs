@@ -194,13 +194,14 @@ impl Group {
             log.depends_upto.max(durable_upto)
         };
         let records = self.records(depends_upto);
-        if let Err(error) = append(inner, log, &records) {
+        let unwritten = planted::is(Bug::AckBeforeWrite);
+        if !unwritten && let Err(error) = append(inner, log, &records) {
             if let Some(round) = round {
                 round.abandon();
             }
             return Err(error);
         }
-        if planted::is(Bug::AckBeforeSync) {
+        if unwritten || planted::is(Bug::AckBeforeSync) {
             if let Some(round) = round {
                 round.abandon();
             }

@@ -327,9 +327,9 @@ impl SimDisk {
         self.state().used_sectors() * inode::SECTOR_BYTES as u64
     }
 
-    /// Lets a crash damage whole sectors of which only a part was written since the last sync, as
-    /// devices without power-safe overwrite do. This is beyond what [`Disk`] demands to be
-    /// survived. Off at first; handed on to the disks that are made from this one.
+    /// Whether a crash damages whole sectors of which only a part was written since the last sync,
+    /// as devices without power-safe overwrite do; or else only what was written. On at first, as
+    /// [`Disk`] demands; handed on to the disks that are made from this one.
     pub fn set_damages_whole_sectors(&self, damages: bool) {
         self.state().whole_sectors = damages;
     }

@@ -5,9 +5,9 @@
 //! What *durable* means, and what every implementation may do to what is not:
 //!
 //! - D1: bytes written and a length set are durable once a [`Op::Sync`] of that file, submitted
-//!   after they completed, has succeeded. Before that, what was written of each 512-byte sector is
-//!   old, new, zero or garbage after a crash, and the length moves apart from the bytes. Bytes that
-//!   are durable and not written again take no harm, even where others of their sector are.
+//!   after they completed, has succeeded. Before that, each 512-byte sector of which anything was
+//!   written is old, new, zero or garbage after a crash, what was durable in it too; and the length
+//!   moves apart from the bytes.
 //! - D2: a name created, renamed or removed is durable once [`Disk::sync_dir`], called after it,
 //!   has succeeded. Before that each change is kept or lost on its own.
 //! - D3: a failed sync promises nothing about any byte written since the last one that succeeded,

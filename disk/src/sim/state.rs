@@ -220,7 +220,7 @@ impl State {
             rules: Vec::new(),
             interrupted_last: false,
             capacity_sectors: None,
-            whole_sectors: false,
+            whole_sectors: true,
             locked: false,
             counters: SimCounters::default(),
             sequence: 0,

@@ -121,18 +121,20 @@ fn sectors_of_one_write_fare_each_on_its_own() {
 }
 
 #[test]
-fn durable_bytes_beside_a_write_take_no_harm() {
-    let (disk, file) = disk_holding(A, &[b'o'; 512]);
+fn durable_bytes_take_harm_where_their_sector_is_written_unless_the_device_spares_them() {
+    let (disk, file) = disk_holding(A, &[b'o'; 1024]);
     write(&file, 100, &[b'n'; 10]);
     write(&file, 300, &[b'n'; 10]);
+    assert!(random_states(&disk).any(|state| bytes(&state, A).unwrap()[0] != b'o'));
+    let others = |state: Arc<SimDisk>| bytes(&state, A).unwrap()[512..] == [b'o'; 512];
+    assert!(random_states(&disk).all(others), "the next sector was not written");
+    disk.set_damages_whole_sectors(false);
     for state in random_states(&disk) {
         let held = bytes(&state, A).unwrap();
         for beside in [0..100, 110..300, 310..512] {
             assert!(held[beside].iter().all(|byte| *byte == b'o'));
         }
     }
-    disk.set_damages_whole_sectors(true);
-    assert!(random_states(&disk).any(|state| bytes(&state, A).unwrap()[0] != b'o'));
 }
 
 #[test]
@@ -630,7 +632,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// What a file must read, and what of it must survive: the bytes as of the last sync, but for
-/// those that were written or cut since.
+/// the sectors in which any were written or cut since.
 #[derive(Clone, Debug, Default)]
 struct Model {
     visible: Vec<u8>,
@@ -642,7 +644,9 @@ struct Model {
 }
 
 impl Model {
+    /// Whatever shares a sector with these bytes may be lost with them.
     fn risk(&mut self, from: usize, to: usize) {
+        let (from, to) = (from / 512 * 512, to.next_multiple_of(512));
         self.at_risk.resize(self.at_risk.len().max(to), false);
         self.at_risk[from..to].fill(true);
     }

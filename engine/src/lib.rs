@@ -35,6 +35,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+pub mod dump;
 mod error;
 mod maintain;
 mod ops;

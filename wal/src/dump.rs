@@ -1,1 +1,527 @@
-//! Being written.
+//! The annotated dump of a file: every field of `docs/format.md` beside its bytes.
+//!
+//! 1. The file's header says what it is. If it is damaged, the file's name stands in for it.
+//! 2. A sealed segment's end says where its frames end; without it they end where the file does.
+//! 3. Frames are walked as a scan walks them. Where one is invalid, a row says so, and the walk
+//!    goes on at the next place that holds a valid header.
+//! 4. What no row covers is shown as zeros or as undecoded.
+//!
+//! - P1: any bytes can be dumped; nothing here panics on them or believes a length of theirs.
+//! - P2: names of structures and fields are those of `docs/format.md`.
+//!
+//! What an edit of the root means is the root's: its user decodes that payload.
+
+use pinstone_disk::codec::{Malformed, Reader, size};
+use pinstone_disk::dump::Dump;
+use pinstone_disk::{Digest, FileName, LogKind, checksum};
+
+use crate::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameKind, frame_bytes};
+use crate::position::{LogPosition, SizeClass};
+use crate::record::{Record, RecordKind, StoreSeed};
+use crate::segment::{
+    DIGEST_ENTRY_BYTES, DIGEST_PAGE_BYTES, DIGEST_PAGE_HEADER_BYTES, ENTRIES_A_PAGE, FOOTER_BYTES,
+    FOOTER_MAGIC, FRAMES_START, SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, TRAILER_MAGIC,
+};
+
+/// Adds rows for the payload of a root's edit that stands at an offset of the file.
+pub type DumpPayload<'a> = &'a dyn Fn(&mut Dump, u64, &[u8]);
+
+/// Shows a payload as so many bytes.
+pub fn opaque_payload(dump: &mut Dump, offset: u64, payload: &[u8]) {
+    dump.push(offset, payload.len(), "record", "payload", count(payload.len()));
+}
+
+/// Dumps a segment, sealed or not, or CURRENT: whatever begins as our files do, or is called like
+/// one. What is damaged is shown as far as it can be, with an `invalid` row beside it.
+pub fn dump_file(name: Option<&FileName>, bytes: &[u8], root_edit: DumpPayload<'_>) -> Dump {
+    let mut walk = Walk { dump: Dump::new(), bytes, root_edit };
+    match name {
+        Some(FileName::Lock) => {
+            if !bytes.is_empty() {
+                walk.dump.push(0, bytes.len(), "lock", "pid", bytes.escape_ascii());
+            }
+            return walk.dump;
+        }
+        Some(FileName::Reserve) => {
+            walk.dump.push(0, bytes.len(), "reserve", "space", count(bytes.len()));
+            return walk.dump;
+        }
+        _ => {}
+    }
+    let header = walk.header();
+    match (header, name) {
+        (Some((SegmentHeader::CURRENT, _)), _)
+        | (None, Some(FileName::Current | FileName::CurrentTemp)) => {
+            if bytes.len() > SEGMENT_HEADER_BYTES {
+                walk.invalid(SEGMENT_HEADER_BYTES as u64, "header", "expected the file's end");
+            }
+        }
+        (Some((kind, header)), _) if LogKind::from_number(kind).is_some() => walk.segment(header),
+        (header, Some(&FileName::Segment { log, ordinal, epoch })) => {
+            let store_id = header.map_or([0; 16], |(_, header)| header.store_id);
+            walk.segment(SegmentHeader { store_id, log, ordinal, epoch });
+        }
+        _ => walk.invalid(0, "file", "it is none of a store's"),
+    }
+    walk.dump.push_gaps(bytes);
+    walk.dump
+}
+
+struct Walk<'a> {
+    dump: Dump,
+    bytes: &'a [u8],
+    root_edit: DumpPayload<'a>,
+}
+
+/// Reads fields one after the other and pushes a row for each.
+struct Fields<'a, 'd> {
+    dump: &'d mut Dump,
+    structure: &'static str,
+    origin: u64,
+    reader: Reader<'a>,
+}
+
+impl<'a> Fields<'a, '_> {
+    fn show(&mut self, start: usize, field: &'static str, value: impl std::fmt::Display) {
+        let at = self.origin + start as u64;
+        self.dump.push(at, self.reader.offset() - start, self.structure, field, value);
+    }
+
+    fn u8(&mut self, field: &'static str, say: impl Fn(u8) -> String) -> Result<u8, Malformed> {
+        let start = self.reader.offset();
+        let number = self.reader.u8(field)?;
+        self.show(start, field, say(number));
+        Ok(number)
+    }
+
+    fn u16(&mut self, field: &'static str) -> Result<u16, Malformed> {
+        let start = self.reader.offset();
+        let number = self.reader.u16(field)?;
+        self.show(start, field, number);
+        Ok(number)
+    }
+
+    fn u32(&mut self, field: &'static str) -> Result<u32, Malformed> {
+        let start = self.reader.offset();
+        let number = self.reader.u32(field)?;
+        self.show(start, field, number);
+        Ok(number)
+    }
+
+    fn hex32(&mut self, field: &'static str) -> Result<u32, Malformed> {
+        let start = self.reader.offset();
+        let number = self.reader.u32(field)?;
+        self.show(start, field, format_args!("{number:#010x}"));
+        Ok(number)
+    }
+
+    fn u64(&mut self, field: &'static str) -> Result<u64, Malformed> {
+        let start = self.reader.offset();
+        let number = self.reader.u64(field)?;
+        self.show(start, field, number);
+        Ok(number)
+    }
+
+    fn position(&mut self, field: &'static str) -> Result<(), Malformed> {
+        let start = self.reader.offset();
+        let position = LogPosition::from_number(self.reader.u64(field)?);
+        self.show(start, field, position);
+        Ok(())
+    }
+
+    fn varint(&mut self, field: &'static str) -> Result<usize, Malformed> {
+        let start = self.reader.offset();
+        let number = self.reader.varint_usize(field)?;
+        self.show(start, field, number);
+        Ok(number)
+    }
+
+    fn text(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], Malformed> {
+        let start = self.reader.offset();
+        let text = self.reader.take(len, field)?;
+        self.show(start, field, format_args!("\"{}\"", text.escape_ascii()));
+        Ok(text)
+    }
+
+    fn digest(&mut self, field: &'static str) -> Result<Digest, Malformed> {
+        let start = self.reader.offset();
+        let digest = Digest::from_bytes(self.reader.array(field)?);
+        self.show(start, field, digest);
+        Ok(digest)
+    }
+
+    fn bytes(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], Malformed> {
+        let start = self.reader.offset();
+        let bytes = self.reader.take(len, field)?;
+        self.show(start, field, count(len));
+        Ok(bytes)
+    }
+
+    fn file_kind(&mut self) -> Result<u8, Malformed> {
+        self.u8("file_kind", |kind| match LogKind::from_number(kind) {
+            Some(log) => format!("{kind}, {} log", log.word()),
+            None if kind == SegmentHeader::CURRENT => format!("{kind}, CURRENT"),
+            None => format!("{kind}, unknown"),
+        })
+    }
+
+    /// The fields that header and footer have in common.
+    fn identity(&mut self) -> Result<(u8, SegmentHeader), Malformed> {
+        self.u16("version")?;
+        let kind = self.file_kind()?;
+        self.u8("digest_kind", digest_kind)?;
+        self.hex32("compatible")?;
+        self.hex32("read_only_compatible")?;
+        self.hex32("incompatible")?;
+        let start = self.reader.offset();
+        let store_id: [u8; 16] = self.reader.array("store_id")?;
+        self.show(start, "store_id", format_args!("{:032x}", u128::from_be_bytes(store_id)));
+        let ordinal = self.u32("ordinal")?;
+        let epoch = self.u32("epoch")?;
+        let log = LogKind::from_number(kind).unwrap_or(LogKind::Root);
+        Ok((kind, SegmentHeader { store_id, log, ordinal, epoch }))
+    }
+}
+
+fn count(len: usize) -> String {
+    format!("{len} bytes")
+}
+
+fn digest_kind(kind: u8) -> String {
+    match kind {
+        1 => "1, BLAKE3-256".to_owned(),
+        kind => format!("{kind}, unknown"),
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn fields(&mut self, structure: &'static str, origin: u64) -> Fields<'a, '_> {
+        let bytes = self.bytes.get(size(origin)..).unwrap_or(&[]);
+        self.fields_of(structure, origin, bytes)
+    }
+
+    fn fields_of<'b>(
+        &mut self,
+        structure: &'static str,
+        origin: u64,
+        bytes: &'b [u8],
+    ) -> Fields<'b, '_> {
+        Fields { dump: &mut self.dump, structure, origin, reader: Reader::new(bytes) }
+    }
+
+    fn invalid(&mut self, offset: u64, structure: &'static str, why: impl std::fmt::Display) {
+        self.dump.note(offset, structure, "invalid", why);
+    }
+
+    fn expected(&mut self, offset: u64, structure: &'static str, error: Malformed) {
+        let at = offset.saturating_add(error.offset as u64);
+        self.invalid(at, structure, format_args!("expected {}", error.what));
+    }
+
+    /// The file's header as it stands: its kind, and whose file it is. `None` if it is not there.
+    fn header(&mut self) -> Option<(u8, SegmentHeader)> {
+        let decode = |walk: &mut Self| {
+            let mut fields = walk.fields("header", 0);
+            fields.text("magic", 8)?;
+            let identity = fields.identity()?;
+            fields.bytes("reserved", 12)?;
+            fields.hex32("header_crc")?;
+            Ok(identity)
+        };
+        match decode(self) {
+            Ok(identity) => {
+                let name = FileName::Current;
+                if let Err(error) = SegmentHeader::decode_any(&name, self.bytes) {
+                    // The error names a file; the reader knows which one it dumps.
+                    let text = error.to_string();
+                    let why = text.strip_prefix("CURRENT ").unwrap_or(&text).to_owned();
+                    self.invalid(0, "header", why);
+                }
+                Some(identity)
+            }
+            Err(error) => {
+                self.expected(0, "header", error);
+                None
+            }
+        }
+    }
+
+    fn segment(&mut self, header: SegmentHeader) {
+        self.padding(SEGMENT_HEADER_BYTES as u64, FRAMES_START);
+        let frames_end = self.seal(header).unwrap_or(self.bytes.len() as u64);
+        self.frames(header, frames_end);
+    }
+
+    /// Zeros from `start` to `end`, as far as the file goes.
+    fn padding(&mut self, start: u64, end: u64) {
+        let end = end.min(self.bytes.len() as u64);
+        let Some(zeros) = self.bytes.get(size(start)..size(end)) else { return };
+        if zeros.is_empty() {
+            return;
+        }
+        let len = zeros.len();
+        if let Some(at) = zeros.iter().position(|byte| *byte != 0) {
+            self.invalid(start + at as u64, "padding", "expected zeros");
+        }
+        self.dump.push(start, len, "padding", "zeros", count(len));
+    }
+
+    fn frames(&mut self, header: SegmentHeader, frames_end: u64) {
+        let seed = header.seed();
+        let mut at = FRAMES_START;
+        let mut sequence = 0;
+        while at < frames_end {
+            let rest = self.bytes.get(size(at)..size(frames_end)).unwrap_or(&[]);
+            match FrameHeader::decode(seed, at, rest) {
+                Ok(frame) => {
+                    if frame.sequence != sequence {
+                        self.invalid(at, "frame", format_args!("expected sequence {sequence}"));
+                    }
+                    sequence = frame.sequence.wrapping_add(1);
+                    at = self.frame(header, at, &frame, frames_end);
+                }
+                Err(error) => {
+                    let Some(dirty) = rest.iter().position(|byte| *byte != 0) else { return };
+                    self.expected(at, "frame", error);
+                    // On to the next place with a valid header, if there is one.
+                    let mut next = at + (dirty / FRAME_ALIGN * FRAME_ALIGN) as u64;
+                    next = next.max(at + FRAME_ALIGN as u64);
+                    while next < frames_end {
+                        let rest = self.bytes.get(size(next)..size(frames_end)).unwrap_or(&[]);
+                        if FrameHeader::decode(seed, next, rest).is_ok() {
+                            break;
+                        }
+                        next += FRAME_ALIGN as u64;
+                    }
+                    at = next;
+                }
+            }
+        }
+    }
+
+    /// Dumps the frame with this header; returns where the next one begins.
+    fn frame(&mut self, header: SegmentHeader, at: u64, frame: &FrameHeader, limit: u64) -> u64 {
+        let mut fields = self.fields("frame", at);
+        // Its bytes were decoded once.
+        let _shown = (|| {
+            fields.hex32("crc")?;
+            fields.u32("body_bytes")?;
+            fields.u8("kind", |kind| match FrameKind::from_number(kind) {
+                Some(FrameKind::Records) => format!("{kind}, records"),
+                Some(FrameKind::Witness) => format!("{kind}, witness"),
+                Some(FrameKind::Void) => format!("{kind}, void"),
+                None => format!("{kind}, unknown"),
+            })?;
+            fields.u8("flags", |flags| {
+                format!("{flags}{}", if flags & 1 == 1 { ", last of its segment" } else { "" })
+            })?;
+            fields.u16("reserved")?;
+            fields.hex32("body_check")?;
+            fields.u32("epoch")?;
+            fields.u32("sequence")?;
+            fields.position("synced_blob")?;
+            fields.position("synced_pointer")?;
+            fields.position("synced_root")
+        })();
+        let body_start = at + FRAME_HEADER_BYTES as u64;
+        let body_end = body_start + u64::from(frame.body_bytes);
+        let end = at + frame_bytes(u64::from(frame.body_bytes));
+        if end > limit {
+            self.invalid(at, "frame", format_args!("it ends at {end}, past its segment's end"));
+        }
+        let body = self.bytes.get(size(body_start)..size(body_end.min(limit))).unwrap_or(&[]);
+        if frame.kind == FrameKind::Void {
+            let len = size(end.min(limit).saturating_sub(body_start));
+            self.dump.push(body_start, len, "void", "body", count(len));
+            return end;
+        }
+        self.records(header, body_start, body, frame);
+        self.padding(body_end, end.min(limit));
+        end
+    }
+
+    fn records(&mut self, header: SegmentHeader, start: u64, body: &[u8], frame: &FrameHeader) {
+        let seed = StoreSeed::new(&header.store_id);
+        let mut check = crate::frame::BodyCheck::default();
+        let mut at = 0;
+        while at < body.len() {
+            let offset = start + at as u64;
+            let Some(len_bytes) = self.record(seed, offset, &body[at..]) else { return };
+            let crc = body[at..].first_chunk().expect("a record begins with a checksum");
+            check.push(u32::from_le_bytes(*crc));
+            at += len_bytes;
+        }
+        if check.value() != frame.body_check {
+            self.invalid(start, "frame", "its records are not the ones that its header names");
+        }
+    }
+
+    /// Dumps the record that `bytes` begins with; returns its length, if that makes sense.
+    fn record(&mut self, seed: StoreSeed, offset: u64, bytes: &[u8]) -> Option<usize> {
+        let mut fields = self.fields_of("record", offset, bytes);
+        let head = (|| {
+            fields.hex32("crc")?;
+            let kind = fields.u8("kind", |kind| match RecordKind::from_number(kind) {
+                Some(RecordKind::Value) => format!("{kind}, value"),
+                Some(RecordKind::Commit) => format!("{kind}, commit"),
+                Some(RecordKind::RootEdit) => format!("{kind}, root edit"),
+                None => format!("{kind}, unknown"),
+            })?;
+            let payload_bytes = fields.varint("payload_bytes")?;
+            let payload_at = fields.reader.offset();
+            Ok((kind, payload_at, fields.reader.take(payload_bytes, "a record's payload")?))
+        })();
+        let (kind, payload_at, payload) = match head {
+            Ok(head) => head,
+            Err(error) => {
+                self.expected(offset, "record", error);
+                return None;
+            }
+        };
+        if let Err(error) = Record::read(seed, bytes) {
+            self.expected(offset, "record", error);
+        }
+        let payload_offset = offset + payload_at as u64;
+        match RecordKind::from_number(kind) {
+            Some(RecordKind::Value) => self.value(payload_offset, payload),
+            Some(RecordKind::Commit) => self.commit(payload_offset, payload),
+            Some(RecordKind::RootEdit) => {
+                (self.root_edit)(&mut self.dump, payload_offset, payload);
+            }
+            None => opaque_payload(&mut self.dump, payload_offset, payload),
+        }
+        Some(payload_at + payload.len())
+    }
+
+    fn value(&mut self, offset: u64, payload: &[u8]) {
+        let mut fields = self.fields_of("value", offset, payload);
+        match fields.digest("digest") {
+            Ok(digest) => {
+                let len = fields.reader.left();
+                let value = fields.bytes("bytes", len).unwrap_or(&[]);
+                if Digest::of(value) != digest {
+                    self.invalid(offset, "value", "its bytes have another digest");
+                }
+            }
+            Err(error) => self.expected(offset, "value", error),
+        }
+    }
+
+    fn commit(&mut self, offset: u64, payload: &[u8]) {
+        let mut fields = self.fields_of("commit", offset, payload);
+        let shown = (|| {
+            fields.u64("id")?;
+            fields.position("depends_upto")?;
+            fields.u8("flags", |flags| flags.to_string())?;
+            let change_count = fields.varint("change_count")?;
+            fields.structure = "change";
+            for _ in 0..change_count {
+                let kind = fields.u8("kind", |kind| match kind {
+                    0 => "0, delete".to_owned(),
+                    kind => digest_kind(kind),
+                })?;
+                let name_bytes = fields.varint("name_bytes")?;
+                fields.text("name", name_bytes)?;
+                if kind != 0 {
+                    fields.digest("digest")?;
+                }
+            }
+            fields.reader.end("the commit's end")
+        })();
+        let structure = fields.structure;
+        if let Err(error) = shown.and_then(|()| crate::CommitRecord::decode(payload).map(drop)) {
+            self.expected(offset, structure, error);
+        }
+    }
+
+    /// What seals a segment, if this one looks sealed; returns where its frames end.
+    fn seal(&mut self, header: SegmentHeader) -> Option<u64> {
+        let tail_bytes = FOOTER_BYTES + TRAILER_BYTES;
+        let start = self.bytes.len().checked_sub(tail_bytes)?;
+        let (footer, trailer) = self.bytes[start..].split_at(FOOTER_BYTES);
+        if footer[..8] != FOOTER_MAGIC && trailer[TRAILER_BYTES - 8..] != TRAILER_MAGIC {
+            return None;
+        }
+        let start = start as u64;
+        let mut fields = self.fields("footer", start);
+        // Its bytes are there: only a meaning can be wrong.
+        let shown = (|| {
+            fields.text("magic", 8)?;
+            let (_, of) = fields.identity()?;
+            fields.u64("frame_count")?;
+            fields.u64("record_count")?;
+            let frames_end = fields.u64("frames_end")?;
+            fields.u64("body_bytes")?;
+            fields.u64("first_commit")?;
+            fields.u64("last_commit")?;
+            let list_offset = fields.u64("list_offset")?;
+            let list_pages = fields.u64("list_pages")?;
+            fields.digest("frames_hash")?;
+            fields.digest("list_hash")?;
+            fields.structure = "trailer";
+            fields.digest("footer_hash")?;
+            let footer_offset = fields.u64("footer_offset")?;
+            fields.u32("footer_bytes")?;
+            fields.u16("version")?;
+            fields.bytes("reserved", 6)?;
+            let crc = fields.hex32("trailer_crc")?;
+            fields.text("magic", 8)?;
+            Ok::<_, Malformed>((of, frames_end, list_offset, list_pages, footer_offset, crc))
+        })();
+        let (of, frames_end, list_offset, list_pages, footer_offset, crc) = shown.ok()?;
+        let trailer_at = start + FOOTER_BYTES as u64;
+        if checksum::crc(&trailer[..52]) != crc || footer_offset != start {
+            self.invalid(trailer_at, "trailer", "its checksum or offset does not match");
+        }
+        if trailer[TRAILER_BYTES - 8..] != TRAILER_MAGIC {
+            self.invalid(start + tail_bytes as u64 - 8, "trailer", "it does not end as ours do");
+        }
+        let sound = trailer[..32] == *blake3::hash(footer).as_bytes();
+        if !sound {
+            self.invalid(start, "footer", "its hash is not the trailer's");
+        }
+        if of != header {
+            self.invalid(start, "footer", "it is another file's");
+        }
+        let list_end = list_pages
+            .checked_mul(DIGEST_PAGE_BYTES as u64)
+            .and_then(|bytes| list_offset.checked_add(bytes));
+        if frames_end != list_offset || list_end != Some(start) {
+            self.invalid(start, "footer", "its offsets do not fit the file");
+            return Some(start);
+        }
+        for page in 0..list_pages {
+            self.digest_page(header, list_offset + page * DIGEST_PAGE_BYTES as u64);
+        }
+        Some(frames_end)
+    }
+
+    fn digest_page(&mut self, header: SegmentHeader, offset: u64) {
+        let Some(page) = self.bytes.get(size(offset)..size(offset) + DIGEST_PAGE_BYTES) else {
+            return;
+        };
+        let mut fields = self.fields_of("digest_page", offset, page);
+        let shown = (|| {
+            let crc = fields.hex32("crc")?;
+            let entry_count = fields.u16("entry_count")?;
+            fields.u16("reserved")?;
+            fields.structure = "digest_entry";
+            let entries = usize::from(entry_count).min(ENTRIES_A_PAGE);
+            for _ in 0..entries {
+                fields.digest("digest")?;
+                fields.u32("offset")?;
+                fields.u8("size_class", |class| {
+                    format!("{class}, at most {} bytes", SizeClass(class).bytes_max())
+                })?;
+            }
+            fields.structure = "digest_page";
+            let unused =
+                DIGEST_PAGE_BYTES - DIGEST_PAGE_HEADER_BYTES - entries * DIGEST_ENTRY_BYTES;
+            fields.bytes("unused", unused)?;
+            Ok::<_, Malformed>(crc)
+        })();
+        if shown.is_ok_and(|crc| header.seed().at(offset, &[&page[4..]]) != crc) {
+            self.invalid(offset, "digest_page", "its checksum does not match");
+        }
+    }
+}

@@ -9,6 +9,7 @@
 mod appender;
 mod blob_log;
 mod commit;
+pub mod dump;
 mod error;
 mod frame;
 mod poison;

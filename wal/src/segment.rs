@@ -34,15 +34,16 @@ pub const FRAMES_START: u64 = FRAME_ALIGN as u64;
 /// Bytes of a page of a segment's digest list.
 pub const DIGEST_PAGE_BYTES: usize = 4096;
 
-const DIGEST_PAGE_HEADER_BYTES: usize = 8;
-const DIGEST_ENTRY_BYTES: usize = 37;
-const ENTRIES_A_PAGE: usize = (DIGEST_PAGE_BYTES - DIGEST_PAGE_HEADER_BYTES) / DIGEST_ENTRY_BYTES;
-const FOOTER_BYTES: usize = 176;
+pub(crate) const DIGEST_PAGE_HEADER_BYTES: usize = 8;
+pub(crate) const DIGEST_ENTRY_BYTES: usize = 37;
+pub(crate) const ENTRIES_A_PAGE: usize =
+    (DIGEST_PAGE_BYTES - DIGEST_PAGE_HEADER_BYTES) / DIGEST_ENTRY_BYTES;
+pub(crate) const FOOTER_BYTES: usize = 176;
 const FOOTER_BYTES_U32: u32 = 176;
-const TRAILER_BYTES: usize = 64;
+pub(crate) const TRAILER_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"PINSTONE";
-const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
-const TRAILER_MAGIC: [u8; 8] = *b"PINSTAIL";
+pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
+pub(crate) const TRAILER_MAGIC: [u8; 8] = *b"PINSTAIL";
 const _: () = assert!(ENTRIES_A_PAGE == 110);
 const _: () = assert!(SEGMENT_HEADER_BYTES <= FRAME_ALIGN);
 const _: () = assert!(FOOTER_BYTES_U32 as usize == FOOTER_BYTES);
@@ -62,7 +63,7 @@ pub struct SegmentHeader {
 
 impl SegmentHeader {
     /// The number by which CURRENT says that it is no segment.
-    const CURRENT: u8 = 16;
+    pub(crate) const CURRENT: u8 = 16;
 
     /// The name of the file that this heads.
     pub fn file_name(&self) -> FileName {
@@ -119,7 +120,7 @@ impl SegmentHeader {
         Ok(header)
     }
 
-    fn decode_any(file: &FileName, bytes: &[u8]) -> Result<(Self, u8), WalError> {
+    pub(crate) fn decode_any(file: &FileName, bytes: &[u8]) -> Result<(Self, u8), WalError> {
         let Some(bytes) = bytes.get(..SEGMENT_HEADER_BYTES) else {
             return Err(corrupt(file, bytes.len() as u64, "it ends within its header"));
         };

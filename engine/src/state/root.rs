@@ -81,10 +81,10 @@ pub(crate) enum Edit {
     Closed(Ends),
 }
 
-const OPEN: u8 = 1;
-const SEAL: u8 = 2;
-const NEXT_ORDINAL: u8 = 3;
-const CLOSED: u8 = 4;
+pub(crate) const OPEN: u8 = 1;
+pub(crate) const SEAL: u8 = 2;
+pub(crate) const NEXT_ORDINAL: u8 = 3;
+pub(crate) const CLOSED: u8 = 4;
 
 impl RootState {
     /// One log's segments.

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{find, header, sim, store};
+use common::{find, header, store};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Digest, LogKind, Operation};
 use pinstone_wal::{
@@ -23,7 +23,7 @@ struct Rig {
 
 impl Rig {
     fn new(seed: u64, reserve_bytes: u64) -> Self {
-        let disk = sim(seed);
+        let disk = SimDisk::new(seed);
         let (poison, synced) = (Arc::new(Poison::default()), Arc::new(SyncedUpto::default()));
         let header = header(LogKind::Pointer, 1);
         let segment = create_segment(&*disk, header, reserve_bytes).unwrap();
@@ -185,7 +185,7 @@ fn a_failed_sync_in_a_rotation_ends_writing() {
 fn a_segment_that_cannot_be_created_leaves_no_file() {
     for fault in [Fault::Enospc, Fault::Eio, Fault::SyncFailsThenClean] {
         for op in 1..6 {
-            let disk = sim(op);
+            let disk = SimDisk::new(op);
             disk.fail_at(op, fault);
             let made = create_segment(&*disk, header(LogKind::Blob, 1), 4096);
             assert_eq!(made.is_err(), disk.names().is_empty(), "{fault:?} at {op}");

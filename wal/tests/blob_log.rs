@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use common::{Found, Rig, find, sim, value};
+use common::{Found, Rig, find, value};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{
@@ -41,7 +41,7 @@ fn mixed(count: u64) -> Vec<Vec<u8>> {
 
 #[test]
 fn a_value_can_be_read_as_soon_as_it_was_put() {
-    let disk = sim(1);
+    let disk = SimDisk::new(1);
     let rig = Rig::new(disk, SEGMENT_BYTES, BUFFER_BYTES);
     let values = mixed(60);
     for (index, value) in values.iter().enumerate() {
@@ -94,12 +94,12 @@ fn many_threads_append_on_the_machines_disk() {
 
 #[test]
 fn many_threads_append_on_a_simulated_disk() {
-    many_threads(sim(1), 600);
+    many_threads(SimDisk::new(1), 600);
 }
 
 #[test]
 fn threads_that_append_the_same_values_append_each_once() {
-    let rig = Rig::new(sim(1), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::new(SimDisk::new(1), SEGMENT_BYTES, BUFFER_BYTES);
     let values = mixed(80);
     let new = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -118,7 +118,7 @@ fn threads_that_append_the_same_values_append_each_once() {
 
 #[test]
 fn what_was_synced_survives_the_worst_crash() {
-    let disk = sim(7);
+    let disk = SimDisk::new(7);
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     let values = mixed(70);
     for (index, value) in values.iter().enumerate() {
@@ -136,7 +136,7 @@ fn what_was_synced_survives_the_worst_crash() {
 
 #[test]
 fn all_of_it_is_durable_after_sync_all_even_if_a_full_segment_was_taken() {
-    let disk = sim(7);
+    let disk = SimDisk::new(7);
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     let values = mixed(20);
     let mut taken = Vec::new();
@@ -155,7 +155,7 @@ fn all_of_it_is_durable_after_sync_all_even_if_a_full_segment_was_taken() {
 #[test]
 fn a_random_crash_leaves_a_prefix() {
     for seed in 0..40 {
-        let disk = sim(seed);
+        let disk = SimDisk::new(seed);
         let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
         let values = mixed(30);
         let synced = usize::try_from(seed % 30).unwrap();
@@ -175,7 +175,7 @@ fn a_random_crash_leaves_a_prefix() {
 #[test]
 fn a_failed_sync_ends_writing() {
     for fault in [Fault::Eio, Fault::SyncFailsThenClean, Fault::SyncEnospc] {
-        let disk = sim(1);
+        let disk = SimDisk::new(1);
         let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
         let values = mixed(20);
         values.iter().for_each(|value| assert!(rig.put(value).unwrap()));
@@ -199,7 +199,7 @@ fn a_failed_sync_ends_writing() {
 #[test]
 fn a_failed_write_other_than_for_space_ends_writing() {
     for len in [50, 3000, 20_000] {
-        let disk = sim(1);
+        let disk = SimDisk::new(1);
         let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
         rig.put(b"first").unwrap();
         rig.log.write_out().unwrap();
@@ -266,7 +266,7 @@ fn holds_after_filling_up(disk: &SimDisk, rig: &Rig, values: &[Vec<u8>], case: &
 fn nothing_is_lost_and_nothing_refused_is_found_if_writes_fail_for_space_from_any_point() {
     let values = mixed(24);
     let run = |seed, from| {
-        let disk = sim(seed);
+        let disk = SimDisk::new(seed);
         let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
         if let Some(from) = from {
             disk.fail_from(from, Fault::Enospc);
@@ -286,7 +286,7 @@ fn nothing_is_lost_and_nothing_refused_is_found_if_writes_fail_for_space_from_an
 fn nothing_is_lost_and_nothing_refused_is_found_if_one_write_fails_for_space() {
     let values = mixed(24);
     for at in 1..120 {
-        let disk = sim(at);
+        let disk = SimDisk::new(at);
         let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
         disk.fail_at(at, Fault::Enospc);
         holds_after_filling_up(&disk, &rig, &values, &format!("at {at}"));
@@ -299,7 +299,7 @@ fn nothing_is_lost_and_nothing_refused_is_found_on_a_disk_of_any_size() {
     let values = mixed(24);
     let mut refused = 0;
     for sectors in 4..200 {
-        let disk = sim(sectors);
+        let disk = SimDisk::new(sectors);
         let rig = Rig::reserving(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES, FRAMES_START);
         disk.set_capacity(Some(sectors * 512));
         let case = format!("{sectors} sectors");
@@ -310,7 +310,7 @@ fn nothing_is_lost_and_nothing_refused_is_found_on_a_disk_of_any_size() {
 
 #[test]
 fn what_waits_for_space_is_bounded() {
-    let disk = sim(1);
+    let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), 1 << 20, BUFFER_BYTES);
     rig.put(b"first").unwrap();
     rig.log.write_out().unwrap();
@@ -331,7 +331,7 @@ fn what_waits_for_space_is_bounded() {
 #[test]
 fn segments_do_not_end_faster_than_they_are_written() {
     // The buffer is larger than a segment, so that only the end of one finishes a frame.
-    let disk = sim(1);
+    let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), 8192, 1 << 20);
     rig.put(b"first").unwrap();
     let first = common::header(LogKind::Blob, 1).file_name();
@@ -345,7 +345,7 @@ fn segments_do_not_end_faster_than_they_are_written() {
 
 #[test]
 fn a_written_value_can_be_synced_on_a_full_device() {
-    let disk = sim(1);
+    let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     rig.put(b"first").unwrap();
     rig.log.write_out().unwrap();
@@ -362,7 +362,7 @@ fn a_written_value_can_be_synced_on_a_full_device() {
 
 #[test]
 fn an_abandoned_round_leaves_its_syncs_to_the_next() {
-    let disk = sim(1);
+    let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     rig.put(b"first").unwrap();
     let round = rig.log.begin_round().unwrap();
@@ -377,7 +377,7 @@ fn an_abandoned_round_leaves_its_syncs_to_the_next() {
 
 #[test]
 fn a_round_whose_syncs_are_forgotten_ends_writing() {
-    let rig = Rig::new(sim(1), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::new(SimDisk::new(1), SEGMENT_BYTES, BUFFER_BYTES);
     rig.put(b"first").unwrap();
     let round = rig.log.begin_round().unwrap();
     assert_eq!(round.chains().len(), 1);
@@ -387,7 +387,7 @@ fn a_round_whose_syncs_are_forgotten_ends_writing() {
 
 #[test]
 fn a_round_makes_durable_what_it_found_written_and_no_more() {
-    let disk = sim(1);
+    let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     rig.put(b"first").unwrap();
     let round = rig.log.begin_round().unwrap();
@@ -404,7 +404,7 @@ fn a_round_makes_durable_what_it_found_written_and_no_more() {
 
 #[test]
 fn a_trimmed_log_is_durable_and_takes_no_more() {
-    let disk = sim(1);
+    let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     let values = mixed(30);
     for value in &values {
@@ -483,7 +483,7 @@ fn take<T>(from: &Mutex<Option<T>>) -> Option<T> {
 
 /// A large value is refused while `puts` happen, which come to stand behind it.
 fn refused_while(puts: &[Vec<u8>], large: &[u8], reserve_bytes: u64) -> (Arc<SimDisk>, Rig) {
-    let sim = sim(1);
+    let sim = SimDisk::new(1);
     let disk = Arc::new(Hooked { inner: sim.clone(), before_write: Mutex::new(None) });
     let hooked = Arc::clone(&disk);
     let rig = Arc::new(Rig::reserving(disk, SEGMENT_BYTES, BUFFER_BYTES, reserve_bytes));

@@ -5,9 +5,10 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Rig, header, sim, value};
+use common::{Rig, header, value};
 use expect_test::expect;
 use pinstone_disk::dump::Dump;
+use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{FileName, LogKind};
 use pinstone_wal::dump::{dump_file, opaque_payload};
 use proptest::prelude::*;
@@ -22,7 +23,7 @@ fn is_sound(bytes: &[u8]) -> bool {
 
 /// A sealed segment, and one that is not.
 fn segments() -> (Vec<u8>, Vec<u8>) {
-    let disk = sim(1);
+    let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), 12 << 10, 1024);
     for n in 0..90 {
         rig.put(&value(n, 60)).unwrap();
@@ -39,7 +40,7 @@ fn segments() -> (Vec<u8>, Vec<u8>) {
 
 #[test]
 fn a_segment_is_shown_field_by_field() {
-    let rig = Rig::reserving(sim(1), 1 << 20, 1024, 2048);
+    let rig = Rig::reserving(SimDisk::new(1), 1 << 20, 1024, 2048);
     rig.put(b"apple").unwrap();
     rig.log.sync_all().unwrap();
     let name = FileName::Segment { log: LogKind::Blob, ordinal: 1, epoch: 1 };
@@ -89,17 +90,17 @@ fn damage_is_shown_and_gone_past() {
         .rows()
         .iter()
         .filter(|row| ["invalid", "undecoded", "sequence"].contains(&row.field))
-        .map(|row| format!("{:6} {}.{}: {}\n", row.offset, row.structure, row.field, row.value))
+        .map(|row| format!("{:04x} {}.{}: {}\n", row.offset, row.structure, row.field, row.value))
         .collect();
     expect![[r#"
-           532 frame.sequence: 0
-           560 record.invalid: expected a record's checksum
-           566 value.invalid: its bytes have another digest
-          1544 frame.invalid: expected a frame's kind
-          1544 gap.undecoded: 1016 bytes
-          2560 frame.invalid: expected sequence 1
-          2580 frame.sequence: 2
-          3604 frame.sequence: 3
+        0214 frame.sequence: 0
+        0230 record.invalid: expected a record's checksum
+        0236 value.invalid: its bytes have another digest
+        0608 frame.invalid: expected a frame's kind
+        0608 gap.undecoded: 1016 bytes
+        0a00 frame.invalid: expected sequence 1
+        0a14 frame.sequence: 2
+        0e14 frame.sequence: 3
     "#]]
     .assert_eq(&shown);
 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Rig, file_bytes, header, sim, value};
+use common::{Rig, file_bytes, header, value};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Digest, Disk, LogKind, OpenMode, Operation};
 use pinstone_wal::{Appender, CommitRecord, LogPosition, Poison, SyncedUpto};
@@ -63,7 +63,7 @@ fn seal_again(scan: &Scan) -> Sealer {
 
 /// A sealed segment with `count` values.
 fn sealed(count: u64) -> (Arc<SimDisk>, Sealed, Vec<Vec<u8>>) {
-    let disk = sim(1);
+    let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), count * 150 + 7000, 4096);
     let values: Vec<_> =
         (0..count).map(|n| value(n, usize::try_from(n % 50).unwrap() + 8)).collect();
@@ -145,7 +145,7 @@ fn valid_parts_of_another_segment_are_found() {
 
 #[test]
 fn sealing_may_be_tried_again_without_space_and_not_after_a_failed_sync() {
-    let disk = sim(2);
+    let disk = SimDisk::new(2);
     let rig = Rig::new(disk.clone(), 8192, 512);
     for n in 0..120 {
         rig.put(&value(n, 64)).unwrap();
@@ -170,7 +170,7 @@ fn sealing_may_be_tried_again_without_space_and_not_after_a_failed_sync() {
 #[test]
 fn what_an_unfinished_seal_left_is_written_anew() {
     for cut in [1, 100, 4096 + 100] {
-        let disk = sim(3);
+        let disk = SimDisk::new(3);
         let rig = Rig::new(disk.clone(), 8192, 512);
         for n in 0..120 {
             rig.put(&value(n, 64)).unwrap();
@@ -193,7 +193,7 @@ fn what_an_unfinished_seal_left_is_written_anew() {
 
 #[test]
 fn a_sealed_pointer_segment_names_its_commits() {
-    let disk = sim(4);
+    let disk = SimDisk::new(4);
     let header = header(LogKind::Pointer, 1);
     let poison = Arc::new(Poison::default());
     let mut log = Appender::new(

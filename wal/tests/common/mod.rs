@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pinstone_disk::env::Mutex;
-use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Bytes, Digest, Disk, DiskExt, FileName, LogKind, OpenMode};
 use pinstone_wal::{
     Appended, BlobLog, BlobLogOptions, LogEnd, LogPosition, Place, Poison, PreparedValue, Record,
@@ -19,14 +18,6 @@ pub const EPOCH: u32 = 1;
 /// The header of a segment of the tests' store.
 pub fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
     SegmentHeader { store_id: STORE_ID, log, ordinal, epoch: EPOCH }
-}
-
-/// A simulated disk without power-safe overwrite: a crash may leave anything in a sector that was
-/// being written.
-pub fn sim(seed: u64) -> Arc<SimDisk> {
-    let disk = SimDisk::new(seed);
-    disk.set_damages_whole_sectors(true);
-    disk
 }
 
 /// The seed of the tests' store.

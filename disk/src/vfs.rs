@@ -187,9 +187,15 @@ pub(crate) fn run_op(op: Op) -> Result<Option<Bytes>, DiskError> {
         Op::Write { file, offset_bytes, data } => {
             write_all_at(&*file, offset_bytes, &data).map(|()| None)
         }
-        Op::Sync { file } => retry(|| file.sync_data())
-            .map(|()| None)
-            .map_err(|source| DiskError::new(Operation::Sync, file.name(), source)),
+        Op::Sync { file } => {
+            let mut synced = retry(|| file.sync_data());
+            if synced.is_err() && crate::planted::is(crate::planted::Bug::SyncRetried) {
+                synced = retry(|| file.sync_data());
+            }
+            synced
+                .map(|()| None)
+                .map_err(|source| DiskError::new(Operation::Sync, file.name(), source))
+        }
     }
 }
 

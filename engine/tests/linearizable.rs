@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::model::{Edit, Pointers, shown};
-use common::race::{Call, Did, check, race};
+use common::race::{Call, Did, check, race, survives};
 use common::script::workload;
 use common::{budget, mix};
 use pinstone::{Digest, Maintenance, Store, Verify};
@@ -23,7 +23,7 @@ fn threads_on_a_real_disk_see_one_order_of_commits() {
             let dir = tempfile::tempdir().unwrap();
             let builder = || Store::builder().segment_bytes(16 << 10).maintenance(maintenance);
             let store = builder().open(dir.path()).unwrap();
-            let history = race(&store, round, THREADS, 60).unwrap();
+            let history = race(&store, round, THREADS, 60, &|_| Ok(())).unwrap();
             let end = shown(&store.snapshot()).unwrap();
             let last = store.snapshot().commit().0;
             assert!(last > 10, "hardly a commit succeeded");
@@ -43,7 +43,7 @@ fn a_crash_takes_back_nothing_that_any_thread_was_told() {
         let disk = SimDisk::new(round);
         let store = workload.builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
         disk.crash_at(disk.op_count() + 1 + mix(&[round]) % 400);
-        let history = race(&store, round, THREADS, 40).unwrap();
+        let history = race(&store, round, THREADS, 40, &|_| Ok(())).unwrap();
         disk.crash_now();
         drop(store);
         for state in [CrashState::Nothing, CrashState::Everything, CrashState::Random(round)] {
@@ -64,6 +64,22 @@ fn a_crash_takes_back_nothing_that_any_thread_was_told() {
     }
     println!("{lost} commits cut off by crashes, {refused} refused, {survived} survivors");
     assert!(lost > 0 && refused > 0 && survived > 0);
+}
+
+#[test]
+fn what_a_thread_was_told_survives_a_crash_at_that_instant() {
+    for round in 0..60 * budget() {
+        for name in ["puts-and-commits", "rotation"] {
+            let mut workload = workload(name).unwrap();
+            workload.buffer_bytes = 1 << 10;
+            let disk = SimDisk::new(round);
+            let store = workload.builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+            let acknowledged = |id| survives(id, &disk, workload.builder());
+            if let Err(seen) = race(&store, round, THREADS, 30, &acknowledged) {
+                panic!("round {round}: {seen}\n{}", disk.trace().join("\n"));
+            }
+        }
+    }
 }
 
 // The checker is only worth something if it can say no.

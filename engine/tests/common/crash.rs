@@ -108,6 +108,8 @@ fn state(text: &str) -> Verdict<CrashState> {
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub seed: u64,
+    /// One in so many operations is crashed at.
+    pub points_one_in: u64,
     /// Random states at each operation.
     pub random_states: u64,
     /// The recovery from one state in so many is crashed again.
@@ -121,6 +123,7 @@ impl Plan {
     pub fn usual(budget: u64) -> Self {
         Self {
             seed: 1,
+            points_one_in: 1,
             random_states: 4 * budget,
             again_one_in: (40 / budget).max(1),
             until_first: false,
@@ -198,7 +201,7 @@ impl fmt::Display for Report {
 pub fn hunt(workloads: &[Workload], plan: &Plan) -> Report {
     let mut report = Report::default();
     let mut cases = Vec::new();
-    for workload in workloads {
+    for (index, workload) in workloads.iter().enumerate() {
         let counted = caught(|| {
             let (disk, model) = workload.begin(plan.seed)?;
             let mut world = World::new(workload, Arc::clone(&disk), model);
@@ -207,7 +210,11 @@ pub fn hunt(workloads: &[Workload], plan: &Plan) -> Report {
         });
         match counted {
             // The last of them crashes after the last operation.
-            Ok(count) => cases.extend((1..=count + 1).map(|op| (workload, op))),
+            Ok(count) => {
+                let draw = |op: &u64| mix(&[plan.seed, index as u64, *op]);
+                let chosen = |op: &u64| draw(op).is_multiple_of(plan.points_one_in);
+                cases.extend((1..=count + 1).filter(chosen).map(|op| (workload, op)));
+            }
             Err(seen) => {
                 report.violation_count += 1;
                 report.violations.push(format!("{}, uncrashed: {seen}", workload.name));

@@ -16,9 +16,12 @@
 //!    There is none beyond the last: what was told survived (P2).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pinstone::{Digest, Error, Store};
+use pinstone::{Digest, Error, Store, StoreBuilder, Verify};
+use pinstone_disk::Disk;
+use pinstone_disk::sim::{CrashState, SimDisk};
 
 use super::model::{Edit, Pointers, shown};
 use super::{Dice, Verdict, ensure, told};
@@ -48,8 +51,15 @@ pub enum Did {
 
 const NAMES: [&[u8]; 3] = [b"a", b"b", b"c"];
 
-/// Lets threads race until each has made so many calls or met an error.
-pub fn race(store: &Store, seed: u64, thread_count: u64, call_count: u64) -> Verdict<Vec<Call>> {
+/// Lets threads race until each has made so many calls or met an error. `acknowledged` is told the
+/// number of each commit as soon as it is known, by the thread that made it.
+pub fn race(
+    store: &Store,
+    seed: u64,
+    thread_count: u64,
+    call_count: u64,
+    acknowledged: &(dyn Fn(u64) -> Verdict + Sync),
+) -> Verdict<Vec<Call>> {
     let clock = AtomicU64::new(0);
     let clock = &clock;
     std::thread::scope(|scope| {
@@ -57,6 +67,7 @@ pub fn race(store: &Store, seed: u64, thread_count: u64, call_count: u64) -> Ver
             .map(|thread| {
                 let racer = Racer {
                     store,
+                    acknowledged,
                     clock,
                     thread,
                     dice: Dice::new(super::mix(&[seed, thread])),
@@ -75,6 +86,7 @@ pub fn race(store: &Store, seed: u64, thread_count: u64, call_count: u64) -> Ver
 
 struct Racer<'a> {
     store: &'a Store,
+    acknowledged: &'a (dyn Fn(u64) -> Verdict + Sync),
     clock: &'a AtomicU64,
     thread: u64,
     dice: Dice,
@@ -90,7 +102,11 @@ impl Racer<'_> {
             let Some(did) = self.call(number)? else { break };
             let lost = matches!(did, Did::Lost { .. });
             // A commit whose reply was lost has not ended as long as anyone can tell.
-            calls.push(Call { begin, end: if lost { u64::MAX } else { self.now() }, did });
+            let end = if lost { u64::MAX } else { self.now() };
+            if let Did::Committed { id, .. } = did {
+                (self.acknowledged)(id)?;
+            }
+            calls.push(Call { begin, end, did });
             if lost {
                 break;
             }
@@ -125,7 +141,9 @@ impl Racer<'_> {
 
     /// Sets or deletes one pointer or two, mostly on condition that they are what was last seen.
     fn commit(&mut self, number: u64) -> Verdict<Option<Did>> {
-        let value = format!("value {number} of thread {}", self.thread);
+        // Some are so long that they are written at once, while others sync.
+        let times = if self.dice.once_in(3) { 40 } else { 1 };
+        let value = format!("value {number} of thread {}", self.thread).repeat(times);
         let Ok(put) = self.store.put(value.as_bytes()) else { return Ok(None) };
         let mut edit = Edit::default();
         let first = self.dice.below(NAMES.len());
@@ -152,6 +170,27 @@ impl Racer<'_> {
             Err(_) => Ok(Some(Did::Lost { edit })),
         }
     }
+}
+
+/// Whether a commit is there after a power loss at this instant that takes all it can, with all
+/// that pointers name.
+pub fn survives(id: u64, disk: &SimDisk, builder: StoreBuilder) -> Verdict {
+    if disk.crashed() {
+        return Ok(());
+    }
+    let image = disk.after_crash(CrashState::Nothing);
+    let store = builder.open_on(image as Arc<dyn Disk>).map_err(|error| told(&error))?;
+    let snapshot = store.snapshot();
+    ensure!(
+        snapshot.commit().0 >= id,
+        "commit {id} was acknowledged; a crash just then leaves {}",
+        snapshot.commit()
+    );
+    for digest in shown(&snapshot)?.values() {
+        let found = store.get_verified(digest, Verify::Digest).map_err(|error| told(&error))?;
+        ensure!(found.is_some(), "a pointer dangles: {digest}");
+    }
+    Ok(())
 }
 
 /// Whether these calls can have happened one after the other, ending in `pointers` after commit

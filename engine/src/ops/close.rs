@@ -1,7 +1,6 @@
 //! close: everything synced -> logs cut at their ends -> the root says so -> unlock.
 
 use pinstone_disk::DiskExt;
-use pinstone_disk::LogKind;
 use pinstone_wal::LogPosition;
 
 use crate::error::Result;
@@ -23,18 +22,19 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
 fn settle(inner: &Inner) -> Result<()> {
     maintain::all(inner)?;
     let _maintaining = inner.maintaining.lock();
-    let log = inner.pointer_log.lock();
-    inner.blob.sync_all()?;
+    let mut log = inner.pointer_log.lock();
     inner.poison.check()?;
+    // From here on neither log takes anything: what the root is told stays true.
+    log.closed = true;
     inner.blob.trim()?;
     let mut pointer = LogPosition::START;
     if let Some(appender) = &log.appender {
         let file = &appender.segment().file;
         file.set_len(appender.end().offset_bytes())?;
         inner.disk.sync(file)?;
-        pointer = inner.synced.of(LogKind::Pointer);
+        pointer = appender.end();
     }
-    inner.root.close(Ends { blob: inner.synced.of(LogKind::Blob), pointer })?;
+    inner.root.close(Ends { blob: inner.blob.figures().end, pointer })?;
     if let Err(error) = inner.reserve.remove() {
         tracing::warn!(%error, "the reserve stays");
     }

@@ -182,6 +182,9 @@ impl Group {
             return Ok(());
         }
         inner.poison.check()?;
+        if log.closed {
+            return Err(Error::Poisoned { cause: "it was closed".to_owned() }.into());
+        }
         let is_durable =
             self.depends == LogPosition::START || inner.synced.of(LogKind::Blob) > self.depends;
         let round =

@@ -245,8 +245,14 @@ fn read_store(
     blob.end = blob_end;
     pointer.end = pointer_end;
     let cut = [root_end, blob_end, pointer_end].into_iter().flatten().map(|end| end.bytes_cut);
-    let recovery =
-        Recovery { clean: root.closed.is_some(), bytes_cut: cut.sum(), ..Recovery::default() };
+    let bytes_cut = cut.sum();
+    // What a writer that was closing wrote after it had said so is not known to be durable.
+    let is_at = |end: Option<LogEnd>, position| end.is_none_or(|end| end.position == position);
+    let clean = bytes_cut == 0
+        && root
+            .closed
+            .is_some_and(|ends| is_at(blob_end, ends.blob) && is_at(pointer_end, ends.pointer));
+    let recovery = Recovery { clean, bytes_cut, ..Recovery::default() };
     let store_id = current.store_id;
     Ok(Before { store_id, root_header: Some(current), root, blob, pointer, recovery })
 }
@@ -482,8 +488,12 @@ fn take_over(
             tail.sealer,
         )
     });
-    let pointer_log =
-        PointerLog { appender, closing: VecDeque::from(pointer_closing), depends_upto };
+    let pointer_log = PointerLog {
+        appender,
+        closing: VecDeque::from(pointer_closing),
+        closed: false,
+        depends_upto,
+    };
     tracing::info!(path = %path.display(), epoch, ?recovery, "store opened");
     Ok(Arc::new(Inner {
         path,

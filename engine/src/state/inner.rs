@@ -61,6 +61,8 @@ pub(crate) struct PointerLog {
     pub(crate) appender: Option<Appender>,
     /// Full segments, to be sealed.
     pub(crate) closing: VecDeque<Closing>,
+    /// The store is being closed, or is: no commit is taken.
+    pub(crate) closed: bool,
     /// The dependency of the last commit; never decreases.
     pub(crate) depends_upto: LogPosition,
 }

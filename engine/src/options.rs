@@ -44,7 +44,8 @@ pub struct Options {
     pub pointer_segment_bytes: u64,
     /// Bytes of disk set aside while the store is open, for what must be possible on a full
     /// device: opening after a crash, which copies what is not sealed, and deletions. The blob log
-    /// takes no further segment while they are not all there. Default: one segment of each log.
+    /// takes no further segment while they are not all there. 64 KiB more are set aside for what
+    /// is written besides; 0 sets nothing aside. Default: one segment of each log.
     pub reserve_bytes: u64,
     /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;

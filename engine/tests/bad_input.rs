@@ -1,5 +1,8 @@
 //! Everything that a store may be given and cannot use: each has an error of its own, which names
 //! what is wrong, and nothing is lost by it.
+//!
+//! Damage is tried at one in so many bytes of the larger stores, at N times as many with
+//! `PINSTONE_CRASH_BUDGET=N`, at all from 17 on.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 #![allow(

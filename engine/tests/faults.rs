@@ -213,7 +213,7 @@ fn a_disk_of_any_size_fills_up_cleanly_and_goes_on_once_there_is_room() {
 /// What a full store has left of the disk when it is opened: too little for a segment of each log,
 /// up to several.
 fn sizes() -> impl Iterator<Item = u64> {
-    (24 << 10..120 << 10).step_by(512)
+    (88 << 10..184 << 10).step_by(512)
 }
 
 #[test]
@@ -260,6 +260,32 @@ fn a_store_on_a_full_disk_opens_again() {
         store.commit(Batch::new().set("more", digest)).unwrap();
     }
     assert!(found > 1000, "the disks were full at once");
+}
+
+#[test]
+fn a_store_on_a_full_disk_opens_however_often_its_recovery_is_cut_short() {
+    let mut cut_short = 0;
+    for size in sizes().step_by(7) {
+        let (disk, store, names) = full(size);
+        let mut image = disk.clean_reopen();
+        drop(store);
+        for round in 0..12 {
+            let last = image.clean_reopen();
+            last.crash_at_mutation(5 + 3 * round);
+            let opened = filling().builder().open_on(Arc::clone(&last) as Arc<dyn Disk>);
+            if last.crashed() {
+                cut_short += 1;
+            } else if let Err(error) = opened {
+                panic!("{size}, {round}: {}", common::told(&error));
+            }
+            drop(opened);
+            image = last.after_crash(CrashState::Everything);
+        }
+        let opened = filling().builder().open_on(image as Arc<dyn Disk>);
+        let store = opened.unwrap_or_else(|error| panic!("{size}: {}", common::told(&error)));
+        assert_eq!(store.pointers_with_prefix("").count(), names.len());
+    }
+    assert!(cut_short > 100, "{cut_short} recoveries were cut short");
 }
 
 /// A store on a disk with so much space from its beginning on, filled by commits until it had none

@@ -1,6 +1,8 @@
 //! P2 among real threads: what racing commits, failed preconditions and reads were told is
 //! consistent with one order of commits, which a crash cannot shorten below what anyone was told.
 //! `common::race` is how histories are recorded and checked.
+//!
+//! `PINSTONE_CRASH_BUDGET=N` tries N times as many rounds.
 
 mod common;
 

@@ -1,6 +1,8 @@
 //! Random histories of everything a store does, crashes and reopenings included, under options
 //! drawn at random, compared with plain maps. A history that fails is shrunk and kept in
 //! `seeds/model.txt`.
+//!
+//! `PINSTONE_CRASH_BUDGET=N` tries N times as many histories.
 
 mod common;
 
@@ -356,7 +358,7 @@ fn holds(choice: Choice, ops: &[Op]) -> Verdict {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: u32::try_from(250 * budget()).expect("a budget of millions at most"),
+        cases: u32::try_from(1500 * budget()).expect("a budget of millions at most"),
         max_shrink_iters: 4000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/seeds/model.txt"))),
         ..ProptestConfig::default()

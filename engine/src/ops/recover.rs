@@ -13,7 +13,9 @@
 //! 6. Write a new root log with a new epoch, and turn CURRENT to it: one step that swaps all
 //!    files. Then remove what the new root does not name.
 //!
-//! - R1: nothing is removed or changed before CURRENT is turned and that is durable.
+//! - R1: nothing is removed or changed before CURRENT is turned and that is durable, but what
+//!   recoveries left that did not complete: it holds nothing of its own, and may hold the space
+//!   that this one needs.
 //! - R2: a crash anywhere leaves the old root or the new one, each with all its files.
 //! - R3: epochs and ordinals found in any file's name are not used again.
 
@@ -404,6 +406,11 @@ fn take_over(
         epoch,
     };
 
+    remove_leftovers(&*disk, found, root_epoch, &mut recovery);
+    if found.current_temp {
+        disk.remove(FileName::CurrentTemp)?;
+    }
+
     let mut state = RootState::default();
     let poison = Arc::new(Poison::default());
     let synced = Arc::new(SyncedUpto::default());
@@ -426,9 +433,6 @@ fn take_over(
         tails.insert(log, taken);
     }
 
-    if found.current_temp {
-        disk.remove(FileName::CurrentTemp)?;
-    }
     let root =
         Root::create(Arc::clone(&disk), Arc::clone(&synced), Arc::clone(&poison), header, state)?;
     turn_current(&*disk, &header)?;
@@ -753,6 +757,25 @@ fn turn_current(disk: &dyn Disk, header: &SegmentHeader) -> Result<()> {
     Ok(())
 }
 
+/// Gives back the space of what recoveries left that did not complete. One name of the highest
+/// epoch stays until CURRENT is turned, so that the epoch is not used again (R3). What cannot be
+/// had now is tried again then.
+fn remove_leftovers(disk: &dyn Disk, found: &Found, root_epoch: u32, recovery: &mut Recovery) {
+    let leftovers = || found.segments.iter().filter(|name| name.2 > root_epoch);
+    let kept = leftovers().max_by_key(|name| name.2);
+    for name in leftovers() {
+        let gone = if Some(name) == kept {
+            disk.open(file_name(*name), OpenMode::Write).and_then(|file| file.set_len(0))
+        } else {
+            recovery.files_removed += 1;
+            disk.remove(file_name(*name))
+        };
+        if let Err(error) = gone {
+            tracing::warn!(%error, "a file that is not needed keeps its space");
+        }
+    }
+}
+
 /// Removes every file that the new root does not name. What cannot be removed now is tried again
 /// at the next open: it takes room, and nothing else.
 fn remove_unnamed(disk: &dyn Disk, found: &Found, root: &Root, recovery: &mut Recovery) {
@@ -767,6 +790,7 @@ fn remove_unnamed(disk: &dyn Disk, found: &Found, root: &Root, recovery: &mut Re
         }
         match disk.remove(file_name(name)) {
             Ok(()) => recovery.files_removed += 1,
+            Err(error) if error.is_not_found() => {}
             Err(error) => tracing::warn!(%error, "a file that is not needed stays"),
         }
     }

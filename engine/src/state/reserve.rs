@@ -9,6 +9,10 @@ use std::sync::Arc;
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{Disk, DiskError, DiskExt, File, FileName, OpenMode};
 
+/// Set aside beyond what the options say: for what recovery writes besides copies (a root log,
+/// CURRENT, names), and for the edits of the root that follow.
+const BESIDES_BYTES: u64 = 64 << 10;
+
 /// The reserve of an open store.
 #[derive(Debug)]
 pub(crate) struct Reserve {
@@ -18,8 +22,9 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// A reserve of `bytes`, not held yet.
+    /// A reserve for copies of `bytes`, not held yet; none at all if that is 0.
     pub(crate) fn new(disk: Arc<dyn Disk>, bytes: u64) -> Self {
+        let bytes = if bytes == 0 { 0 } else { bytes + BESIDES_BYTES };
         Self { disk, bytes, held: Mutex::new(None) }
     }
 

@@ -3,6 +3,8 @@
 //!
 //! `figures [--dir DIR] [--rounds N]`: in DIR, else in the build's target directory.
 
+#![forbid(unsafe_code)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;

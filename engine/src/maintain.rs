@@ -15,8 +15,8 @@ use crate::options::Maintenance;
 use crate::state::inner::{Inner, count};
 
 /// Full segments that may wait to be sealed; a writer that finds more lends a hand, so that
-/// unsealed bytes, and with them recovery, stay bounded.
-const CLOSING_MAX: usize = 2;
+/// unsealed bytes, and with them recovery and the reserve that it needs, stay bounded.
+const CLOSING_MAX: usize = 1;
 
 /// Wakes the maintenance thread.
 #[derive(Debug, Default)]

@@ -42,10 +42,11 @@ pub struct Options {
     pub segment_bytes: u64,
     /// The same for the pointer log. Default: 16 MiB.
     pub pointer_segment_bytes: u64,
-    /// Bytes of disk set aside while the store is open, for what must be possible on a full
-    /// device: opening after a crash, which copies what is not sealed, and deletions. The blob log
-    /// takes no further segment while they are not all there. 64 KiB more are set aside for what
-    /// is written besides; 0 sets nothing aside. Default: one segment of each log.
+    /// Bytes of disk set aside while the store is open and has values, for what must be possible on
+    /// a full device: opening after a crash, which copies what is not sealed, and deletions. The
+    /// blob log takes no further segment while they are not all there; they are given back on
+    /// close. Unless it is 0, 64 KiB are added, for a root log and names. Default: 162 MiB, two
+    /// segments of each log and what is gathered; with smaller segments less will do.
     pub reserve_bytes: u64,
     /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;
@@ -96,7 +97,7 @@ impl Default for Options {
             commit_bytes_max: 16 << 20,
             segment_bytes: 64 << 20,
             pointer_segment_bytes: 16 << 20,
-            reserve_bytes: (64 << 20) + (16 << 20),
+            reserve_bytes: 2 * (64 << 20) + 2 * (16 << 20) + (2 << 20),
             append_buffer_bytes: 1 << 20,
             open_files_max: 256,
             verify: Verify::Checksum,

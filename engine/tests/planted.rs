@@ -20,16 +20,19 @@ use pinstone_disk::env::Mutex;
 use pinstone_disk::planted::{BUGS, Bug, plant};
 use pinstone_disk::sim::{Fault, SimDisk};
 
-static TURN: Mutex<()> = Mutex::new(());
+/// Whose turn it is, and the hunts that were seen to find nothing without a bug: once will do.
+static TURN: Mutex<Vec<Hunt>> = Mutex::new(Vec::new());
 
 /// What a harness says: how much it tried, and what it saw first.
 type Hunt = fn() -> Option<String>;
 
 fn caught(bug: Bug, hunt: Hunt) {
-    let _turn = TURN.lock();
-    plant(None);
-    let seen = hunt();
-    assert_eq!(seen, None, "without a bug");
+    let mut clean = TURN.lock();
+    if !clean.iter().any(|known| std::ptr::fn_addr_eq(*known, hunt)) {
+        plant(None);
+        assert_eq!(hunt(), None, "without a bug");
+        clean.push(hunt);
+    }
     plant(Some(bug));
     let seen = hunt();
     plant(None);

@@ -170,8 +170,9 @@ struct SealedSegment {
     ordinal: u32,
     state: SegmentState,
     list: Vec<ListEntry>,
-    /// The pointer log's frames.
-    scan: Option<Scan>,
+    /// Its header, and where its frames end: the pointer log's are read one segment at a time.
+    header: SegmentHeader,
+    frames_end: u64,
 }
 
 struct Unsealed {
@@ -358,20 +359,20 @@ fn read_sealed(
         return Err(corrupt(name, footer.frames_end, what).into());
     }
     let list = read_list(disk, &segment, &footer)?;
-    let scan = match header.log {
-        LogKind::Pointer => {
-            let end = usize::try_from(footer.frames_end).expect("it fits the file");
-            let bytes = disk.read(&segment.file, 0, end)?;
-            let scan = Scan::of(header, bytes);
-            if scan.valid_end != footer.frames_end || !scan.is_complete() {
-                let what = format!("expected {}, in a sealed segment", scan.ended_by);
-                return Err(corrupt(name, scan.valid_end, what).into());
-            }
-            Some(scan)
-        }
-        _ => None,
-    };
-    Ok(SealedSegment { ordinal, state, list, scan })
+    Ok(SealedSegment { ordinal, state, list, header, frames_end: footer.frames_end })
+}
+
+/// Reads the frames of a sealed segment, all of which must be whole.
+fn read_frames(disk: &dyn Disk, sealed: &SealedSegment) -> Result<Scan> {
+    let name = sealed.header.file_name();
+    let file = disk.open(name, OpenMode::Read)?;
+    let end = usize::try_from(sealed.frames_end).expect("it fits the file");
+    let scan = Scan::of(sealed.header, disk.read(&file, 0, end)?);
+    if scan.valid_end != sealed.frames_end || !scan.is_complete() {
+        let what = format!("expected {}, in a sealed segment", scan.ended_by);
+        return Err(corrupt(name, scan.valid_end, what).into());
+    }
+    Ok(scan)
 }
 
 /// Replays, copies, turns CURRENT, cleans up.
@@ -390,9 +391,9 @@ fn take_over(
     let store = StoreSeed::new(&before.store_id);
     let index = DigestIndex::new(disk.random()?);
     let mut recovery = std::mem::take(&mut before.recovery);
-    replay_values(&before.blob, &index, &mut recovery)?;
+    replay_values(&mut before.blob, &index, &mut recovery)?;
     let pointers = PointerTable::default();
-    let depends_upto = replay_commits(&mut before, &pointers, &index, &mut recovery)?;
+    let depends_upto = replay_commits(&*disk, &mut before, &pointers, &index, &mut recovery)?;
 
     // R3: whatever a name says was in use.
     let root_epoch = before.root_header.map_or(0, |header| header.epoch);
@@ -526,9 +527,13 @@ fn take_over(
 }
 
 /// Puts every value into the index, the oldest copy first.
-fn replay_values(before: &LogBefore, index: &DigestIndex, recovery: &mut Recovery) -> Result<()> {
-    for sealed in &before.sealed {
-        for entry in &sealed.list {
+fn replay_values(
+    before: &mut LogBefore,
+    index: &DigestIndex,
+    recovery: &mut Recovery,
+) -> Result<()> {
+    for sealed in &mut before.sealed {
+        for entry in std::mem::take(&mut sealed.list) {
             index.insert(entry.digest, entry.place(sealed.ordinal));
         }
     }
@@ -589,6 +594,7 @@ impl LogBefore {
 /// Applies every commit that counts; returns the last one's dependency. Where one does not, the
 /// pointer log ends.
 fn replay_commits(
+    disk: &dyn Disk,
     before: &mut Before,
     pointers: &PointerTable,
     index: &DigestIndex,
@@ -597,8 +603,8 @@ fn replay_commits(
     let whole_upto = before.blob.whole_upto();
     let mut replay = Replay { pointers, depends_upto: LogPosition::START, commits: 0 };
     for sealed in &before.pointer.sealed {
-        let scan = sealed.scan.as_ref().expect("the pointer log's segments are scanned");
-        if let Some(unmet) = replay.scan(scan, whole_upto)? {
+        let scan = read_frames(disk, sealed)?;
+        if let Some(unmet) = replay.scan(&scan, whole_upto)? {
             let what = "a commit in a sealed segment depends on values that are gone";
             return Err(corrupt(scan.header.file_name(), unmet, what).into());
         }

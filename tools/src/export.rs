@@ -80,7 +80,7 @@ pub enum ExportError {
         digest: Digest,
     },
     /// The value asked for is no directory's.
-    #[error("{digest} is no directory: {source}")]
+    #[error("{digest} is no directory")]
     NotATree {
         /// The digest asked for.
         digest: Digest,

@@ -2,6 +2,8 @@
 //!
 //! - G1: a regular file appears whole or not at all: the value is written and synced beside it, and
 //!   then renamed over it.
+//! - G2: what was asked to go to stdout by any path of its (`/dev/stdout`) goes on where stdout
+//!   stands, and replaces nothing.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -9,12 +11,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rustix::fs::Stat;
 use serde::Serialize;
 
 use crate::cli::GetArgs;
 use crate::context::{Absent, Context, resolve};
+use crate::dir_stack::FileId;
 use crate::exit::{CliError, Exit};
 use crate::text::{self, Base64, DigestText};
+
+/// setuid and setgid: what makes a program run as its owner.
+const SETID_BITS: u32 = 0o6000;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -30,7 +37,7 @@ pub(crate) fn run(context: &mut Context, args: &GetArgs) -> Result<Exit, CliErro
     let store = context.open(Absent::Refuse)?;
     let digest = resolve(&store, &args.reference)?;
     let value = store.get(&digest)?.ok_or(CliError::ValueAbsent(digest))?;
-    let output = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    let output = args.output.as_deref().filter(|path| !is_stdout(path));
     if let Some(path) = output {
         write(path, &value).map_err(|error| CliError::file("write", path, error))?;
     }
@@ -49,10 +56,21 @@ pub(crate) fn run(context: &mut Context, args: &GetArgs) -> Result<Exit, CliErro
     Ok(Exit::Ok)
 }
 
+fn is_stdout(path: &Path) -> bool {
+    let id = |stat: Stat| FileId::of(&stat);
+    path == Path::new("-")
+        || rustix::fs::stat(path)
+            .is_ok_and(|there| rustix::fs::fstat(io::stdout()).map(id) == Ok(id(there)))
+}
+
 fn write(path: &Path, value: &[u8]) -> io::Result<()> {
     // A symlink stays one: its target is replaced.
     let (path, permissions) = match std::fs::metadata(path) {
-        Ok(there) if there.is_file() => (std::fs::canonicalize(path)?, Some(there.permissions())),
+        // The file will be ours, whosever it was: it must not run as us.
+        Ok(there) if there.is_file() => {
+            let mode = there.permissions().mode() & !SETID_BITS;
+            (std::fs::canonicalize(path)?, Some(Permissions::from_mode(mode)))
+        }
         Ok(there) if there.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
         Ok(_) => return File::options().write(true).open(path)?.write_all(value),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),
@@ -64,11 +82,12 @@ fn write(path: &Path, value: &[u8]) -> io::Result<()> {
     // What the umask leaves of these is what any new file has.
     let new = Permissions::from_mode(0o666);
     let mut builder = tempfile::Builder::new();
-    let mut file = builder.prefix(".pinstone-").permissions(new).tempfile_in(dir)?;
+    let file = builder.prefix(".pinstone-").permissions(new).tempfile_in(dir);
+    let mut file = file.map_err(|error| io::Error::from(error.kind()))?;
     if let Some(permissions) = permissions {
         file.as_file().set_permissions(permissions)?;
     }
-    file.write_all(value)?;
+    file.as_file_mut().write_all(value)?;
     file.as_file().sync_all()?;
     file.persist(&path).map(drop).map_err(|failed| failed.error)
 }
@@ -84,10 +103,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         write(&file, b"one").unwrap();
-        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o6711)).unwrap();
         write(&file, b"two").unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"two");
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o711);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
@@ -109,5 +128,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let refused = write(dir.path(), b"value").unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::IsADirectory);
+    }
+
+    #[test]
+    fn a_refusal_names_no_file_that_nobody_asked_for() {
+        let refused = write(Path::new("/proc/value"), b"value").unwrap_err().to_string();
+        assert!(!refused.contains(".pinstone-"), "{refused}");
     }
 }

@@ -15,6 +15,8 @@
 //! - I2: memory holds the directories on the path and those with files in the threads' hands (at most
 //!   `QUEUE_JOBS_PER_THREAD` jobs a thread wait), not the tree.
 //! - I3: nothing is left out silently, but for the store itself and what rules for leaving out name.
+//! - I4: a shortage of the machine's (file descriptors, memory) says nothing of what was to be read:
+//!   it ends the import, and no pointer changes.
 //!
 //! The walk crosses mount points: what is seen below the directory is what is kept.
 
@@ -35,6 +37,7 @@ use std::time::Instant;
 
 use pinstone::{Batch, Digest, Store};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use self::read::{Kept, Refusal, Shared};
 use self::rules::Rules;
@@ -114,6 +117,15 @@ pub enum ImportError {
         /// Why.
         reason: String,
     },
+    /// The machine is short of something that reading takes, such as file descriptors.
+    #[error("cannot read {path}")]
+    Shortage {
+        /// What was to be read, for reading.
+        path: String,
+        /// What there is too little of.
+        #[source]
+        source: io::Error,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] pinstone::Error),
@@ -151,6 +163,15 @@ pub(crate) enum LeftOut {
     TargetLength { found: usize },
     #[error("{source}")]
     Unfit { source: TreeError },
+}
+
+impl LeftOut {
+    /// What the machine is short of, if that is all: it says nothing of the entry.
+    fn shortage(&self) -> Option<Errno> {
+        let (Self::Unreadable { source } | Self::Moved { source }) = self else { return None };
+        let short = |errno: &Errno| matches!(*errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM);
+        Errno::from_io_error(source).filter(short)
+    }
 }
 
 /// Imports `dir` into `store`, whose files lie in `store_dir`, and points `name` at its tree value.
@@ -370,10 +391,10 @@ impl Walk<'_> {
         let name = self.pending[&place.0].names[place.1].clone();
         let opened = stack.top().map_err(|source| LeftOut::Moved { source }).and_then(|above| {
             open_dir_at(&above, &name).map_err(|error| match error.raw_os_error() {
-                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => LeftOut::Vanished,
+                Some(code) if code == Errno::NOENT.raw_os_error() => LeftOut::Vanished,
                 Some(code)
-                    if code == rustix::io::Errno::LOOP.raw_os_error()
-                        || code == rustix::io::Errno::NOTDIR.raw_os_error() =>
+                    if code == Errno::LOOP.raw_os_error()
+                        || code == Errno::NOTDIR.raw_os_error() =>
                 {
                     LeftOut::Changed
                 }
@@ -383,7 +404,7 @@ impl Walk<'_> {
         let (opened, stat) = match opened {
             Ok(opened) => opened,
             Err(reason) => {
-                self.report(place.0, &name, &reason);
+                self.leave_out(place.0, &name, &reason)?;
                 self.resolve(place, None)?;
                 return Ok(None);
             }
@@ -407,7 +428,7 @@ impl Walk<'_> {
             Err(reason) => {
                 self.path.truncate(path_bytes);
                 stack.pop();
-                self.report(place.0, &name, &reason);
+                self.leave_out(place.0, &name, &reason)?;
                 self.resolve(place, None)?;
                 Ok(None)
             }
@@ -428,7 +449,7 @@ impl Walk<'_> {
         };
         let directory = DirectoryId(self.next_id);
         self.next_id += 1;
-        self.apply_rules(dir, &mut listed, depth);
+        self.apply_rules(dir, &mut listed, depth)?;
 
         // What cannot be kept is told here and has no place.
         let mut names = Vec::with_capacity(listed.len());
@@ -453,7 +474,7 @@ impl Walk<'_> {
         let pending = Pending { parent, meta, names, known, unknown_count };
         self.pending.insert(directory, pending);
         for (name, reason) in refused {
-            self.report(directory, &name, &reason);
+            self.leave_out(directory, &name, &reason)?;
         }
         if unknown_count == 0 {
             self.finish(directory)?;
@@ -485,8 +506,13 @@ impl Walk<'_> {
     }
 
     /// Reads the directory's own rules, and leaves out what the rules name.
-    fn apply_rules(&mut self, dir: &OwnedFd, listed: &mut Listed, depth: usize) {
-        let Some(mut rules) = self.rules.take() else { return };
+    fn apply_rules(
+        &mut self,
+        dir: &OwnedFd,
+        listed: &mut Listed,
+        depth: usize,
+    ) -> Result<(), ImportError> {
+        let Some(mut rules) = self.rules.take() else { return Ok(()) };
         let is_rules = |(name, kind): &(Box<[u8]>, Result<FileType, LeftOut>)| {
             **name == *rules::FILE_NAME && matches!(kind, Ok(FileType::RegularFile))
         };
@@ -495,7 +521,12 @@ impl Walk<'_> {
             let mut warn = |what: String| self.watch.line(&format!("{file}: {what}"));
             match read::small_file(dir, rules::FILE_NAME, rules::FILE_BYTES_MAX) {
                 Ok(lines) => rules.enter(&lines, depth, self.path.len(), &mut warn),
-                Err(reason) => warn(format!("its rules were ignored: {reason}")),
+                Err(reason) => {
+                    if let Some(errno) = reason.shortage() {
+                        return Err(ImportError::Shortage { path: file, source: errno.into() });
+                    }
+                    warn(format!("its rules were ignored: {reason}"));
+                }
             }
         }
         let mut path = self.path.clone();
@@ -505,6 +536,7 @@ impl Walk<'_> {
             !rules.leave_out(&path, matches!(kind, Ok(FileType::Directory)))
         });
         self.rules = Some(rules);
+        Ok(())
     }
 
     /// Notes what a thread found.
@@ -523,7 +555,7 @@ impl Walk<'_> {
                 }
                 Err(Refusal::LeftOut(reason)) => {
                     let name = self.pending[&done.directory].names[slot].clone();
-                    self.report(done.directory, &name, &reason);
+                    self.leave_out(done.directory, &name, &reason)?;
                     None
                 }
                 Err(Refusal::Store(error)) => return Err(error.into()),
@@ -554,7 +586,7 @@ impl Walk<'_> {
             let known = match self.store_tree(directory)? {
                 Ok(digest) => Some(Known::Directory { digest }),
                 Err(reason) => {
-                    self.report_directory(directory, &reason)?;
+                    self.leave_out_directory(directory, &reason)?;
                     None
                 }
             };
@@ -610,14 +642,24 @@ impl Walk<'_> {
         }
     }
 
-    fn report(&mut self, directory: DirectoryId, name: &[u8], reason: &LeftOut) {
+    /// Reports an entry that is left out.
+    fn leave_out(
+        &mut self,
+        directory: DirectoryId,
+        name: &[u8],
+        reason: &LeftOut,
+    ) -> Result<(), ImportError> {
         let path = self.shown_path(directory, name);
+        if let Some(errno) = reason.shortage() {
+            return Err(ImportError::Shortage { path, source: errno.into() });
+        }
         self.watch.line(&format!("{path}: left out: {reason}"));
         self.summary.left_out += 1;
+        Ok(())
     }
 
     /// Reports a directory that is still pending; the root cannot be left out.
-    fn report_directory(
+    fn leave_out_directory(
         &mut self,
         directory: DirectoryId,
         reason: &LeftOut,
@@ -626,8 +668,7 @@ impl Walk<'_> {
             return Err(self.root_left_out(reason));
         };
         let name = self.pending[&parent].names[slot].clone();
-        self.report(parent, &name, reason);
-        Ok(())
+        self.leave_out(parent, &name, reason)
     }
 
     /// The path of an entry of a pending directory, for reading.

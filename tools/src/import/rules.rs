@@ -129,7 +129,11 @@ fn parse(lines: &[u8], warn: &mut dyn FnMut(String)) -> Gitignore {
             warn(format!("line {} is not UTF-8 and was ignored", index + 1));
             continue;
         };
-        if let Err(error) = builder.add_line(None, line) {
+        let Some(line) = without_alternatives(line) else {
+            warn(format!("line {} was ignored: a bracket in it is not closed", index + 1));
+            continue;
+        };
+        if let Err(error) = builder.add_line(None, &line) {
             warn(format!("line {} was ignored: {error}", index + 1));
         }
     }
@@ -137,6 +141,34 @@ fn parse(lines: &[u8], warn: &mut dyn FnMut(String)) -> Gitignore {
         warn(format!("its rules were ignored: {error}"));
         Gitignore::empty()
     })
+}
+
+/// The rule for a matcher that knows alternatives in braces, which git does not: braces stand for
+/// themselves. `None` if a bracket is not closed: to git, such a rule names nothing.
+fn without_alternatives(line: &str) -> Option<String> {
+    let mut rule = String::with_capacity(line.len());
+    let is_comment = line.starts_with('#');
+    let mut rest = line;
+    while let Some(first) = rest.chars().next() {
+        let taken = match first {
+            _ if is_comment => rest.len(),
+            // With what it protects, if there is anything behind it.
+            '\\' => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            '[' => {
+                // A bracket that comes first, also behind a negation, closes nothing.
+                let inside = rest[1..].strip_prefix(['!', '^']).unwrap_or(&rest[1..]);
+                let before = rest.len() - inside.len() + usize::from(inside.starts_with(']'));
+                before + rest[before..].find(']')? + 1
+            }
+            first => first.len_utf8(),
+        };
+        if matches!(first, '{' | '}') && !is_comment {
+            rule.push('\\');
+        }
+        rule.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+    }
+    Some(rule)
 }
 
 #[cfg(test)]
@@ -174,8 +206,24 @@ mod tests {
     fn lines_that_are_no_rules_are_told_and_skipped() {
         let mut told = Vec::new();
         let mut rules = Rules::default();
-        rules.enter(b"\xff\n{a\n*.o\n", 0, 0, &mut |what| told.push(what));
+        rules.enter(b"\xff\na[b\n*.o\n# [\n", 0, 0, &mut |what| told.push(what));
         assert!(rules.leave_out(b"x.o", false));
-        assert!(told.iter().any(|what| what.starts_with("line 1 is not UTF-8")), "{told:?}");
+        assert!(!rules.leave_out(b"a[b", false));
+        assert!(told[0].starts_with("line 1 is not UTF-8"), "{told:?}");
+        assert!(told[1].starts_with("line 2 was ignored: a bracket"), "{told:?}");
+        assert_eq!(told.len(), 2, "{told:?}");
+    }
+
+    #[test]
+    fn braces_stand_for_themselves() {
+        let mut rules = Rules::default();
+        rules.enter(b"*.{c,h}\n{a\nb}\n\\{d\n[{x]e\n[]{]f\n[!{]g\n", 0, 0, &mut never);
+        for name in [b"a.{c,h}".as_slice(), b"{a", b"b}", b"{d", b"{e", b"xe", b"{f", b"]f", b"xg"]
+        {
+            assert!(rules.leave_out(name, false), "{}", String::from_utf8_lossy(name));
+        }
+        for name in [b"a.c".as_slice(), b"a.h", b"a", b"\\e", b"\\f", b"{g"] {
+            assert!(!rules.leave_out(name, false), "{}", String::from_utf8_lossy(name));
+        }
     }
 }

@@ -277,6 +277,27 @@ fn too_few_file_descriptors_are_told_and_lose_nothing() {
 }
 
 #[test]
+fn an_import_with_too_few_file_descriptors_names_nothing() {
+    let place = Place::new();
+    place.store_value("tree", b"value");
+    std::fs::create_dir_all(place.path().join("source/a/b/c/d/e/f/g/h")).unwrap();
+    place.file("source/a/b/c/file", b"content");
+    let mut refused = 0;
+    for count in 8..64 {
+        let import = "exec $PINSTONE import source --as tree";
+        let ran = place.shell(&format!("ulimit -n {count}; {import}"));
+        // Whole or not at all: never done with something left out.
+        if ran.code == 0 {
+            break;
+        }
+        assert!(ran.failed(1).contains("Too many open files"));
+        place.expect_value("tree", b"value");
+        refused += 1;
+    }
+    assert!((1..56).contains(&refused), "{refused}");
+}
+
+#[test]
 fn the_store_may_not_be_a_symlinks_victim() {
     // A store is where its path leads; its files are not.
     let place = Place::new();

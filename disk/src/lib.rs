@@ -11,6 +11,7 @@ pub mod dump;
 pub mod env;
 mod error;
 mod file_name;
+mod helper;
 pub mod planted;
 pub mod sim;
 mod std_disk;

@@ -19,13 +19,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{self as sys, AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::error::{DiskError, Operation, is_no_space};
 use crate::file_name::FileName;
-use crate::vfs::{Disk, File, Lock, OpenMode};
+use crate::helper::Helper;
+use crate::vfs::{Batch, Disk, File, Lock, OpenMode};
 
 /// How often a held lock is tried before it counts as another's.
 const LOCK_TRIES: u32 = 26;
@@ -56,6 +58,7 @@ pub enum DirectoryState {
 pub struct StdDisk {
     path: PathBuf,
     directory: OwnedFd,
+    helper: Helper,
 }
 
 impl StdDisk {
@@ -69,7 +72,7 @@ impl StdDisk {
         let directory = open_directory(path).map_err(|errno| {
             DiskError::new(Operation::OpenDirectory, path.display(), errno.into())
         })?;
-        Ok(Arc::new(Self { path: path.to_owned(), directory }))
+        Ok(Arc::new(Self { path: path.to_owned(), directory, helper: Helper::default() }))
     }
 
     /// Opens a directory, after making it and its missing parents. When it returns, the name of
@@ -173,6 +176,10 @@ impl Disk for StdDisk {
 
     fn engine(&self) -> &'static str {
         "positioned"
+    }
+
+    fn run(&self, batch: Batch) -> Vec<Result<Vec<Bytes>, DiskError>> {
+        self.helper.run(batch)
     }
 
     fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError> {

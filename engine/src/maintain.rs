@@ -1,5 +1,5 @@
 //! What need not be done at once: sealing full segments, making the next one ready, testifying.
-//! The only file that starts a thread.
+//! The only file of this crate that starts a thread.
 //!
 //! - M1: a step either completes or leaves things as they were, to be tried again.
 //! - M2: no clock: the thread sleeps until something is due, and works until nothing is.

@@ -23,7 +23,7 @@ use pinstone::{Batch, CheckOptions, Error, Options, Store};
 use self::line::{Line, LineReader};
 use self::reply::{Answer, Fault, Listed};
 use self::request::{Change, Commit, List, Request, Target};
-use crate::context::{Absent, Context};
+use crate::context::{Absent, Context, complain};
 use crate::exit::{CliError, Exit};
 
 /// Bytes read from stdin at a time.
@@ -36,26 +36,34 @@ pub(crate) fn run(context: &mut Context) -> Result<Exit, CliError> {
     let store = context.open(Absent::Create)?;
     let input = BufReader::with_capacity(INPUT_BYTES, io::stdin().lock());
     let value_bytes_max = Options::default().value_bytes_max;
-    serve_and_close(store, input, context.output(), value_bytes_max)
+    let json = context.json();
+    let remark = |error: &CliError| complain(json, error);
+    serve_and_close(store, input, context.output(), value_bytes_max, remark)
 }
 
 /// Answers each line of `input` on `output`, until `input` ends, and closes the store. A store that
-/// takes no more writes is an error then.
+/// takes no more writes is an error then; one that does not close although all in it is durable is
+/// told to `remark`.
 pub fn serve_and_close(
     store: Store,
     input: impl BufRead,
     output: &mut impl Write,
     value_bytes_max: u64,
+    remark: impl FnOnce(&CliError),
 ) -> Result<Exit, CliError> {
     let served = serve(&store, input, output, value_bytes_max);
     let poisoned = store.stats().poisoned;
+    // Values may have been put that nobody asked to sync.
+    let synced = store.sync();
     let closed = store.close();
     served?;
     if let Some(cause) = poisoned {
         return Err(Error::Poisoned { cause }.into());
     }
-    // Values may have been put that nobody asked to sync.
-    closed?;
+    synced?;
+    if let Err(error) = closed {
+        remark(&error.into());
+    }
     Ok(Exit::Ok)
 }
 

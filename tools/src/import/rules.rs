@@ -144,11 +144,15 @@ fn parse(lines: &[u8], warn: &mut dyn FnMut(String)) -> Gitignore {
 }
 
 /// The rule for a matcher that knows alternatives in braces, which git does not: braces stand for
-/// themselves. `None` if a bracket is not closed: to git, such a rule names nothing.
+/// themselves; and that drops a protected space at the end if others follow. `None` if a bracket is
+/// not closed: to git, such a rule names nothing.
 fn without_alternatives(line: &str) -> Option<String> {
     let mut rule = String::with_capacity(line.len());
     let is_comment = line.starts_with('#');
-    let mut rest = line;
+    let bare = line.trim_end_matches(' ');
+    let backslash_count = bare.len() - bare.trim_end_matches('\\').len();
+    let protected = backslash_count % 2 == 1 && bare.len() < line.len();
+    let mut rest = if protected { &line[..=bare.len()] } else { bare };
     while let Some(first) = rest.chars().next() {
         let taken = match first {
             _ if is_comment => rest.len(),
@@ -212,6 +216,18 @@ mod tests {
         assert!(told[0].starts_with("line 1 is not UTF-8"), "{told:?}");
         assert!(told[1].starts_with("line 2 was ignored: a bracket"), "{told:?}");
         assert_eq!(told.len(), 2, "{told:?}");
+    }
+
+    #[test]
+    fn a_protected_space_at_the_end_stays() {
+        let mut rules = Rules::default();
+        rules.enter(b"a\\ \nb\\   \nc  \nd\\\\ \n", 0, 0, &mut never);
+        for name in [b"a ".as_slice(), b"b ", b"c", b"d\\"] {
+            assert!(rules.leave_out(name, false), "{}", String::from_utf8_lossy(name));
+        }
+        for name in [b"a".as_slice(), b"b", b"b   ", b"c  ", b"d\\ "] {
+            assert!(!rules.leave_out(name, false), "{}", String::from_utf8_lossy(name));
+        }
     }
 
     #[test]

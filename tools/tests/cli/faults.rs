@@ -92,6 +92,21 @@ fn no_space_refuses_a_write_until_there_is_some() {
 }
 
 #[test]
+fn a_store_that_does_not_close_is_no_failure_once_all_is_durable() {
+    let disk = SimDisk::new(6);
+    let put = r#"{"op":"put","data":"value"}"#;
+    let (replies, end) = serve_failing(&disk, &[put, COMMIT, put, "# no file is cut"], || {
+        disk.fail_when(Filter::any().operation(Operation::SetLength), Fault::Eio);
+    });
+    assert_eq!(replies.iter().map(kind).collect::<Vec<_>>(), ["ok", "ok", "ok"]);
+    assert_eq!(end.unwrap(), Exit::Ok);
+    disk.heal();
+    let (replies, _) = serve(&disk, &[r#"{"op":"get","pointer":"a"}"#, put]);
+    assert_eq!(replies.iter().map(kind).collect::<Vec<_>>(), ["ok", "ok"]);
+    assert_eq!(replies[1]["new"], json!(false));
+}
+
+#[test]
 fn damage_is_told_with_its_place() {
     let disk = SimDisk::new(3);
     let value = "only once in the log";
@@ -174,7 +189,7 @@ fn serve_failing(
     let mut output = Vec::new();
     let input = Script { lines, next: 0, current: Vec::new(), act };
     let input = std::io::BufReader::with_capacity(1, input);
-    let end = serve_and_close(open(disk), input, &mut output, VALUE_BYTES_MAX);
+    let end = serve_and_close(open(disk), input, &mut output, VALUE_BYTES_MAX, |_| {});
     let replies = String::from_utf8(output).unwrap();
     (replies.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), end)
 }

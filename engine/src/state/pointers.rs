@@ -3,6 +3,9 @@
 //! - N1: only durable commits are here: what a reader sees, no crash undoes (P2).
 //! - N2: a version is kept while a snapshot may see it, and one version beyond the oldest.
 //! - N3: commits are applied whole, under one lock, in order of their numbers.
+//! - N4: which view is the oldest is asked under the lock that the versions are dropped under.
+//!
+//! Lock order: versions, then pins.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -99,16 +102,26 @@ impl PointerTable {
 
     /// Ends a pin, and drops the versions that only it could see.
     pub(crate) fn unpin(&self, commit: u64) {
+        if self.end_pin(commit) {
+            self.prune();
+        }
+    }
+
+    /// True if it was the last pin of its commit.
+    fn end_pin(&self, commit: u64) -> bool {
         let mut pins = self.pins.lock();
         let count = pins.get_mut(&commit).expect("a pin ends once");
         *count -= 1;
-        if *count > 0 {
-            return;
+        if *count == 0 {
+            pins.remove(&commit);
         }
-        pins.remove(&commit);
-        let oldest = pins.keys().next().copied();
-        drop(pins);
+        !pins.contains_key(&commit)
+    }
+
+    /// Drops the versions that nobody sees any more.
+    fn prune(&self) {
         let mut versions = self.versions.write();
+        let oldest = self.pins.lock().keys().next().copied();
         // Commits up to the oldest pin crowded names with versions that nobody sees any more.
         let kept = match oldest {
             Some(oldest) => versions.crowded.split_off(&(oldest + 1)),
@@ -177,5 +190,56 @@ fn is_empty((from, to): &NameRange) -> bool {
             Bound::Included(from) | Bound::Excluded(from),
             Bound::Included(to) | Bound::Excluded(to),
         ) => from >= to,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pinstone_wal::LogPosition;
+
+    fn target(id: u64) -> Digest {
+        Digest::of(&id.to_le_bytes())
+    }
+
+    fn commit(table: &PointerTable, id: u64) {
+        let change = Change { name: "name".into(), to: Some(target(id)) };
+        let (depends_upto, changes) = (LogPosition::START, vec![change]);
+        table.apply(CommitRecord { id, depends_upto, changes });
+    }
+
+    /// How many versions are kept.
+    fn version_count(table: &PointerTable) -> usize {
+        table.versions.read().names.values().map(Vec::len).sum()
+    }
+
+    #[test]
+    fn a_pin_taken_while_another_ends_keeps_what_it_sees() {
+        let table = PointerTable::default();
+        commit(&table, 1);
+        let ending = table.pin();
+        assert!(table.end_pin(ending));
+        let pinned = table.pin();
+        commit(&table, 2);
+        table.prune();
+        assert_eq!(table.at(b"name", pinned), Some(target(1)));
+        table.unpin(pinned);
+        assert_eq!(version_count(&table), 1);
+        assert!(table.versions.read().crowded.is_empty());
+    }
+
+    #[test]
+    fn versions_stay_until_their_last_pin_ends() {
+        let table = PointerTable::default();
+        for id in 1..=3 {
+            commit(&table, id);
+            assert_eq!((table.pin(), table.pin()), (id, id));
+        }
+        for (id, kept) in [(2, 3), (1, 1), (3, 1)] {
+            table.unpin(id);
+            assert_eq!(table.at(b"name", id), Some(target(id)));
+            table.unpin(id);
+            assert_eq!(version_count(&table), kept, "after the pins of {id}");
+        }
     }
 }

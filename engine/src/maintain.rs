@@ -1,5 +1,5 @@
 //! What need not be done at once: sealing full segments, making the next one ready, testifying.
-//! The only file of this crate that starts a thread.
+//! The only file that starts a thread.
 //!
 //! - M1: a step either completes or leaves things as they were, to be tried again.
 //! - M2: no clock: the thread sleeps until something is due, and works until nothing is.
@@ -151,6 +151,8 @@ fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
 /// Adds a segment for the blob log to go on in, unless one waits already.
 pub(crate) fn grow_blob_log(inner: &Inner) -> Result<()> {
     let _one_at_a_time = inner.growing.lock();
+    // Before anything is made in the directory, which may be another process's once we are closed.
+    inner.poison.check()?;
     if inner.blob.has_next() {
         return Ok(());
     }

@@ -609,6 +609,12 @@ impl BlobLog {
         last.map_or(Ok(()), |last| self.share_round(last))
     }
 
+    /// Returns once every write and sync that is on its way has ended.
+    pub fn wait_until_quiet(&self) {
+        let _round = self.round.lock();
+        let _write = self.write.lock();
+    }
+
     /// Ends writing in good order: writes everything out, cuts what was reserved beyond it, and
     /// syncs. Nothing can be appended any more, whatever this returns.
     ///

@@ -9,14 +9,33 @@ use crate::state::root::Ends;
 use crate::{Error, maintain};
 
 /// Ends writing, for every handle. The lock is given back even if something fails; the next open
-/// then has something to mend.
+/// then has something to mend. Closed already, it tells whether that went well.
 pub(crate) fn close(inner: &Inner) -> Result<()> {
-    let Some(lock) = inner.lock.lock().take() else { return Ok(()) };
+    // Held to the end: who closes meanwhile is told of the outcome, too.
+    let mut lock = inner.lock.lock();
+    if lock.is_none() {
+        return if inner.root.state().closed.is_some() {
+            Ok(())
+        } else {
+            Ok(inner.poison.check()?)
+        };
+    }
     inner.signal.stop();
     let closed = settle(inner);
     let _ = inner.poison.set("it was closed");
-    drop(lock);
+    wait_until_quiet(inner);
+    *lock = None;
     closed
+}
+
+/// Returns once nothing is on its way that passed the switch before it was turned: whoever takes
+/// the lock next finds files that nobody writes.
+fn wait_until_quiet(inner: &Inner) {
+    drop(inner.maintaining.lock());
+    drop(inner.growing.lock());
+    drop(inner.pointer_log.lock());
+    inner.blob.wait_until_quiet();
+    let _ = inner.root.end();
 }
 
 fn settle(inner: &Inner) -> Result<()> {

@@ -21,7 +21,8 @@ use crate::{CommitId, maintain};
 
 /// The parts of an open store.
 ///
-/// Lock order, outermost first: `maintaining`, `pointer_log`, the blob log's, the root's. The
+/// Lock order, outermost first: `lock`, `maintaining`, `growing`, `pointer_log`, the blob log's, the
+/// reserve's, the root's. The
 /// commit queue, the tables and the index are each locked alone and briefly.
 #[derive(Debug)]
 pub(crate) struct Inner {

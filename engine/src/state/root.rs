@@ -301,8 +301,8 @@ impl Root {
         log: LogKind,
         reserve_bytes: u64,
     ) -> Result<SegmentFile, WalError> {
-        self.poison.check()?;
         let mut inner = self.inner.lock();
+        self.poison.check()?;
         let ordinal = inner.state.log(log).next_ordinal;
         let header = SegmentHeader { log, ordinal, ..self.header };
         // R2: the ordinal is spent from here on, whatever becomes of it.

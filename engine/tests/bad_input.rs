@@ -153,6 +153,62 @@ fn a_store_of_an_unknown_format_is_refused_by_name() {
     assert!(tried >= 4 * 4, "CURRENT and a segment of each log");
 }
 
+#[test]
+fn numbers_that_none_can_follow_are_refused() {
+    let Rest { workload, disk, .. } = closed(workload("close-and-reopen").unwrap()).unwrap();
+    let header = disk.file_bytes("CURRENT").unwrap();
+    let refused = |disk: &Arc<SimDisk>, named: &str| {
+        let names = disk.names();
+        let error = open_on(workload.builder(), disk).map(drop).unwrap_err();
+        let Error::Corrupt { file, .. } = &error else { panic!("{named}: {}", told(&error)) };
+        assert_eq!(file, named);
+        assert_eq!(disk.names(), names, "{named}");
+    };
+    for number in [u32::MAX - 1, u32::MAX] {
+        for log in ["blob", "pointer", "root"] {
+            for name in
+                [format!("{log}-00000001-{number}.log"), format!("{log}-{number}-00000001.log")]
+            {
+                let disk = disk.clean_reopen();
+                disk.put_file(&name, b"");
+                refused(&disk, &name);
+            }
+        }
+        for field in [40, 44] {
+            let mut header = header.clone();
+            header[field..field + 4].copy_from_slice(&number.to_le_bytes());
+            let crc = checksum::crc(&header[..60]);
+            header[60..].copy_from_slice(&crc.to_le_bytes());
+            let disk = disk.clean_reopen();
+            disk.put_file("CURRENT", header);
+            refused(&disk, "CURRENT");
+        }
+    }
+}
+
+#[test]
+fn a_segment_longer_than_any_is_refused_without_being_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = tiny().open(dir.path()).unwrap();
+    fill(&store, 0..30);
+    store.close().unwrap();
+    let before = contents(dir.path());
+    let segments = before.iter().filter(|(path, _)| path.extension().is_some());
+    let mut tried = 0;
+    for (path, bytes) in segments {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        // As much as no machine has memory for.
+        file.set_len(1 << 43).unwrap();
+        let error = tiny().open(dir.path()).map(drop).unwrap_err();
+        assert!(matches!(error, Error::Corrupt { .. }), "{}", told(&error));
+        file.set_len(bytes.len() as u64).unwrap();
+        tried += 1;
+    }
+    assert!(tried > 5, "some are sealed, some are not");
+    let store = tiny().open(dir.path()).unwrap();
+    assert_holds(&store, 0..30);
+}
+
 // Locks.
 
 /// Set in a process that a test starts of itself: the directory to work on.

@@ -201,8 +201,8 @@ impl Scan {
     }
 }
 
-/// Positions have 32 bits for the offset in a segment.
-const SEGMENT_BYTES_MAX: u64 = u32::MAX as u64;
+/// Bytes of the longest segment: positions have 32 bits for the offset in it.
+pub const SEGMENT_BYTES_MAX: u64 = u32::MAX as u64;
 
 /// Where the first byte that is not zero stands. Whole blocks are compared first: what was reserved
 /// and not written is long.

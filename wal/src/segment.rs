@@ -21,6 +21,7 @@ use pinstone_disk::{Digest, DigestKind, Disk, DiskExt, File, FileName, LogKind};
 use crate::error::{WalError, corrupt};
 use crate::frame::{FRAME_ALIGN, FrameHeader};
 use crate::position::{Place, SizeClass};
+use crate::scan::SEGMENT_BYTES_MAX;
 
 /// The version of every layout in `docs/format.md`.
 pub const FORMAT_VERSION: u16 = 1;
@@ -484,7 +485,11 @@ pub fn read_list(
                 class: SizeClass(slot[36]),
             };
             let sorted = list.last().is_none_or(|last| *last < entry);
-            if !sorted || u64::from(entry.offset_bytes) >= footer.frames_end {
+            let room = footer.frames_end.saturating_sub(u64::from(entry.offset_bytes));
+            // A reader takes memory by the class.
+            let is_within =
+                room > 0 && room <= SEGMENT_BYTES_MAX && entry.class <= SizeClass::covering(room);
+            if !sorted || !is_within {
                 return Err(corrupt(name, offset, "a digest page's entries are out of place"));
             }
             list.push(entry);

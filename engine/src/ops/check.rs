@@ -190,8 +190,9 @@ impl Check<'_> {
         }
         drop(segment);
         let Some((_, bytes)) = self.read_whole(name)? else { return Ok(()) };
-        let end = usize::try_from(footer.frames_end).expect("the file was read whole");
-        let scan = Scan::of(footer.header, bytes.slice(..end));
+        let end = usize::try_from(footer.frames_end).expect("a file fits the address space");
+        // It may have been cut since it was opened by its footer.
+        let scan = Scan::of(footer.header, bytes.slice(..end.min(bytes.len())));
         if !self.frames(&scan, footer.frames_end) {
             // The values behind the damage are found by the list.
             self.listed(&list, &bytes, name);

@@ -26,12 +26,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{DirectoryState, Disk, DiskExt, FileName, Lock, LogKind, OpenMode, StdDisk};
+use pinstone_disk::{
+    DirectoryState, Disk, DiskExt, FileName, Lock, LogKind, OpenMode, Operation, StdDisk,
+};
 use pinstone_wal::{
     Appender, BlobLog, BlobLogOptions, Closing, CommitRecord, FRAMES_START, ListEntry, LogEnd,
-    LogPosition, Poison, Record, RecordKind, SEGMENT_HEADER_BYTES, Scan, SegmentFile,
-    SegmentHeader, SizeClass, StoreSeed, Synced, SyncedUpto, ValueRecord, Verdict, corrupt,
-    create_segment, judge, read_footer, read_header, read_list,
+    LogPosition, Poison, Record, RecordKind, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES, Scan,
+    SegmentFile, SegmentHeader, SizeClass, StoreSeed, Synced, SyncedUpto, ValueRecord, Verdict,
+    corrupt, create_segment, judge, read_footer, read_header, read_list,
 };
 
 use crate::error::{Error, Result};
@@ -41,7 +43,7 @@ use crate::state::digest_index::DigestIndex;
 use crate::state::inner::{CommitQueue, Counters, Inner, PointerLog};
 use crate::state::pointers::PointerTable;
 use crate::state::reserve::Reserve;
-use crate::state::root::{Root, RootState, Seal, SegmentState, reserve};
+use crate::state::root::{NUMBER_NEVER_USED, Root, RootState, Seal, SegmentState, reserve};
 use crate::state::segments::Segments;
 use crate::stats::Recovery;
 
@@ -119,9 +121,7 @@ fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Found> {
             Ok(FileName::CurrentTemp) => found.current_temp = true,
             Ok(FileName::Reserve) => found.reserve = true,
             Ok(name @ FileName::Segment { log, ordinal, epoch }) => {
-                if ordinal == u32::MAX || epoch == u32::MAX {
-                    return Err(corrupt(name, 0, "no number can follow those of its name").into());
-                }
+                check_numbers(name, ordinal, epoch)?;
                 found.segments.insert((log, ordinal, epoch));
             }
             Err(_) => stranger = Some(name),
@@ -130,7 +130,9 @@ fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Found> {
     if has_current {
         let file = disk.open(FileName::Current, OpenMode::Read)?;
         let bytes = disk.read(&file, 0, SEGMENT_HEADER_BYTES + 1)?;
-        found.current = Some(SegmentHeader::decode_current(&bytes)?);
+        let current = SegmentHeader::decode_current(&bytes)?;
+        check_numbers(FileName::Current, current.ordinal, current.epoch)?;
+        found.current = Some(current);
         return Ok(found);
     }
     let refused = |reason| Err(Error::NotAStore { path: path.to_owned(), reason });
@@ -144,6 +146,14 @@ fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Found> {
         return refused(format!("it holds {name} of a store, but no CURRENT"));
     }
     if options.create { Ok(found) } else { Err(Error::StoreAbsent { path: path.to_owned() }) }
+}
+
+/// Each open takes an epoch greater than all, and a root log's ordinal: there must be one.
+fn check_numbers(name: FileName, ordinal: u32, epoch: u32) -> Result<()> {
+    if ordinal.max(epoch) < NUMBER_NEVER_USED - 1 {
+        return Ok(());
+    }
+    Err(corrupt(name, 0, "its ordinal or epoch is one that none can follow").into())
 }
 
 /// The store as its last writer left it.
@@ -226,8 +236,16 @@ fn read_store(
             LogKind::Root => file_name(name) == current.file_name(),
             log => root.log(log).segments.get(&name.1).is_some_and(|s| s.epoch == name.2),
         };
-        if !named && let Ok(witness) = scan_segment(disk, file_name(name), &current.store_id) {
-            witnesses.push(witness.scan);
+        if named {
+            continue;
+        }
+        match scan_segment(disk, file_name(name), &current.store_id) {
+            Ok(witness) => witnesses.push(witness.scan),
+            // What it would have said is not known: no reason to cut anything.
+            Err(Error::Io { source }) if source.operation != Operation::Open => {
+                return Err(source.into());
+            }
+            Err(_) => {}
         }
     }
     let closed = root.closed.map_or_else(Synced::default, |ends| Synced {
@@ -275,7 +293,11 @@ fn scan_segment(disk: &dyn Disk, name: FileName, store_id: &[u8; 16]) -> Result<
     let file = disk.open(name, OpenMode::Write)?;
     let header = read_header(disk, &file, &name)?;
     check_store(&header, store_id)?;
-    let len_bytes = usize::try_from(file.len_bytes()?).expect("a file fits the address space");
+    let len_bytes = file.len_bytes()?;
+    if len_bytes > SEGMENT_BYTES_MAX {
+        return Err(corrupt(name, SEGMENT_BYTES_MAX, "a segment is shorter than 4 GiB").into());
+    }
+    let len_bytes = usize::try_from(len_bytes).expect("a segment fits the address space");
     let bytes = disk.read(&file, 0, len_bytes)?;
     Ok(Unsealed { segment: SegmentFile { header, file }, scan: Scan::of(header, bytes) })
 }
@@ -351,6 +373,9 @@ fn read_sealed(
     if len_bytes != seal.file_bytes {
         let what = format!("it has {len_bytes} bytes, the root says {}", seal.file_bytes);
         return Err(corrupt(name, len_bytes.min(seal.file_bytes), what).into());
+    }
+    if len_bytes > SEGMENT_BYTES_MAX {
+        return Err(corrupt(name, SEGMENT_BYTES_MAX, "a segment is shorter than 4 GiB").into());
     }
     let segment = SegmentFile { header, file };
     let (footer, footer_hash) = read_footer(disk, &segment)?;

@@ -15,7 +15,7 @@ use pinstone_disk::env::Mutex;
 use pinstone_disk::{Disk, DiskError, DiskExt, File, LogKind};
 use pinstone_wal::{
     Appender, FrameBuilder, LogPosition, Poison, RecordKind, Sealed, SegmentFile, SegmentHeader,
-    StoreSeed, SyncedUpto, WalError, create_segment,
+    StoreSeed, SyncedUpto, WalError, corrupt, create_segment,
 };
 
 /// What a root says.
@@ -85,6 +85,9 @@ pub(crate) const OPEN: u8 = 1;
 pub(crate) const SEAL: u8 = 2;
 pub(crate) const NEXT_ORDINAL: u8 = 3;
 pub(crate) const CLOSED: u8 = 4;
+
+/// No ordinal and no epoch, so that one can follow each that is found; see `docs/format.md`.
+pub(crate) const NUMBER_NEVER_USED: u32 = u32::MAX;
 
 impl RootState {
     /// One log's segments.
@@ -203,7 +206,7 @@ fn decode(reader: &mut Reader<'_>) -> Result<Edit, Malformed> {
         _ => return Err(reader.malformed("an edit of a known log")),
     };
     let ordinal = reader.u32("an ordinal")?;
-    if ordinal == u32::MAX {
+    if ordinal == NUMBER_NEVER_USED {
         return Err(reader.malformed("an ordinal that another can follow"));
     }
     if tag == NEXT_ORDINAL {
@@ -304,6 +307,10 @@ impl Root {
         let mut inner = self.inner.lock();
         self.poison.check()?;
         let ordinal = inner.state.log(log).next_ordinal;
+        if ordinal >= NUMBER_NEVER_USED - 1 {
+            let what = format!("the {} log has no ordinal left", log.word());
+            return Err(corrupt(self.header.file_name(), inner.log.end().offset_bytes(), what));
+        }
         let header = SegmentHeader { log, ordinal, ..self.header };
         // R2: the ordinal is spent from here on, whatever becomes of it.
         inner.state.log_mut(log).next_ordinal += 1;

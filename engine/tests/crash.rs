@@ -12,6 +12,8 @@ use std::sync::Arc;
 use common::crash::{Plan, Point, hunt, replay};
 use common::model::Model;
 use common::script::{World, workload, workloads};
+use pinstone::{Batch, CheckOptions, Maintenance, Store};
+use pinstone_disk::Disk;
 use pinstone_disk::sim::{CrashState, SimDisk};
 
 /// How many states the usual hunt is known to try at least.
@@ -108,4 +110,53 @@ fn the_model_sees_a_commit_that_is_gone() {
     let mut rolled_back = World::new(&workload, early, world.model);
     let seen = rolled_back.open().map(drop).unwrap_err();
     assert!(seen.contains("the last commit is 1"), "{seen}");
+}
+
+/// A recovery that a crash cuts short had read what another crash may take. What it left says so,
+/// and must not be believed by any later one.
+#[test]
+fn what_an_unfinished_recovery_read_proves_nothing_later() {
+    let open = |disk: &Arc<SimDisk>| {
+        let small = Store::builder().segment_bytes(16 << 10).reserve_bytes(0);
+        small.maintenance(Maintenance::Inline).open_on(Arc::clone(disk) as Arc<dyn Disk>)
+    };
+    let disk = SimDisk::new(9);
+    let store = open(&disk).unwrap();
+    let kept = store.put(b"kept").unwrap().digest;
+    store.commit(Batch::new().set("kept", kept)).unwrap();
+    store.put(b"written, and in no commit").unwrap();
+    // A check writes out what it is to look at, and syncs nothing.
+    store.check(&CheckOptions::default()).unwrap();
+    let died = disk.clean_reopen();
+    drop(store);
+
+    let mut tried = 0;
+    for first in 1.. {
+        let disk = died.clean_reopen();
+        disk.crash_at_mutation(first);
+        drop(open(&disk));
+        if !disk.crashed() {
+            break;
+        }
+        let left = disk.after_crash(CrashState::Nothing);
+        for second in 1.. {
+            let disk = left.clean_reopen();
+            disk.crash_at_mutation(second);
+            drop(open(&disk));
+            if !disk.crashed() {
+                break;
+            }
+            let alone = (0..disk.unsynced()).map(CrashState::OneAlone);
+            let states = [CrashState::Nothing, CrashState::Everything].into_iter().chain(alone);
+            for state in states {
+                let opened = open(&disk.after_crash(state));
+                let store = opened.unwrap_or_else(|error| {
+                    panic!("{first}, {second}, {state:?}: {}", common::told(&error))
+                });
+                assert_eq!(store.pointer("kept").unwrap(), Some(kept));
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 1000, "{tried}");
 }

@@ -432,7 +432,7 @@ fn take_over(
         epoch,
     };
 
-    remove_leftovers(&*disk, found, root_epoch, &mut recovery);
+    remove_leftovers(&*disk, found, root_epoch, &mut recovery)?;
     if found.current_temp {
         disk.remove(FileName::CurrentTemp)?;
     }
@@ -789,22 +789,35 @@ fn turn_current(disk: &dyn Disk, header: &SegmentHeader) -> Result<()> {
 }
 
 /// Gives back the space of what recoveries left that did not complete. One name of the highest
-/// epoch stays until CURRENT is turned, so that the epoch is not used again (R3). What cannot be
-/// had now is tried again then.
-fn remove_leftovers(disk: &dyn Disk, found: &Found, root_epoch: u32, recovery: &mut Recovery) {
+/// epoch stays until CURRENT is turned, so that the epoch is not used again (R3). All of it is
+/// durably gone or empty before CURRENT is turned (creating the root log syncs the names): under a
+/// CURRENT of a later epoch it would testify, of bytes that these recoveries read and a crash took.
+fn remove_leftovers(
+    disk: &dyn Disk,
+    found: &Found,
+    root_epoch: u32,
+    recovery: &mut Recovery,
+) -> Result<()> {
     let leftovers = || found.segments.iter().filter(|name| name.2 > root_epoch);
     let kept = leftovers().max_by_key(|name| name.2);
     for name in leftovers() {
-        let gone = if Some(name) == kept {
-            disk.open(file_name(*name), OpenMode::Write).and_then(|file| file.set_len(0))
-        } else {
-            recovery.files_removed += 1;
-            disk.remove(file_name(*name))
+        let file = match disk.open(file_name(*name), OpenMode::Write) {
+            Ok(file) => file,
+            Err(error) => {
+                // What cannot be opened does not testify.
+                tracing::warn!(%error, "a file that is not needed stays");
+                continue;
+            }
         };
-        if let Err(error) = gone {
-            tracing::warn!(%error, "a file that is not needed keeps its space");
+        if Some(name) == kept {
+            file.set_len(0)?;
+            disk.sync(&file)?;
+        } else {
+            disk.remove(file_name(*name))?;
+            recovery.files_removed += 1;
         }
     }
+    Ok(())
 }
 
 /// Removes every file that the new root does not name. What cannot be removed now is tried again

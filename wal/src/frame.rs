@@ -86,13 +86,13 @@ impl SyncedUpto {
         LogPosition::from_number(self.cell(log).load(Ordering::Acquire))
     }
 
-    /// All three.
+    /// All three. What a log's records rely on is asked after it: whoever testifies commits
+    /// testifies their values, too, and whoever testifies values or commits, their segments.
     pub fn now(&self) -> Synced {
-        Synced {
-            blob: self.of(LogKind::Blob),
-            pointer: self.of(LogKind::Pointer),
-            root: self.of(LogKind::Root),
-        }
+        let pointer = self.of(LogKind::Pointer);
+        let blob = self.of(LogKind::Blob);
+        let root = self.of(LogKind::Root);
+        Synced { blob, pointer, root }
     }
 
     fn cell(&self, log: LogKind) -> &AtomicU64 {

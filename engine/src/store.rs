@@ -169,7 +169,8 @@ impl Store {
     ///
     /// # Errors
     /// [`crate::Error::Limit`] if it is longer than [`Options::value_bytes_max`];
-    /// [`crate::Error::NoSpace`], after which it is not stored; [`crate::Error::Poisoned`].
+    /// [`crate::Error::NoSpace`] and [`crate::Error::Io`], such as too few file descriptors for
+    /// the next segment, after which it is not stored; [`crate::Error::Poisoned`].
     pub fn put(&self, value: &[u8]) -> Result<Put> {
         ops::put::put(&self.inner, value)
     }

@@ -17,10 +17,11 @@
 //! - C3: a group fails as one, and then changed nothing: `NoSpace` if that is durable, else
 //!   `Indeterminate`, and writing has ended (P6).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pinstone_disk::env::{Condvar, HashMap, Mutex, Ordering};
+use pinstone_disk::env::{Condvar, Mutex, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch as IoBatch, Digest, DiskError, LogKind, Op};
 use pinstone_wal::{
@@ -125,7 +126,7 @@ fn lead(inner: &Inner) {
 struct Group {
     members: Vec<Member>,
     /// What the group changes so far.
-    changed: HashMap<Bytes, Option<Digest>>,
+    changed: BTreeMap<Bytes, Option<Digest>>,
     depends: LogPosition,
 }
 
@@ -139,7 +140,7 @@ struct Member {
 impl Group {
     fn take(inner: &Inner) -> Self {
         let mut group =
-            Self { members: Vec::new(), changed: HashMap::default(), depends: LogPosition::START };
+            Self { members: Vec::new(), changed: BTreeMap::new(), depends: LogPosition::START };
         let mut bytes = 0;
         let mut queue = inner.commits.lock();
         while bytes < GROUP_BYTES_MAX
@@ -156,7 +157,7 @@ impl Group {
     fn take_deletions(&mut self) -> Self {
         let deletes = |member: &mut Member| member.parts.changes.values().all(|to| to.is_none());
         let members = self.members.extract_if(.., deletes).collect();
-        Self { members, changed: HashMap::default(), depends: LogPosition::START }
+        Self { members, changed: BTreeMap::new(), depends: LogPosition::START }
     }
 
     /// As [`Group::commit`], releasing the reserve if there is no space otherwise.

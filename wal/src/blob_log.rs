@@ -893,45 +893,4 @@ fn entry(value: &PreparedValue<'_>, place: Place) -> ListEntry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::appender::create_segment;
-    use crate::segment::SegmentHeader;
-    use pinstone_disk::Digest;
-    use pinstone_disk::sim::SimDisk;
-
-    #[test]
-    fn a_sync_that_began_before_room_was_given_back_syncs_what_is_there() {
-        let disk: Arc<dyn Disk> = SimDisk::new(1);
-        let synced = Arc::new(SyncedUpto::default());
-        let header = SegmentHeader { store_id: [7; 16], log: LogKind::Blob, ordinal: 1, epoch: 1 };
-        let store = StoreSeed::new(&header.store_id);
-        let options = BlobLogOptions { segment_bytes: 1 << 16, buffer_bytes: 4096 };
-        let log = BlobLog::new(
-            Arc::clone(&disk),
-            Arc::clone(&synced),
-            Arc::default(),
-            1,
-            store,
-            options,
-            None,
-            Vec::new(),
-        );
-        log.offer(create_segment(&*disk, header, 1 << 16).unwrap()).unwrap();
-        let bytes = [7; 3000];
-        let value = PreparedValue::new(store, Digest::of(&bytes), &bytes);
-        let (large, listed, last) = {
-            let mut state = log.append.lock();
-            let active = state.active.as_mut().unwrap();
-            let listed = entry(&value, active.place(FRAME_HEADER_BYTES, &value));
-            let large = active.take_large(&log, &value);
-            active.sealer.value(listed);
-            state.queued.push_back(Arc::clone(&large.room));
-            (large, listed, state.last_position().unwrap())
-        };
-        log.void(&large, listed);
-        log.share_round(last).unwrap();
-        assert_eq!(synced.of(LogKind::Blob), LogPosition::new(1, 1024));
-        assert!(last > LogPosition::new(1, 1024));
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ use crate::{CommitId, maintain};
 
 /// The parts of an open store.
 ///
-/// Lock order, outermost first: `lock`, `maintaining`, `growing`, `pointer_log`, the blob log's, the
+/// Lock order, outermost first: `lock`, `maintaining`, `pointer_log`, `growing`, the blob log's, the
 /// reserve's, the root's. The
 /// commit queue, the tables and the index are each locked alone and briefly.
 #[derive(Debug)]

@@ -18,6 +18,9 @@ use crate::state::inner::{Inner, count};
 /// unsealed bytes, and with them recovery and the reserve that it needs, stay bounded.
 const CLOSING_MAX: usize = 1;
 
+/// A root log longer than this takes no more testimony, only edits: it is read whole at open.
+const ROOT_LOG_BYTES_MAX: u64 = 16 << 20;
+
 /// Wakes the maintenance thread.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
@@ -69,8 +72,10 @@ pub(crate) fn start(inner: &Arc<Inner>) -> Result<()> {
             ),
         }
     })?;
-    // What recovery left to be sealed.
-    inner.signal.due();
+    // What recovery left to be sealed; a store that is only read has nothing due.
+    if inner.blob.closing_count() > 0 || !inner.pointer_log.lock().closing.is_empty() {
+        inner.signal.due();
+    }
     Ok(())
 }
 
@@ -109,7 +114,20 @@ pub(crate) fn all(inner: &Inner) -> Result<()> {
 }
 
 /// Carries out the next thing that is due; false if nothing was.
-pub(crate) fn step(inner: &Inner) -> Result<bool> {
+fn step(inner: &Inner) -> Result<bool> {
+    if seal_next(inner)? {
+        return Ok(true);
+    }
+    let grows = inner.blob.wants_next();
+    if grows {
+        let _one_at_a_time = inner.maintaining.lock();
+        grow_blob_log(inner)?;
+    }
+    Ok(grows)
+}
+
+/// Seals the oldest full segment; false if there is none.
+pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
     let _one_at_a_time = inner.maintaining.lock();
     inner.poison.check()?;
     if let Some(mut closing) = inner.blob.take_closing()? {
@@ -129,10 +147,6 @@ pub(crate) fn step(inner: &Inner) -> Result<bool> {
             inner.pointer_due.store(true, Ordering::Relaxed);
             return Err(error);
         }
-        return Ok(true);
-    }
-    if inner.blob.wants_next() {
-        grow_blob_log(inner)?;
         return Ok(true);
     }
     Ok(false)
@@ -169,7 +183,8 @@ pub(crate) fn testify(inner: &Inner) -> Result<()> {
     let now = inner.synced.now();
     let told =
         (inner.told_blob.load(Ordering::Acquire), inner.told_pointer.load(Ordering::Acquire));
-    if told == (now.blob.number(), now.pointer.number()) {
+    let is_told = told == (now.blob.number(), now.pointer.number());
+    if is_told || inner.root.end().offset_bytes() > ROOT_LOG_BYTES_MAX {
         return Ok(());
     }
     inner.root.testify()?;

@@ -38,15 +38,17 @@ pub struct Options {
     pub commit_bytes_max: u64,
     /// Bytes after which a segment of the blob log is sealed and the next one begun; a larger
     /// value has a segment to itself. Also bounds what opening after a crash copies. Default:
-    /// 64 MiB: a copy takes a tenth of a second, and a terabyte is sixteen thousand files.
+    /// 32 MiB: a copy takes a tenth of a second, a first value needs little more than 100 MiB of
+    /// disk, and a terabyte is thirty-two thousand files.
     pub segment_bytes: u64,
-    /// The same for the pointer log. Default: 16 MiB.
+    /// The same for the pointer log. Default: 8 MiB.
     pub pointer_segment_bytes: u64,
     /// Bytes of disk set aside while the store is open and has values, for what must be possible on
     /// a full device: opening after a crash, which copies what is not sealed, and deletions. The
     /// blob log takes no further segment while they are not all there; they are given back on
-    /// close. Unless it is 0, 64 KiB are added, for a root log and names. Default: 162 MiB, two
-    /// segments of each log and what is gathered; with smaller segments less will do.
+    /// close, but for 256 KiB. Unless it is 0, these are added, for a root log and names. Default:
+    /// 82 MiB, two segments of each log and what is gathered; with smaller segments less will do,
+    /// and values longer than a segment want more.
     pub reserve_bytes: u64,
     /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;
@@ -95,9 +97,9 @@ impl Default for Options {
             create: true,
             value_bytes_max: 256 << 20,
             commit_bytes_max: 16 << 20,
-            segment_bytes: 64 << 20,
-            pointer_segment_bytes: 16 << 20,
-            reserve_bytes: 2 * (64 << 20) + 2 * (16 << 20) + (2 << 20),
+            segment_bytes: 32 << 20,
+            pointer_segment_bytes: 8 << 20,
+            reserve_bytes: 2 * (32 << 20) + 2 * (8 << 20) + (2 << 20),
             append_buffer_bytes: 1 << 20,
             open_files_max: 256,
             verify: Verify::Checksum,

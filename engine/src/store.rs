@@ -46,7 +46,25 @@ pub struct Put {
 /// ```
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    inner: Arc<Open>,
+}
+
+/// What closes the store when the last of those who use it is gone. The maintenance thread is not
+/// one of them: it holds only what lies beneath.
+struct Open(Arc<Inner>);
+
+impl std::ops::Deref for Open {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        ops::close::close_unasked(&self.0);
+    }
 }
 
 impl fmt::Debug for Store {
@@ -70,7 +88,7 @@ impl StoreBuilder {
     /// [`Options::create`] is off; [`crate::Error::Limit`] if an option is out of bounds.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let inner = ops::recover::open_path(path.as_ref(), self.options)?;
-        Ok(Store { inner })
+        Ok(Store { inner: Arc::new(Open(inner)) })
     }
 
     /// The same on a disk of the caller's: the simulated one, in tests.
@@ -80,7 +98,7 @@ impl StoreBuilder {
     pub fn open_on(self, disk: Arc<dyn Disk>) -> Result<Store> {
         let path = PathBuf::from(disk.describe());
         let inner = ops::recover::open(disk, path, self.options)?;
-        Ok(Store { inner })
+        Ok(Store { inner: Arc::new(Open(inner)) })
     }
 
     /// Sets [`Options::create`].
@@ -287,7 +305,7 @@ impl Store {
 
 /// Keeps what a commit sees.
 struct Pin {
-    inner: Arc<Inner>,
+    inner: Arc<Open>,
     commit: u64,
 }
 

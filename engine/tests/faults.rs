@@ -213,7 +213,7 @@ fn a_disk_of_any_size_fills_up_cleanly_and_goes_on_once_there_is_room() {
 /// What a full store has left of the disk when it is opened: too little for a segment of each log,
 /// up to several.
 fn sizes() -> impl Iterator<Item = u64> {
-    (88 << 10..184 << 10).step_by(512)
+    (280 << 10..376 << 10).step_by(512)
 }
 
 #[test]

@@ -84,6 +84,8 @@ pub struct BlobLog {
     written_upto: AtomicU64,
     written_bytes: AtomicU64,
     due: AtomicBool,
+    /// Something was appended since the log was opened.
+    appended: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -169,6 +171,7 @@ impl BlobLog {
             written_upto: AtomicU64::new(written.number()),
             written_bytes: AtomicU64::new(0),
             due: AtomicBool::new(true),
+            appended: AtomicBool::new(false),
         }
     }
 
@@ -361,19 +364,21 @@ impl BlobLog {
         self.append.lock().next.is_some()
     }
 
-    /// The active segment is more than half full and none waits to follow it.
+    /// The active segment is more than half full and none waits to follow it. Only a log that is
+    /// appended to wants to go on.
     pub fn wants_next(&self) -> bool {
-        let state = self.append.lock();
+        self.appended.load(Ordering::Relaxed) && self.is_half_full(&self.append.lock())
+    }
+
+    fn is_half_full(&self, state: &AppendState) -> bool {
         let half = self.options.segment_bytes / 2;
         state.next.is_none()
             && state.active.as_ref().is_some_and(|active| active.end().offset_bytes() > half)
     }
 
     fn note_due(&self, state: &AppendState) {
-        let half = self.options.segment_bytes / 2;
-        let wants_next = state.next.is_none()
-            && state.active.as_ref().is_some_and(|active| active.end().offset_bytes() > half);
-        if wants_next || !state.closing.is_empty() {
+        self.appended.store(true, Ordering::Relaxed);
+        if self.is_half_full(state) || !state.closing.is_empty() {
             self.due.store(true, Ordering::Relaxed);
         }
     }

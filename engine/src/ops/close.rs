@@ -39,7 +39,13 @@ fn wait_until_quiet(inner: &Inner) {
 }
 
 fn settle(inner: &Inner) -> Result<()> {
-    maintain::all(inner)?;
+    if let Err(error) = seal_all(inner) {
+        // What is not sealed is whole all the same, and is sealed by the next writer.
+        if !matches!(error, Error::NoSpace { .. }) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "full segments stay unsealed");
+    }
     let _maintaining = inner.maintaining.lock();
     let mut log = inner.pointer_log.lock();
     inner.poison.check()?;
@@ -54,19 +60,23 @@ fn settle(inner: &Inner) -> Result<()> {
         pointer = appender.end();
     }
     inner.root.close(Ends { blob: inner.blob.figures().end, pointer })?;
-    if let Err(error) = inner.reserve.remove() {
-        tracing::warn!(%error, "the reserve stays");
+    if let Err(error) = inner.reserve.rest() {
+        tracing::warn!(%error, "the reserve stays as it is");
     }
     tracing::debug!(path = %inner.path.display(), "store closed");
     Ok(())
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if let Err(error) = close(self)
-            && !matches!(error, Error::Poisoned { .. })
-        {
-            tracing::warn!(%error, path = %self.path.display(), "closing failed");
-        }
+fn seal_all(inner: &Inner) -> Result<()> {
+    while maintain::seal_next(inner)? {}
+    Ok(())
+}
+
+/// Closes a store whose last user is gone, if it was not closed before.
+pub(crate) fn close_unasked(inner: &Inner) {
+    if let Err(error) = close(inner)
+        && !matches!(error, Error::Poisoned { .. })
+    {
+        tracing::warn!(%error, path = %inner.path.display(), "closing failed");
     }
 }

@@ -73,7 +73,12 @@ fn read_record(inner: &Inner, place: Place) -> Result<Bytes> {
         corrupt(format!("segment {}", place.ordinal), 0, "the index names it, the root does not")
             .into()
     };
-    let file = inner.segments.file(place.ordinal)?.ok_or_else(missing)?;
+    let file = match inner.segments.file(place.ordinal) {
+        Err(error) if error.is_not_found() => {
+            return Err(corrupt(error.file, 0, "the root names it, and it is not there").into());
+        }
+        file => file?.ok_or_else(missing)?,
+    };
     let offset = u64::from(place.offset_bytes);
     let class_bytes = place.class.bytes_max();
     let len_bytes = if class_bytes <= ONE_READ_BYTES_MAX {

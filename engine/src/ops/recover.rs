@@ -409,8 +409,8 @@ fn take_over(
     found: &Found,
     mut before: Before,
 ) -> Result<Arc<Inner>> {
-    if found.reserve && !before.recovery.clean {
-        // What is to be copied may need the space. It holds nothing, so R1 stands.
+    if found.reserve {
+        // The copies and the new root may need the space. It holds nothing, so R1 stands.
         Reserve::release_left(&*disk)?;
     }
     let store = StoreSeed::new(&before.store_id);

@@ -1,7 +1,8 @@
 //! Name -> digest, with the versions that snapshots still see.
 //!
 //! - N1: only durable commits are here: what a reader sees, no crash undoes (P2).
-//! - N2: a version is kept while a snapshot may see it, and one version beyond the oldest.
+//! - N2: of a name that is changed only the versions stay that the present or a snapshot sees; of
+//!   others, until the oldest snapshot that saw them ends.
 //! - N3: commits are applied whole, under one lock, in order of their numbers.
 //! - N4: which view is the oldest is asked under the lock that the versions are dropped under.
 //!
@@ -26,9 +27,17 @@ pub(crate) struct PointerTable {
 struct Versions {
     last_commit: u64,
     standing: u64,
-    names: BTreeMap<Bytes, Vec<Version>>,
-    /// Names that had more than one version when they were last changed.
+    names: BTreeMap<Bytes, Kept>,
+    /// Names that came to have more than one version, by the commit that did it.
     crowded: BTreeMap<u64, Vec<Bytes>>,
+}
+
+/// The versions of one name that are kept, in order; at least one.
+#[derive(Debug, Default)]
+struct Kept {
+    versions: Vec<Version>,
+    /// The name stands in `crowded`.
+    is_crowded: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +62,12 @@ impl PointerTable {
 
     /// Where `name` points now.
     pub(crate) fn current(&self, name: &[u8]) -> Option<Digest> {
-        self.versions.read().names.get(name)?.last()?.to
+        self.versions.read().names.get(name)?.versions.last()?.to
     }
 
     /// Where `name` pointed after `commit`, which is pinned.
     pub(crate) fn at(&self, name: &[u8], commit: u64) -> Option<Digest> {
-        seen(self.versions.read().names.get(name)?, commit)
+        seen(&self.versions.read().names.get(name)?.versions, commit)
     }
 
     /// Up to `limit` pointers of `range` as of `commit`, which is pinned: the first, or, if
@@ -77,7 +86,7 @@ impl PointerTable {
         let mut names = versions.names.range(range.clone());
         let step = || if backwards { names.next_back() } else { names.next() };
         std::iter::from_fn(step)
-            .filter_map(|(name, versions)| Some((name.clone(), seen(versions, commit)?)))
+            .filter_map(|(name, kept)| Some((name.clone(), seen(&kept.versions, commit)?)))
             .take(limit)
             .collect()
     }
@@ -85,11 +94,11 @@ impl PointerTable {
     /// Applies a durable commit, the one after the last.
     pub(crate) fn apply(&self, commit: CommitRecord) {
         let mut versions = self.versions.write();
-        let oldest = self.pins.lock().keys().next().copied();
+        let pins = self.pins.lock();
         assert_eq!(commit.id, versions.last_commit + 1, "commits are dense");
         versions.last_commit = commit.id;
         for Change { name, to } in commit.changes {
-            versions.change(name, Version { commit: commit.id, to }, oldest);
+            versions.change(name, Version { commit: commit.id, to }, &pins);
         }
     }
 
@@ -121,15 +130,18 @@ impl PointerTable {
     /// Drops the versions that nobody sees any more.
     fn prune(&self) {
         let mut versions = self.versions.write();
-        let oldest = self.pins.lock().keys().next().copied();
+        let pins = self.pins.lock();
         // Commits up to the oldest pin crowded names with versions that nobody sees any more.
-        let kept = match oldest {
+        let kept = match pins.keys().next() {
             Some(oldest) => versions.crowded.split_off(&(oldest + 1)),
             None => BTreeMap::new(),
         };
         let crowded = std::mem::replace(&mut versions.crowded, kept);
         for name in crowded.into_values().flatten() {
-            versions.prune(name, oldest);
+            if let Some(kept) = versions.names.get_mut(&name) {
+                kept.is_crowded = false;
+            }
+            versions.prune(name, &pins);
         }
     }
 
@@ -144,35 +156,41 @@ impl PointerTable {
 }
 
 impl Versions {
-    fn change(&mut self, name: Bytes, version: Version, oldest: Option<u64>) {
-        let kept = self.names.entry(name.clone()).or_default();
-        let stood = kept.last().is_some_and(|last| last.to.is_some());
-        kept.push(version);
+    fn change(&mut self, name: Bytes, version: Version, pins: &BTreeMap<u64, u64>) {
+        let versions = &mut self.names.entry(name.clone()).or_default().versions;
+        let stood = versions.last().is_some_and(|last| last.to.is_some());
+        versions.push(version);
         match (stood, version.to.is_some()) {
             (false, true) => self.standing += 1,
             (true, false) => self.standing -= 1,
             _ => {}
         }
-        self.prune(name, oldest);
+        self.prune(name, pins);
     }
 
-    /// Drops the versions of `name` that neither the present nor a pin from `oldest` on can see.
-    fn prune(&mut self, name: Bytes, oldest: Option<u64>) {
+    /// Drops the versions of `name` that neither the present nor a pin sees.
+    fn prune(&mut self, name: Bytes, pins: &BTreeMap<u64, u64>) {
         let Some(kept) = self.names.get_mut(&name) else { return };
-        let oldest = oldest.unwrap_or(u64::MAX);
-        // The newest version that the oldest view sees stays, and all after it.
-        let seen = kept.iter().rposition(|version| version.commit <= oldest).unwrap_or(0);
-        kept.drain(..seen);
-        let only = kept.first().expect("the last version always stays");
-        match (kept.len(), only.to) {
-            (1, None) => {
+        // A version is seen from its commit on until the next one's.
+        let ends: Vec<u64> = kept.versions.iter().skip(1).map(|next| next.commit).collect();
+        let mut ends = ends.into_iter();
+        kept.versions.retain(|version| match ends.next() {
+            Some(end) => pins.range(version.commit..end).next().is_some(),
+            None => true,
+        });
+        // Before its first version a name is absent anyway.
+        if kept.versions[0].to.is_none() {
+            kept.versions.remove(0);
+        }
+        match kept.versions.last() {
+            None => {
                 self.names.remove(&name);
             }
-            (1, Some(_)) => {}
-            _ => {
-                let last = kept.last().expect("it has several").commit;
-                self.crowded.entry(last).or_default().push(name);
+            Some(last) if kept.versions.len() > 1 && !kept.is_crowded => {
+                kept.is_crowded = true;
+                self.crowded.entry(last.commit).or_default().push(name);
             }
+            Some(_) => {}
         }
     }
 }
@@ -210,7 +228,7 @@ mod tests {
 
     /// How many versions are kept.
     fn version_count(table: &PointerTable) -> usize {
-        table.versions.read().names.values().map(Vec::len).sum()
+        table.versions.read().names.values().map(|kept| kept.versions.len()).sum()
     }
 
     #[test]
@@ -224,6 +242,28 @@ mod tests {
         table.prune();
         assert_eq!(table.at(b"name", pinned), Some(target(1)));
         table.unpin(pinned);
+        assert_eq!(version_count(&table), 1);
+        assert!(table.versions.read().crowded.is_empty());
+    }
+
+    #[test]
+    fn a_name_that_is_set_often_keeps_what_is_seen_of_it() {
+        let table = PointerTable::default();
+        commit(&table, 1);
+        let (first, mut later) = (table.pin(), 0);
+        for id in 2..=1000 {
+            commit(&table, id);
+            if id == 500 {
+                later = table.pin();
+            }
+        }
+        assert_eq!(version_count(&table), 3);
+        assert_eq!(table.versions.read().crowded.values().flatten().count(), 1);
+        assert_eq!(table.at(b"name", first), Some(target(1)));
+        assert_eq!(table.at(b"name", later), Some(target(500)));
+        table.unpin(first);
+        assert_eq!(version_count(&table), 2);
+        table.unpin(later);
         assert_eq!(version_count(&table), 1);
         assert!(table.versions.read().crowded.is_empty());
     }

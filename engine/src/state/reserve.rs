@@ -1,8 +1,8 @@
 //! Space set aside, so that a full device does not stop what must go on (P9).
 //!
-//! The file exists only while the store is open, or after a crash. Whoever needs the space
-//! releases it, by cutting the file; the blob log grows no further until it is whole again, so
-//! what is released serves recovery and deletions, not more values.
+//! Whoever needs the space releases it, by cutting the file; the blob log grows no further until
+//! it is whole again, so what is released serves recovery and deletions, not more values. While the
+//! store is closed a little stays set aside: opening it writes a new root.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use pinstone_disk::{Disk, DiskError, DiskExt, File, FileName, OpenMode};
 
 /// Set aside beyond what the options say: for what recovery writes besides copies (a root log,
 /// CURRENT, names), and for the edits of the root that follow.
-const BESIDES_BYTES: u64 = 64 << 10;
+const BESIDES_BYTES: u64 = 256 << 10;
 
 /// The reserve of an open store.
 #[derive(Debug)]
@@ -51,7 +51,14 @@ impl Reserve {
             }
             opened => opened?,
         };
-        file.allocate(self.bytes)?;
+        file.allocate(self.bytes).map_err(|error| DiskError {
+            file: format!(
+                "{} ({} MiB, for recovery and deletions on a full device)",
+                error.file,
+                self.bytes.div_ceil(1 << 20)
+            ),
+            ..error
+        })?;
         *held = Some(file);
         Ok(())
     }
@@ -64,12 +71,11 @@ impl Reserve {
         Ok(true)
     }
 
-    /// Removes the file, when the store is closed: nothing needs the space then.
-    pub(crate) fn remove(&self) -> Result<(), DiskError> {
-        self.held.lock().take();
-        match self.disk.remove(FileName::Reserve) {
-            Err(error) if error.is_not_found() => Ok(()),
-            removed => removed,
+    /// Gives back all but what the next open needs on a device that is full by then.
+    pub(crate) fn rest(&self) -> Result<(), DiskError> {
+        match self.held.lock().take() {
+            Some(file) => file.set_len(BESIDES_BYTES),
+            None => Ok(()),
         }
     }
 }

@@ -109,6 +109,8 @@ impl RootState {
     }
 
     fn apply(&mut self, edit: &Edit) {
+        // Only the last edit says that the store is closed.
+        self.closed = None;
         match *edit {
             Edit::Open { log, ordinal, epoch } => {
                 self.log_mut(log).insert(ordinal, SegmentState { epoch, seal: None });

@@ -409,16 +409,16 @@ fn take_over(
     found: &Found,
     mut before: Before,
 ) -> Result<Arc<Inner>> {
-    if found.reserve {
-        // The copies and the new root may need the space. It holds nothing, so R1 stands.
-        Reserve::release_left(&*disk)?;
-    }
     let store = StoreSeed::new(&before.store_id);
     let index = DigestIndex::new(disk.random()?);
     let mut recovery = std::mem::take(&mut before.recovery);
     replay_values(&mut before.blob, &index, &mut recovery)?;
     let pointers = PointerTable::default();
     let depends_upto = replay_commits(&*disk, &mut before, &pointers, &index, &mut recovery)?;
+    if found.reserve {
+        // The copies and the new root may need the space. It holds nothing, so R1 stands.
+        Reserve::release_left(&*disk)?;
+    }
 
     // R3: whatever a name says was in use.
     let root_epoch = before.root_header.map_or(0, |header| header.epoch);

@@ -84,7 +84,7 @@ pub struct BlobLog {
     written_upto: AtomicU64,
     written_bytes: AtomicU64,
     due: AtomicBool,
-    /// Something was appended since the log was opened.
+    /// Something was appended since the log was opened: only then does it go on.
     appended: AtomicBool,
 }
 
@@ -364,8 +364,7 @@ impl BlobLog {
         self.append.lock().next.is_some()
     }
 
-    /// The active segment is more than half full and none waits to follow it. Only a log that is
-    /// appended to wants to go on.
+    /// The active segment is more than half full and none waits to follow it.
     pub fn wants_next(&self) -> bool {
         self.appended.load(Ordering::Relaxed) && self.is_half_full(&self.append.lock())
     }

@@ -5,12 +5,13 @@
 //! `t/slot/(i mod 8)` at a value that says `t`, `i`, and for every third `i` moves `shared` to it,
 //! too, by compare-and-set. It is announced on stdout once acknowledged.
 //!
-//! - T1: of each thread, what was announced is there, and at most one commit more; of each commit,
-//!   all of it or nothing.
+//! - T1: of each thread, what was announced is there, and at most one commit more for each process
+//!   that was killed; of each commit, all of it or nothing.
 //! - T2: commits are numbered densely: the last one's number is the number of all that are there.
-//! - T3: `shared` is moved by the last announced that moved it, or by one in flight.
+//! - T3: `shared` is moved by the last announced that moved it, or by one that was in flight.
 //! - T4: what a refused compare-and-set tells of is there after the kill (P2).
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -145,11 +146,16 @@ fn commit_from_threads(store: &Store, upto: u64, tell: impl Fn(Told) + Sync) {
 struct Promised {
     /// Each thread's last commit that was announced, or seen by another.
     last: [u64; THREAD_COUNT],
-    /// Each thread's last commit that was announced.
-    announced: [u64; THREAD_COUNT],
+    /// Each thread's last commit that the last survey found, and what was announced since. Commits
+    /// that were in flight when a process was killed are missing among these, wherever.
+    surveyed: [u64; THREAD_COUNT],
+    announced: BTreeSet<(usize, u64)>,
     /// The last announced that moved `shared`: the commit's number, the thread and its number.
     shared: Option<(u64, usize, u64)>,
     last_id: u64,
+    /// Processes killed since the last survey: each may have been opened, even one that was to be
+    /// killed before that.
+    killed: u64,
 }
 
 impl Promised {
@@ -157,7 +163,7 @@ impl Promised {
         match told {
             Told::Done(thread, number, id) => {
                 self.last[thread] = self.last[thread].max(number);
-                self.announced[thread] = number;
+                self.announced.insert((thread, number));
                 self.last_id = self.last_id.max(id);
                 if moves_shared(number) {
                     self.shared = self.shared.max(Some((id, thread, number)));
@@ -174,7 +180,7 @@ impl Promised {
         for (thread, found) in found.iter_mut().enumerate() {
             *found = commit_at(store, &format!("{thread}/last"))?.map_or(0, |(_, number)| number);
             let told = self.last[thread];
-            if *found != told && *found != told + 1 {
+            if !(told..=told + self.killed).contains(found) {
                 return Err(format!("thread {thread} announced {told}, {found} is there (T1)"));
             }
             for slot in 0..SLOT_COUNT {
@@ -197,7 +203,10 @@ impl Promised {
         let shared = commit_at(store, "shared")?;
         let told = self.shared.map(|(_, thread, number)| (thread, number));
         let in_flight = |(thread, number): (usize, u64)| {
-            number == found[thread] && number > self.announced[thread] && moves_shared(number)
+            let new = self.surveyed[thread] + 1..=found[thread];
+            new.contains(&number)
+                && moves_shared(number)
+                && !self.announced.contains(&(thread, number))
         };
         if shared != told && !shared.is_some_and(in_flight) {
             return Err(format!("shared was moved by {told:?}, and is {shared:?} (T3)"));
@@ -207,8 +216,10 @@ impl Promised {
         if let Some(finding) = checked.findings.first() {
             return Err(format!("check: {finding}"));
         }
-        (self.last, self.announced) = (found, found);
+        (self.last, self.surveyed) = (found, found);
+        self.announced.clear();
         self.last_id = last_id;
+        self.killed = 0;
         self.shared = shared.map(|(thread, number)| (last_id, thread, number));
         Ok(())
     }
@@ -301,6 +312,7 @@ fn kill(child: Child, promised: &mut Promised, report: &mut Report) -> Result<()
     for line in child.kill()? {
         hear(&line, promised, report);
     }
+    promised.killed += 1;
     report.kills += 1;
     Ok(())
 }

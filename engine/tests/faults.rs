@@ -288,6 +288,52 @@ fn a_store_on_a_full_disk_opens_however_often_its_recovery_is_cut_short() {
     assert!(cut_short > 100, "{cut_short} recoveries were cut short");
 }
 
+/// Something else filled the device while the store was closed.
+#[test]
+fn a_closed_store_on_a_device_that_filled_up_opens_reads_and_deletes() {
+    let disk = SimDisk::new(3);
+    let open = || filling().builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>);
+    let store = open().unwrap();
+    let names: Vec<String> = (0..12).map(|id| format!("name {id}")).collect();
+    for name in &names {
+        let digest = store.put(name.repeat(100).as_bytes()).unwrap().digest;
+        store.commit(Batch::new().set(name, digest)).unwrap();
+    }
+    store.close().unwrap();
+    for name in &names {
+        disk.set_capacity(Some(disk.used_bytes()));
+        let store = open().unwrap_or_else(|error| panic!("{name}: {}", common::told(&error)));
+        let digest = store.pointer(name).unwrap().unwrap();
+        assert_eq!(store.get(&digest).unwrap(), Some(Bytes::from(name.repeat(100))));
+        let reply = store.commit(Batch::new().delete(name));
+        reply.unwrap_or_else(|error| panic!("{name}: {}", common::told(&error)));
+        store.close().unwrap_or_else(|error| panic!("{name}: {}", common::told(&error)));
+    }
+    disk.set_capacity(None);
+    assert_eq!(open().unwrap().pointers_with_prefix("").count(), 0);
+}
+
+#[test]
+fn a_store_that_is_only_read_never_grows() {
+    let disk = SimDisk::new(3);
+    let open = || filling().builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let store = open();
+    // The active segment is more than half full.
+    let digest = store.put(&[7; 6000]).unwrap().digest;
+    store.commit(Batch::new().set("name", digest)).unwrap();
+    store.close().unwrap();
+    let logs = || disk.names().into_iter().filter(|name| !name.starts_with("root-"));
+    let before: Vec<String> = logs().filter(|name| !name.ends_with("00000001.log")).collect();
+    let count = logs().count();
+    for _ in 0..3 {
+        let store = open();
+        assert!(store.get(&digest).unwrap().is_some());
+        store.close().unwrap();
+        let more: Vec<String> = logs().filter(|name| !name.ends_with("00000001.log")).collect();
+        assert!(logs().count() <= count && more == before, "{more:?}");
+    }
+}
+
 /// A store on a disk with so much space from its beginning on, filled by commits until it had none
 /// left; and the names committed.
 fn full(size: u64) -> (Arc<SimDisk>, Store, Vec<String>) {

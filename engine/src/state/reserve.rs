@@ -13,6 +13,9 @@ use pinstone_disk::{Disk, DiskError, DiskExt, File, FileName, OpenMode};
 /// CURRENT, names), and for the edits of the root that follow.
 const BESIDES_BYTES: u64 = 256 << 10;
 
+/// Less than this is not worth setting aside: a block of most file systems.
+const STEP_BYTES_MIN: u64 = 4 << 10;
+
 /// The reserve of an open store.
 #[derive(Debug)]
 pub(crate) struct Reserve {
@@ -71,11 +74,26 @@ impl Reserve {
         Ok(true)
     }
 
-    /// Gives back all but what the next open needs on a device that is full by then.
+    /// Gives back all but what the next open needs on a device that is full by then. If the device
+    /// was too full for the reserve, as much of that is set aside as there is.
     pub(crate) fn rest(&self) -> Result<(), DiskError> {
-        match self.held.lock().take() {
-            Some(file) => file.set_len(BESIDES_BYTES),
-            None => Ok(()),
+        if let Some(file) = self.held.lock().take() {
+            return file.set_len(BESIDES_BYTES);
         }
+        let file = match self.disk.open(FileName::Reserve, OpenMode::Write) {
+            Err(error) if error.is_not_found() => return Ok(()),
+            opened => opened?,
+        };
+        let mut bytes = file.len_bytes()?;
+        let mut step = BESIDES_BYTES;
+        while step >= STEP_BYTES_MIN && bytes < BESIDES_BYTES {
+            match file.allocate(bytes + step) {
+                Ok(()) => bytes += step,
+                Err(error) if error.is_no_space() => {}
+                Err(error) => return Err(error),
+            }
+            step /= 2;
+        }
+        Ok(())
     }
 }

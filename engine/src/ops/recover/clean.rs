@@ -1,0 +1,58 @@
+//! Removing what the root does not name: what unfinished recoveries left, and what was replaced.
+
+use pinstone_disk::{Disk, DiskExt, LogKind, OpenMode};
+
+use super::look::{Found, file_name};
+use crate::error::Result;
+use crate::state::root::Root;
+use crate::stats::Recovery;
+
+/// Gives back the space of what recoveries left that did not complete. One name of the highest
+/// epoch stays until CURRENT is turned, so that the epoch is not used again (R3). All of it is
+/// durably gone or empty before CURRENT is turned (creating the root log syncs the names): under a
+/// CURRENT of a later epoch it would testify, of bytes that these recoveries read and a crash took.
+pub(super) fn remove_leftovers(
+    disk: &dyn Disk,
+    found: &Found,
+    root_epoch: u32,
+    recovery: &mut Recovery,
+) -> Result<()> {
+    let leftovers = || found.segments.iter().filter(|name| name.2 > root_epoch);
+    let kept = leftovers().max_by_key(|name| name.2);
+    for name in leftovers() {
+        if Some(name) == kept {
+            let file = disk.open(file_name(*name), OpenMode::Write)?;
+            file.set_len(0)?;
+            disk.sync(&file)?;
+        } else {
+            disk.remove(file_name(*name))?;
+            recovery.files_removed += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Removes every file that the new root does not name. What cannot be removed now is tried again
+/// at the next open: it takes room, and nothing else.
+pub(super) fn remove_unnamed(disk: &dyn Disk, found: &Found, root: &Root, recovery: &mut Recovery) {
+    let state = root.state();
+    for &name in &found.segments {
+        let named = match name.0 {
+            LogKind::Root => false,
+            log => state.log(log).segments.get(&name.1).is_some_and(|s| s.epoch == name.2),
+        };
+        if named {
+            continue;
+        }
+        match disk.remove(file_name(name)) {
+            Ok(()) => recovery.files_removed += 1,
+            Err(error) if error.is_not_found() => {}
+            Err(error) => tracing::warn!(%error, "a file that is not needed stays"),
+        }
+    }
+    if recovery.files_removed > 0
+        && let Err(error) = disk.sync_dir()
+    {
+        tracing::warn!(%error, "files that are not needed may stay");
+    }
+}

@@ -1,0 +1,79 @@
+//! What a directory holds, and whether that is a store, or may become one. Changes nothing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use pinstone_disk::{Disk, DiskExt, FileName, LogKind, OpenMode};
+use pinstone_wal::{SEGMENT_HEADER_BYTES, SegmentHeader, corrupt};
+
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::state::root::NUMBER_NEVER_USED;
+
+/// What the directory holds.
+pub(super) struct Found {
+    /// CURRENT's content, if there is one.
+    pub(super) current: Option<SegmentHeader>,
+    /// Every segment's file.
+    pub(super) segments: BTreeSet<SegmentName>,
+    /// There is a CURRENT that was not renamed.
+    pub(super) current_temp: bool,
+    /// There is a reserve.
+    pub(super) reserve: bool,
+}
+
+/// A segment's file, by what its name says.
+pub(super) type SegmentName = (LogKind, u32, u32);
+
+pub(super) fn file_name((log, ordinal, epoch): SegmentName) -> FileName {
+    FileName::Segment { log, ordinal, epoch }
+}
+
+/// Looks at the directory without changing it, and refuses what is not a store, and not to become
+/// one.
+pub(super) fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Found> {
+    let mut found =
+        Found { current: None, segments: BTreeSet::new(), current_temp: false, reserve: false };
+    let mut has_current = false;
+    let mut stranger = None;
+    for name in disk.list()? {
+        match name.parse() {
+            Ok(FileName::Lock) => {}
+            Ok(FileName::Current) => has_current = true,
+            Ok(FileName::CurrentTemp) => found.current_temp = true,
+            Ok(FileName::Reserve) => found.reserve = true,
+            Ok(name @ FileName::Segment { log, ordinal, epoch }) => {
+                check_numbers(name, ordinal, epoch)?;
+                found.segments.insert((log, ordinal, epoch));
+            }
+            Err(_) => stranger = Some(name),
+        }
+    }
+    if has_current {
+        let file = disk.open(FileName::Current, OpenMode::Read)?;
+        let bytes = disk.read(&file, 0, SEGMENT_HEADER_BYTES + 1)?;
+        let current = SegmentHeader::decode_current(&bytes)?;
+        check_numbers(FileName::Current, current.ordinal, current.epoch)?;
+        found.current = Some(current);
+        return Ok(found);
+    }
+    let refused = |reason| Err(Error::NotAStore { path: path.to_owned(), reason });
+    if let Some(stranger) = stranger {
+        return refused(format!("it holds other files, such as {stranger:?}"));
+    }
+    // A creation that was interrupted leaves a root log at most: other segments come after CURRENT.
+    let segment = found.segments.iter().find(|name| name.0 != LogKind::Root);
+    let reserve = found.reserve.then_some(FileName::Reserve);
+    if let Some(name) = segment.map(|name| file_name(*name)).or(reserve) {
+        return refused(format!("it holds {name} of a store, but no CURRENT"));
+    }
+    if options.create { Ok(found) } else { Err(Error::StoreAbsent { path: path.to_owned() }) }
+}
+
+/// Each open takes an epoch greater than all, and a root log's ordinal: there must be one.
+fn check_numbers(name: FileName, ordinal: u32, epoch: u32) -> Result<()> {
+    if ordinal.max(epoch) < NUMBER_NEVER_USED - 1 {
+        return Ok(());
+    }
+    Err(corrupt(name, 0, "its ordinal or epoch is one that none can follow").into())
+}

@@ -1,0 +1,271 @@
+//! Reading a store as its last writer left it, and judging where its logs end. Changes nothing.
+
+use std::collections::BTreeSet;
+
+use pinstone_disk::{Disk, DiskExt, FileName, LogKind, OpenMode};
+use pinstone_wal::{
+    ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan, SegmentFile,
+    SegmentHeader, Synced, Verdict, corrupt, judge, read_footer, read_header, read_list,
+};
+
+use super::look::{SegmentName, file_name};
+use crate::error::{Error, Result};
+use crate::state::root::{RootState, Seal, SegmentState};
+use crate::stats::Recovery;
+
+/// The store as its last writer left it.
+pub(super) struct Before {
+    pub(super) store_id: [u8; 16],
+    /// CURRENT's content; `None` if there was no store.
+    pub(super) root_header: Option<SegmentHeader>,
+    pub(super) root: RootState,
+    pub(super) blob: LogBefore,
+    pub(super) pointer: LogBefore,
+    pub(super) recovery: Recovery,
+}
+
+/// One log as its last writer left it.
+#[derive(Default)]
+pub(super) struct LogBefore {
+    pub(super) sealed: Vec<SealedSegment>,
+    pub(super) unsealed: Vec<Unsealed>,
+    /// Where the unsealed part ends; `None` if there is none.
+    pub(super) end: Option<LogEnd>,
+}
+
+pub(super) struct SealedSegment {
+    pub(super) ordinal: u32,
+    pub(super) state: SegmentState,
+    pub(super) list: Vec<ListEntry>,
+    /// Its header, and where its frames end: the pointer log's are read one segment at a time.
+    pub(super) header: SegmentHeader,
+    pub(super) frames_end: u64,
+}
+
+pub(super) struct Unsealed {
+    pub(super) segment: SegmentFile,
+    pub(super) scan: Scan,
+}
+
+impl Before {
+    pub(super) fn nothing(store_id: [u8; 16]) -> Self {
+        Self {
+            store_id,
+            root_header: None,
+            root: RootState::default(),
+            blob: LogBefore::default(),
+            pointer: LogBefore::default(),
+            recovery: Recovery { created: true, ..Recovery::default() },
+        }
+    }
+
+    /// The epoch of the last open for writing that took the store over; 0 if there was no store.
+    pub(super) fn epoch(&self) -> u32 {
+        self.root_header.map_or(0, |header| header.epoch)
+    }
+
+    /// One log.
+    pub(super) fn log(&self, log: LogKind) -> &LogBefore {
+        match log {
+            LogKind::Blob => &self.blob,
+            LogKind::Pointer => &self.pointer,
+            LogKind::Root => unreachable!("the root log is read before"),
+        }
+    }
+}
+
+impl LogBefore {
+    fn scans(&self) -> Vec<&Scan> {
+        self.unsealed.iter().map(|unsealed| &unsealed.scan).collect()
+    }
+
+    /// The unsealed segments up to the log's end.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Unsealed> {
+        let last = self.end.map_or(0, |end| end.position.ordinal());
+        self.unsealed.iter().filter(move |unsealed| unsealed.scan.header.ordinal <= last)
+    }
+
+    /// What a commit may depend on: everything in sealed segments, and what is valid after them.
+    pub(super) fn whole_upto(&self) -> LogPosition {
+        match (self.end, self.sealed.last()) {
+            (Some(end), _) => end.position,
+            (None, Some(last)) => LogPosition::new(last.ordinal + 1, 0),
+            (None, None) => LogPosition::START,
+        }
+    }
+}
+
+/// Reads a store, and judges its logs; changes nothing.
+pub(super) fn read_store(
+    disk: &dyn Disk,
+    names: &BTreeSet<SegmentName>,
+    current: SegmentHeader,
+) -> Result<Before> {
+    let root_scan = scan_segment(disk, current.file_name(), &current.store_id)
+        .map_err(|error| missing(error, "CURRENT"))?
+        .scan;
+    let root = replay_root(&root_scan)?;
+    let mut logs = [LogKind::Blob, LogKind::Pointer].map(|_| LogBefore::default());
+    for (before, log) in logs.iter_mut().zip([LogKind::Blob, LogKind::Pointer]) {
+        *before = read_log(disk, &root, log, &current.store_id)?;
+    }
+    let [mut blob, mut pointer] = logs;
+
+    // Files that the root does not name are what a crash left, or what a damaged root forgot: in
+    // the second case their frames testify against it. Those of a later epoch are what a recovery
+    // left that did not complete: it had read what may be gone by now, so they prove nothing.
+    let mut witnesses = Vec::new();
+    for &name in names.iter().filter(|name| name.2 <= current.epoch) {
+        let named = match name.0 {
+            LogKind::Root => file_name(name) == current.file_name(),
+            log => root.log(log).segments.get(&name.1).is_some_and(|s| s.epoch == name.2),
+        };
+        if named {
+            continue;
+        }
+        match scan_segment(disk, file_name(name), &current.store_id) {
+            Ok(witness) => witnesses.push(witness.scan),
+            // What it would have said is not known: no reason to cut anything.
+            Err(error @ Error::Io { .. }) => return Err(error),
+            // What has no header of this store says nothing.
+            Err(_) => {}
+        }
+    }
+    let closed = root.closed.map_or_else(Synced::default, |ends| Synced {
+        blob: ends.blob,
+        pointer: ends.pointer,
+        root: LogPosition::START,
+    });
+    let verdict = Verdict {
+        blob: &blob.scans(),
+        pointer: &pointer.scans(),
+        root: &[&root_scan],
+        others: &witnesses.iter().collect::<Vec<_>>(),
+        closed,
+    };
+    let root_end = judge(&verdict, LogKind::Root)?;
+    let blob_end = judge(&verdict, LogKind::Blob)?;
+    let pointer_end = judge(&verdict, LogKind::Pointer)?;
+    blob.end = blob_end;
+    pointer.end = pointer_end;
+    let cut = [root_end, blob_end, pointer_end].into_iter().flatten().map(|end| end.bytes_cut);
+    let bytes_cut = cut.sum();
+    // What a writer that was closing wrote after it had said so is not known to be durable.
+    let is_at = |end: Option<LogEnd>, position| end.is_none_or(|end| end.position == position);
+    let clean = bytes_cut == 0
+        && root
+            .closed
+            .is_some_and(|ends| is_at(blob_end, ends.blob) && is_at(pointer_end, ends.pointer));
+    let recovery = Recovery { clean, bytes_cut, ..Recovery::default() };
+    let store_id = current.store_id;
+    Ok(Before { store_id, root_header: Some(current), root, blob, pointer, recovery })
+}
+
+/// A file that is not there, although `by` names it, is damage and no failure of the machine.
+fn missing(error: Error, by: &str) -> Error {
+    match error {
+        Error::Io { source } if source.is_not_found() => {
+            corrupt(source.file, 0, format!("{by} names it, and it is not there")).into()
+        }
+        error => error,
+    }
+}
+
+/// Opens a segment and reads it whole.
+fn scan_segment(disk: &dyn Disk, name: FileName, store_id: &[u8; 16]) -> Result<Unsealed> {
+    let file = disk.open(name, OpenMode::Write)?;
+    let header = read_header(disk, &file, &name)?;
+    check_store(&header, store_id)?;
+    let len_bytes = file.len_bytes()?;
+    if len_bytes > SEGMENT_BYTES_MAX {
+        return Err(corrupt(name, SEGMENT_BYTES_MAX, "a segment is shorter than 4 GiB").into());
+    }
+    let len_bytes = usize::try_from(len_bytes).expect("a segment fits the address space");
+    let bytes = disk.read(&file, 0, len_bytes)?;
+    Ok(Unsealed { segment: SegmentFile { header, file }, scan: Scan::of(header, bytes) })
+}
+
+fn check_store(header: &SegmentHeader, store_id: &[u8; 16]) -> Result<()> {
+    if header.store_id == *store_id {
+        return Ok(());
+    }
+    Err(corrupt(header.file_name(), 24, "it belongs to another store").into())
+}
+
+fn replay_root(scan: &Scan) -> Result<RootState> {
+    let mut state = RootState::default();
+    let mut failed = None;
+    let mut record_count = 0;
+    scan.records(scan.valid_end, |_, offset, record| {
+        record_count += 1;
+        let applied = if record.kind == RecordKind::RootEdit as u8 {
+            state.apply_record(record.payload)
+        } else {
+            Err(pinstone_disk::codec::Malformed { offset: 4, what: "an edit of the root" })
+        };
+        if let Err(error) = applied {
+            failed.get_or_insert((offset, error.what));
+        }
+    });
+    let name = scan.header.file_name();
+    match failed {
+        Some((offset, what)) => Err(corrupt(name, offset, format!("expected {what}")).into()),
+        // The first record is synced before CURRENT names the file.
+        None if record_count == 0 => {
+            let what = format!("expected {}; the root's first record is gone", scan.ended_by);
+            Err(corrupt(name, scan.valid_end, what).into())
+        }
+        None => Ok(state),
+    }
+}
+
+/// Opens all segments of one log that the root names.
+fn read_log(
+    disk: &dyn Disk,
+    root: &RootState,
+    log: LogKind,
+    store_id: &[u8; 16],
+) -> Result<LogBefore> {
+    let mut before = LogBefore::default();
+    for (&ordinal, &state) in &root.log(log).segments {
+        let name = FileName::Segment { log, ordinal, epoch: state.epoch };
+        let gone = |error| missing(error, "the root");
+        match state.seal {
+            Some(seal) => {
+                let sealed = read_sealed(disk, name, ordinal, state, seal, store_id);
+                before.sealed.push(sealed.map_err(gone)?);
+            }
+            None => before.unsealed.push(scan_segment(disk, name, store_id).map_err(gone)?),
+        }
+    }
+    Ok(before)
+}
+
+fn read_sealed(
+    disk: &dyn Disk,
+    name: FileName,
+    ordinal: u32,
+    state: SegmentState,
+    seal: Seal,
+    store_id: &[u8; 16],
+) -> Result<SealedSegment> {
+    let file = disk.open(name, OpenMode::Read)?;
+    let header = read_header(disk, &file, &name)?;
+    check_store(&header, store_id)?;
+    let len_bytes = file.len_bytes()?;
+    if len_bytes != seal.file_bytes {
+        let what = format!("it has {len_bytes} bytes, the root says {}", seal.file_bytes);
+        return Err(corrupt(name, len_bytes.min(seal.file_bytes), what).into());
+    }
+    if len_bytes > SEGMENT_BYTES_MAX {
+        return Err(corrupt(name, SEGMENT_BYTES_MAX, "a segment is shorter than 4 GiB").into());
+    }
+    let segment = SegmentFile { header, file };
+    let (footer, footer_hash) = read_footer(disk, &segment)?;
+    if footer_hash != seal.footer_hash {
+        let what = "its footer is not the one that the root names";
+        return Err(corrupt(name, footer.frames_end, what).into());
+    }
+    let list = read_list(disk, &segment, &footer)?;
+    Ok(SealedSegment { ordinal, state, list, header, frames_end: footer.frames_end })
+}

@@ -1,0 +1,163 @@
+//! Making the digest index and the pointer table again from what the logs hold.
+
+use pinstone_disk::planted::{self, Bug};
+use pinstone_disk::{Disk, DiskExt, OpenMode};
+use pinstone_wal::{
+    CommitRecord, ListEntry, LogEnd, LogPosition, Record, RecordKind, Scan, SizeClass, ValueRecord,
+    corrupt,
+};
+
+use super::read::{Before, LogBefore, SealedSegment};
+use crate::error::Result;
+use crate::state::digest_index::DigestIndex;
+use crate::state::pointers::PointerTable;
+use crate::stats::Recovery;
+
+/// Puts every value into the index, the oldest copy first.
+pub(super) fn replay_values(
+    before: &mut LogBefore,
+    index: &DigestIndex,
+    recovery: &mut Recovery,
+) -> Result<()> {
+    for sealed in &mut before.sealed {
+        for entry in std::mem::take(&mut sealed.list) {
+            index.insert(entry.digest, entry.place(sealed.ordinal));
+        }
+    }
+    for unsealed in before.kept() {
+        let scan = &unsealed.scan;
+        let mut failed = None;
+        recovery.frames_replayed += scan.frames.len() as u64;
+        scan.records(scan.valid_end, |_, offset, record| match list_entry(offset, &record) {
+            Ok(entry) => {
+                recovery.values_replayed += 1;
+                index.insert(entry.digest, entry.place(scan.header.ordinal));
+            }
+            Err(what) => {
+                failed.get_or_insert((offset, what));
+            }
+        });
+        if let Some((offset, what)) = failed {
+            let name = scan.header.file_name();
+            return Err(corrupt(name, offset, format!("expected {what}")).into());
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn list_entry(offset: u64, record: &Record<'_>) -> Result<ListEntry, &'static str> {
+    if record.kind != RecordKind::Value as u8 {
+        return Err("a value's record");
+    }
+    let value = ValueRecord::decode(record.payload).map_err(|error| error.what)?;
+    Ok(ListEntry {
+        digest: value.digest,
+        offset_bytes: u32::try_from(offset).expect("a segment is shorter than 4 GiB"),
+        class: SizeClass::covering(record.len_bytes as u64),
+    })
+}
+
+/// Applies every commit that counts; returns the last one's dependency. Where one does not, the
+/// pointer log ends.
+pub(super) fn replay_commits(
+    disk: &dyn Disk,
+    before: &mut Before,
+    pointers: &PointerTable,
+    index: &DigestIndex,
+    recovery: &mut Recovery,
+) -> Result<LogPosition> {
+    let whole_upto = before.blob.whole_upto();
+    let mut replay = Replay { pointers, depends_upto: LogPosition::START, commits: 0 };
+    for sealed in &before.pointer.sealed {
+        let scan = read_frames(disk, sealed)?;
+        if let Some(unmet) = replay.scan(&scan, whole_upto)? {
+            let what = "a commit in a sealed segment depends on values that are gone";
+            return Err(corrupt(scan.header.file_name(), unmet, what).into());
+        }
+    }
+    let mut end = before.pointer.end;
+    for unsealed in before.pointer.kept() {
+        let scan = &unsealed.scan;
+        recovery.frames_replayed += scan.frames.len() as u64;
+        let Some(unmet) = replay.scan(scan, whole_upto)? else { continue };
+        let offset = u32::try_from(unmet).expect("a segment is shorter than 4 GiB");
+        let position = LogPosition::new(scan.header.ordinal, offset);
+        let cut = scan.valid_end - unmet;
+        end = end.map(|end| LogEnd { position, bytes_cut: end.bytes_cut + cut, complete: false });
+        recovery.bytes_cut += cut;
+        break;
+    }
+    before.pointer.end = end;
+    recovery.commits_replayed = replay.commits;
+    for (name, digest) in pointers.standing() {
+        if index.find(&digest).is_none() {
+            let what = format!("its value {digest} is in no segment");
+            return Err(corrupt(format!("@{}", name.escape_ascii()), 0, what).into());
+        }
+    }
+    Ok(replay.depends_upto)
+}
+
+struct Replay<'a> {
+    pointers: &'a PointerTable,
+    depends_upto: LogPosition,
+    commits: u64,
+}
+
+impl Replay<'_> {
+    /// Applies a segment's commits; returns the offset of the first frame whose dependency is
+    /// not met. The commits of one frame were acknowledged together, or not at all.
+    fn scan(&mut self, scan: &Scan, whole_upto: LogPosition) -> Result<Option<u64>> {
+        let mut commits: Vec<(u64, u64, CommitRecord)> = Vec::new();
+        let mut failed = None;
+        scan.records(scan.valid_end, |frame, offset, record| {
+            let commit = if record.kind == RecordKind::Commit as u8 {
+                CommitRecord::decode(record.payload).map_err(|error| error.what)
+            } else {
+                Err("a commit's record")
+            };
+            match commit {
+                Ok(commit) => commits.push((frame.offset_bytes, offset, commit)),
+                Err(what) => {
+                    failed.get_or_insert((offset, what.to_owned()));
+                }
+            }
+        });
+        let unmet = commits.iter().find(|(_, _, commit)| commit.depends_upto > whole_upto);
+        let unmet = unmet.map(|(frame, ..)| *frame);
+        let unmet = if planted::is(Bug::DependencyIgnored) { None } else { unmet };
+        for (frame, offset, commit) in commits {
+            if failed.is_some() || unmet.is_some_and(|unmet| frame >= unmet) {
+                break;
+            }
+            let next = self.pointers.last_commit() + 1;
+            if commit.id != next || commit.depends_upto < self.depends_upto {
+                failed = Some((offset, format!("commit {next}, found {}", commit.id)));
+                break;
+            }
+            self.depends_upto = commit.depends_upto;
+            self.commits += 1;
+            self.pointers.apply(commit);
+        }
+        match failed {
+            Some((offset, what)) => {
+                let name = scan.header.file_name();
+                Err(corrupt(name, offset, format!("expected {what}")).into())
+            }
+            None => Ok(unmet),
+        }
+    }
+}
+
+/// Reads the frames of a sealed segment, all of which must be whole.
+fn read_frames(disk: &dyn Disk, sealed: &SealedSegment) -> Result<Scan> {
+    let name = sealed.header.file_name();
+    let file = disk.open(name, OpenMode::Read)?;
+    let end = usize::try_from(sealed.frames_end).expect("it fits the file");
+    let scan = Scan::of(sealed.header, disk.read(&file, 0, end)?);
+    if scan.valid_end != sealed.frames_end || !scan.is_complete() {
+        let what = format!("expected {}, in a sealed segment", scan.ended_by);
+        return Err(corrupt(name, scan.valid_end, what).into());
+    }
+    Ok(scan)
+}

@@ -1,0 +1,83 @@
+//! The unsealed segments that a store goes on with: copied, or, if it was closed, as they are.
+
+use bytes::Bytes;
+use pinstone_disk::planted::{self, Bug};
+use pinstone_disk::{Disk, DiskExt};
+use pinstone_wal::{
+    Closing, CommitRecord, FRAMES_START, SegmentFile, SegmentHeader, create_segment,
+};
+
+use super::read::{LogBefore, Unsealed};
+use super::replay::list_entry;
+use crate::error::Result;
+use crate::stats::Recovery;
+
+/// The unsealed segments that the store goes on with.
+pub(super) struct Tails {
+    pub(super) all: Vec<Closing>,
+    /// The last one takes no more frames.
+    complete: bool,
+}
+
+impl Tails {
+    /// The one to append to, if any.
+    pub(super) fn active(&self) -> Option<&Closing> {
+        if self.complete { None } else { self.all.last() }
+    }
+
+    /// The one to append to, if any, and those to be sealed.
+    pub(super) fn split(mut self) -> (Option<Closing>, Vec<Closing>) {
+        let active = if self.complete { None } else { self.all.pop() };
+        (active, self.all)
+    }
+}
+
+/// The unsealed segments of a log up to its end: copied into new files, or, if the store was
+/// closed and so every byte is known to be durable, as they are.
+pub(super) fn take_tails(
+    disk: &dyn Disk,
+    before: &LogBefore,
+    epoch: u32,
+    recovery: &mut Recovery,
+) -> Result<Tails> {
+    let mut tails = Tails { all: Vec::new(), complete: false };
+    let Some(end) = before.end else { return Ok(tails) };
+    tails.complete = end.complete;
+    for unsealed in before.kept() {
+        let scan = &unsealed.scan;
+        let is_last = scan.header.ordinal == end.position.ordinal();
+        let frames_end = if is_last { end.position.offset_bytes() } else { scan.valid_end };
+        let segment = if recovery.clean || planted::is(Bug::TailNotCopied) {
+            unsealed.segment.clone()
+        } else {
+            copy(disk, unsealed, frames_end, epoch, recovery)?
+        };
+        let sealer = scan.sealer(frames_end, |sealer, offset, record| {
+            if let Ok(entry) = list_entry(offset, &record) {
+                sealer.value(entry);
+            } else if let Ok(commit) = CommitRecord::decode(record.payload) {
+                sealer.commit(commit.id);
+            }
+        });
+        tails.all.push(Closing { segment, frames_end, sealer });
+    }
+    Ok(tails)
+}
+
+fn copy(
+    disk: &dyn Disk,
+    unsealed: &Unsealed,
+    frames_end: u64,
+    epoch: u32,
+    recovery: &mut Recovery,
+) -> Result<SegmentFile> {
+    let header = SegmentHeader { epoch, ..unsealed.scan.header };
+    let segment = create_segment(disk, header, frames_end)?;
+    let start = usize::try_from(FRAMES_START).expect("it is small");
+    let end = usize::try_from(frames_end).expect("the file was read whole");
+    let frames: Bytes = unsealed.scan.bytes.slice(start..end);
+    recovery.bytes_copied += frames.len() as u64;
+    disk.write(&segment.file, FRAMES_START, frames)?;
+    disk.sync(&segment.file)?;
+    Ok(segment)
+}

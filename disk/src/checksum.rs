@@ -3,7 +3,8 @@
 //! A checksum is seeded with what the reader knows without reading (store, log, segment, offset),
 //! so that bytes which are valid elsewhere are not valid here, and nothing of it goes to disk.
 
-use crate::file_name::LogKind;
+use crate::file_name::{FileKind, LogKind};
+use crate::identity::{Ordinal, StoreId};
 
 /// The state of a checksum over what identifies a segment; see [`Seed::at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,9 +14,14 @@ impl Seed {
     /// The seed of one segment: its store, log and ordinal. The epoch is not part of it, so that
     /// frames may be copied as they are into the segment's next file.
     pub fn of_segment(store: &[u8; 16], log: LogKind, ordinal: u32) -> Self {
-        let crc = crc32c::crc32c(store);
-        let crc = crc32c::crc32c_append(crc, &[log as u8]);
-        Self(crc32c::crc32c_append(crc, &ordinal.to_le_bytes()))
+        Self::of_file(&StoreId(*store), FileKind::Log(log), Ordinal(ordinal))
+    }
+
+    /// The seed of one file: its store, kind and ordinal.
+    pub fn of_file(store: &StoreId, kind: FileKind, ordinal: Ordinal) -> Self {
+        let crc = crc32c::crc32c(&store.0);
+        let crc = crc32c::crc32c_append(crc, &[kind.number()]);
+        Self(crc32c::crc32c_append(crc, &ordinal.0.to_le_bytes()))
     }
 
     /// The checksum of `parts`, one after the other, standing at `offset_bytes` of the segment.

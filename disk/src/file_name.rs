@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::identity::{Epoch, Ordinal};
+
 /// Which of the three logs a segment belongs to. The number is the one written on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -37,6 +39,60 @@ impl LogKind {
     }
 }
 
+/// Which of the two trees a table belongs to. The number is the one written on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum TableKind {
+    /// The digest index: digest to place.
+    Index = 17,
+    /// The pointer table: name to digest.
+    Names = 18,
+}
+
+impl TableKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Index, Self::Names];
+
+    /// The word that begins the names of this tree's files.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Index => "index",
+            Self::Names => "names",
+        }
+    }
+}
+
+/// What a file is, as its header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileKind {
+    /// A segment of this log.
+    Log(LogKind),
+    /// CURRENT.
+    Current,
+    /// A table of this tree.
+    Table(TableKind),
+}
+
+impl FileKind {
+    /// As written on disk.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Log(log) => log as u8,
+            Self::Current => 16,
+            Self::Table(table) => table as u8,
+        }
+    }
+
+    /// The kind written on disk as `number`.
+    pub fn from_number(number: u8) -> Option<Self> {
+        let table = TableKind::ALL.into_iter().find(|table| *table as u8 == number);
+        match number {
+            16 => Some(Self::Current),
+            _ => LogKind::from_number(number).map(Self::Log).or(table.map(Self::Table)),
+        }
+    }
+}
+
 /// The name of a file of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileName {
@@ -58,6 +114,15 @@ pub enum FileName {
         /// The writer epoch in which the file was created.
         epoch: u32,
     },
+    /// A sorted table of a tree: its ordinal among that tree's, and the epoch of its writer.
+    Table {
+        /// The tree it belongs to.
+        table: TableKind,
+        /// Its number; never reused.
+        ordinal: Ordinal,
+        /// The writer epoch in which the file was created.
+        epoch: Epoch,
+    },
 }
 
 impl fmt::Display for FileName {
@@ -69,6 +134,9 @@ impl fmt::Display for FileName {
             Self::Reserve => f.write_str("RESERVE"),
             Self::Segment { log, ordinal, epoch } => {
                 write!(f, "{}-{ordinal:08}-{epoch:08}.log", log.word())
+            }
+            Self::Table { table, ordinal, epoch } => {
+                write!(f, "{}-{ordinal:08}-{epoch:08}.table", table.word())
             }
         }
     }
@@ -90,14 +158,22 @@ impl FromStr for FileName {
             "RESERVE" => return Ok(Self::Reserve),
             _ => {}
         }
-        let mut parts = name.strip_suffix(".log").ok_or(NotOurs)?.split('-');
+        let (stem, _) = name.rsplit_once('.').ok_or(NotOurs)?;
+        let mut parts = stem.split('-');
         let word = parts.next().ok_or(NotOurs)?;
-        let log = LogKind::ALL.into_iter().find(|log| log.word() == word).ok_or(NotOurs)?;
         let ordinal = number(parts.next())?;
         let epoch = number(parts.next())?;
-        let parsed = Self::Segment { log, ordinal, epoch };
+        let log = LogKind::ALL.into_iter().find(|log| log.word() == word);
+        let table = TableKind::ALL.into_iter().find(|table| table.word() == word);
+        let parsed = match (log, table) {
+            (Some(log), _) => Self::Segment { log, ordinal, epoch },
+            (None, Some(table)) => {
+                Self::Table { table, ordinal: Ordinal(ordinal), epoch: Epoch(epoch) }
+            }
+            (None, None) => return Err(NotOurs),
+        };
         // Only the one spelling that we print is ours.
-        if parts.next().is_none() && parsed.to_string() == name { Ok(parsed) } else { Err(NotOurs) }
+        if parsed.to_string() == name { Ok(parsed) } else { Err(NotOurs) }
     }
 }
 
@@ -119,6 +195,8 @@ mod tests {
             FileName::Segment { log: LogKind::Blob, ordinal: 1, epoch: 2 },
             FileName::Segment { log: LogKind::Pointer, ordinal: u32::MAX, epoch: u32::MAX },
             FileName::Segment { log: LogKind::Root, ordinal: 123_456_789, epoch: 0 },
+            FileName::Table { table: TableKind::Index, ordinal: Ordinal(1), epoch: Epoch(2) },
+            FileName::Table { table: TableKind::Names, ordinal: Ordinal(7), epoch: Epoch(1 << 30) },
         ] {
             assert_eq!(name.to_string().parse(), Ok(name));
         }
@@ -137,6 +215,9 @@ mod tests {
             "../LOCK",
             "blob-+0000001-00000002.log",
             "blob-00000001-4294967296.log",
+            "blob-00000001-00000002.table",
+            "index-00000001-00000002.log",
+            "index-00000001-00000002",
         ] {
             assert_eq!(name.parse::<FileName>(), Err(NotOurs), "{name}");
         }

@@ -6,20 +6,27 @@
 
 pub mod checksum;
 pub mod codec;
+mod container;
 mod digest;
 pub mod dump;
 pub mod env;
 mod error;
 mod file_name;
 mod helper;
+mod identity;
 pub mod planted;
 pub mod sim;
 mod std_disk;
 mod vfs;
 
 pub use bytes::Bytes;
+pub use container::{
+    FORMAT_VERSION, FileHeader, FormatError, HEADER_BYTES, REPEATED, TRAILER_BYTES, TRAILER_MAGIC,
+    Trailer,
+};
 pub use digest::{DIGEST_BYTES, Digest, DigestKind, DigestParseError};
 pub use error::{DiskError, Operation};
-pub use file_name::{FileName, LogKind};
+pub use file_name::{FileKind, FileName, LogKind, TableKind};
+pub use identity::{Epoch, Ordinal, StoreId};
 pub use std_disk::{DirectoryState, StdDisk};
 pub use vfs::{Batch, Disk, DiskExt, File, Lock, Op, OpenMode, write_all_at};

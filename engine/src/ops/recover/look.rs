@@ -46,7 +46,7 @@ pub(super) fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Fo
                 check_numbers(name, ordinal, epoch)?;
                 found.segments.insert((log, ordinal, epoch));
             }
-            Err(_) => stranger = Some(name),
+            Ok(FileName::Table { .. }) | Err(_) => stranger = Some(name),
         }
     }
     if has_current {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::appender::create_segment;
+use crate::frame::FRAME_HEADER_BYTES;
 use crate::segment::SegmentHeader;
 use pinstone_disk::Digest;
 use pinstone_disk::sim::SimDisk;

@@ -1,3 +1,16 @@
-//! Sorted tables, and the levels that they form: their place, with nothing in it yet.
+//! Sorted tables, the levels they form, and the rewriting that keeps them in shape.
+//!
+//! Two trees are built of these: the digest index and the pointer table. What their keys mean is
+//! their owner's affair; a key is bytes here, compared as bytes.
 
 #![forbid(unsafe_code)]
+
+pub mod edit;
+mod error;
+pub mod levels;
+pub mod merge;
+pub mod plan;
+pub mod table;
+
+pub use error::TableError;
+pub use table::{TableId, TableMeta};

@@ -1,0 +1,1 @@
+//! Tables added to a tree and removed from it.

@@ -1,0 +1,1 @@
+//! An immutable view of one tree: its levels, and the tables in them.

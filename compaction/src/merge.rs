@@ -1,0 +1,1 @@
+//! Merging sorted runs, and dropping what nobody sees. No I/O.

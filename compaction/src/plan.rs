@@ -1,0 +1,1 @@
+//! What to rewrite next. Pure.

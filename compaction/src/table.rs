@@ -1,0 +1,52 @@
+//! What is known of a table without opening it.
+
+use bytes::Bytes;
+use pinstone_disk::{Epoch, FileHeader, FileKind, FileName, Ordinal, StoreId, TableKind};
+
+/// A table: its tree, its ordinal among that tree's tables, the epoch of its writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId {
+    /// The tree it belongs to.
+    pub table: TableKind,
+    /// Its number; never reused.
+    pub ordinal: Ordinal,
+    /// The epoch of the writer that created it.
+    pub epoch: Epoch,
+}
+
+impl TableId {
+    /// Its file's name.
+    pub fn file_name(&self) -> FileName {
+        FileName::Table { table: self.table, ordinal: self.ordinal, epoch: self.epoch }
+    }
+
+    /// Its file's header.
+    pub fn header(&self, store_id: StoreId) -> FileHeader {
+        let kind = FileKind::Table(self.table);
+        FileHeader { store_id, kind, ordinal: self.ordinal, epoch: self.epoch }
+    }
+}
+
+/// What the root says of a table: enough to plan, and to know the file when it is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableMeta {
+    /// Which table.
+    pub id: TableId,
+    /// Its first key.
+    pub first: Bytes,
+    /// Its last key; not below `first`. No table is empty.
+    pub last: Bytes,
+    /// Entries in it.
+    pub entry_count: u64,
+    /// Its file's length.
+    pub file_bytes: u64,
+    /// The footer's hash, as in the file's trailer.
+    pub footer_hash: [u8; 32],
+}
+
+impl TableMeta {
+    /// The table's keys overlap the closed interval from `first` to `last`.
+    pub fn overlaps(&self, first: &[u8], last: &[u8]) -> bool {
+        self.first[..] <= *last && *first <= self.last[..]
+    }
+}

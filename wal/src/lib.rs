@@ -32,7 +32,7 @@ pub use record::{
     PreparedValue, RECORD_HEADER_BYTES_MAX, Record, RecordKind, StoreSeed, VALUE_HEADER_BYTES_MAX,
     ValueRecord,
 };
-pub use scan::{Frame, LogEnd, SEGMENT_BYTES_MAX, Scan, Verdict, judge};
+pub use scan::{Frame, LastSealed, LogEnd, SEGMENT_BYTES_MAX, Scan, Verdict, judge};
 pub use segment::{
     DIGEST_PAGE_BYTES, FORMAT_VERSION, FRAMES_START, Footer, ListEntry, SEGMENT_HEADER_BYTES,
     Sealer, SegmentFile, SegmentHeader, read_footer, read_header, read_list,

@@ -4,10 +4,13 @@
 //!    end for later valid frames, and keeps what they testify.
 //! 2. [`judge`] lays the scans of all logs side by side. A valid frame whose `synced` lies beyond
 //!    the first invalid byte of its log proves that this byte was durable once: corrupt.
-//!    Otherwise the log ends there: torn.
+//!    Otherwise the log ends there: torn. If that position lies in a segment after all that the
+//!    root names, the root has forgotten one: corrupt, whether there are unsealed segments or not.
 //!
 //! - T1: later valid bytes alone prove nothing; devices reorder.
 //! - T2: testimony is taken from every valid frame, also from those that are then cut.
+
+use std::fmt;
 
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, size};
@@ -243,6 +246,25 @@ impl LogEnd {
     }
 }
 
+/// The last segment of each log that the root names as sealed; `None` if there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastSealed {
+    /// The blob log's ordinal.
+    pub blob: Option<u32>,
+    /// The pointer log's ordinal.
+    pub pointer: Option<u32>,
+}
+
+impl LastSealed {
+    fn of(&self, log: LogKind) -> Option<u32> {
+        match log {
+            LogKind::Blob => self.blob,
+            LogKind::Pointer => self.pointer,
+            LogKind::Root => None,
+        }
+    }
+}
+
 /// The unsealed segments of the three logs, as scanned, each log's in order of ordinals; and what
 /// the root testifies beyond what frames do.
 #[derive(Debug)]
@@ -256,8 +278,28 @@ pub struct Verdict<'a> {
     /// Files of writers that did take the store over, which the root does not name: they only
     /// testify.
     pub others: &'a [&'a Scan],
+    /// The segments before the unsealed ones.
+    pub sealed: LastSealed,
     /// Positions that the root says are durable: the logs' ends at the last close.
     pub closed: Synced,
+}
+
+/// The furthest durable position of a log that anything names, and what names it.
+struct Testimony {
+    durable: LogPosition,
+    file: FileName,
+    offset_bytes: u64,
+    /// It is the root's word at closing, not what a frame's header says.
+    is_closing: bool,
+}
+
+impl fmt::Display for Testimony {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_closing {
+            return f.write_str("the root, when the store was closed,");
+        }
+        write!(f, "the frame at {} of {}", self.offset_bytes, self.file)
+    }
 }
 
 impl<'a> Verdict<'a> {
@@ -269,29 +311,46 @@ impl<'a> Verdict<'a> {
         }
     }
 
-    /// The furthest durable position of `log` that anything names, and what names it.
-    fn testimony(&self, log: LogKind) -> (LogPosition, String) {
-        let mut furthest = (self.closed.of(log), "the root, when the store was closed,".to_owned());
+    fn testimony(&self, log: LogKind) -> Testimony {
+        let mut furthest = self.closing(log);
         for scan in [self.blob, self.pointer, self.root, self.others].into_iter().flatten() {
-            let position = scan.testified.of(log);
-            if position > furthest.0 {
-                let offset = scan.witness[log as usize - 1];
-                furthest =
-                    (position, format!("the frame at {} of {}", offset, scan.header.file_name()));
+            let durable = scan.testified.of(log);
+            if durable > furthest.durable {
+                furthest = Testimony {
+                    durable,
+                    file: scan.header.file_name(),
+                    offset_bytes: scan.witness[log as usize - 1],
+                    is_closing: false,
+                };
             }
         }
         furthest
     }
+
+    /// What the root said at closing. Any later edit takes that back, so it stands in the last
+    /// frame of the root log that has records.
+    fn closing(&self, log: LogKind) -> Testimony {
+        let frames = |scan: &'a Scan| scan.frames.iter().rev().map(move |frame| (scan, frame));
+        let is_records = |&(_, frame): &(&Scan, &Frame)| frame.header.kind == FrameKind::Records;
+        let (file, offset_bytes) =
+            match self.root.iter().rev().flat_map(|s| frames(s)).find(is_records) {
+                Some((scan, frame)) => (scan.header.file_name(), frame.offset_bytes),
+                // Who read no root can say only what leads to it.
+                None => (FileName::Current, 0),
+            };
+        Testimony { durable: self.closed.of(log), file, offset_bytes, is_closing: true }
+    }
 }
 
-/// Where `log` ends, or that it is corrupt.
+/// Where the unsealed part of `log` ends, `None` if it has none; or that the log is corrupt.
 ///
 /// # Errors
 /// [`WalError::Corrupt`] at the first invalid byte, naming the frame that proves that it was
-/// durable.
+/// durable; or at that frame, if what it proves durable lies in a segment after all that the root
+/// names: the root has forgotten one.
 pub fn judge(verdict: &Verdict<'_>, log: LogKind) -> Result<Option<LogEnd>, WalError> {
     let scans = verdict.scans(log);
-    let (durable, witness) = verdict.testimony(log);
+    let testimony = verdict.testimony(log);
     let mut end: Option<LogEnd> = None;
     for scan in scans {
         match &mut end {
@@ -303,25 +362,56 @@ pub fn judge(verdict: &Verdict<'_>, log: LogKind) -> Result<Option<LogEnd>, WalE
             None => end = Some(LogEnd::of(scan, 0)),
         }
     }
+    if planted::is(Bug::TornRuleDropped) {
+        return Ok(end);
+    }
+    // The root log is one file, which CURRENT names: there is nothing that it could forget.
+    if log != LogKind::Root {
+        let last_named = scans.last().map(|scan| scan.header.ordinal).max(verdict.sealed.of(log));
+        // An empty log is durable up to its start, which lies in no segment.
+        if testimony.durable > LogPosition::START && last_named < Some(testimony.durable.ordinal())
+        {
+            return Err(forgotten(log, last_named, &testimony));
+        }
+    }
     let Some(end) = end else { return Ok(None) };
-    if durable > end.position && !planted::is(Bug::TornRuleDropped) {
+    if testimony.durable > end.position {
         let scan = scans
             .iter()
             .find(|scan| scan.header.ordinal == end.position.ordinal())
             .expect("the end lies in a scanned segment");
-        return Err(proven(scan.header.file_name(), scan, &witness, durable));
+        return Err(proven(scan, &testimony));
     }
     Ok(Some(end))
 }
 
-fn proven(file: FileName, scan: &Scan, witness: &str, durable: LogPosition) -> WalError {
+fn proven(scan: &Scan, testimony: &Testimony) -> WalError {
     corrupt(
-        file,
+        scan.header.file_name(),
         scan.valid_end,
         format!(
-            "expected {}; the last good frame ends here, and {witness} says that the log was \
-             durable to {durable}",
-            scan.ended_by
+            "expected {}; the last good frame ends here, and {testimony} says that the log was \
+             durable to {}",
+            scan.ended_by, testimony.durable
+        ),
+    )
+}
+
+fn forgotten(log: LogKind, last_named: Option<u32>, testimony: &Testimony) -> WalError {
+    let witness = if testimony.is_closing {
+        "the root, when the store was closed,"
+    } else {
+        "the frame here"
+    };
+    let after = last_named.map_or_else(String::new, |ordinal| format!(" after {ordinal}"));
+    corrupt(
+        testimony.file,
+        testimony.offset_bytes,
+        format!(
+            "{witness} says that the {} log was durable to {}, and the root names no segment of \
+             it{after}",
+            log.word(),
+            testimony.durable
         ),
     )
 }

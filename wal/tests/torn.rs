@@ -1,7 +1,9 @@
 //! Torn or corrupt: small logs made by scripts, damaged, and judged.
 //!
 //! A script's lines run in order. `durable LOG` is a sync that succeeded: frames composed from then
-//! on testify that the log is durable to where it ended then.
+//! on testify that the log is durable to where it ended then. `sealed LOG ORDINAL`: the root names
+//! that segment as sealed, so it is not scanned. `forget LOG ORDINAL`: the root does not name that
+//! segment any more, its file is there; `remove LOG ORDINAL`: nor is that.
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
 use std::collections::BTreeMap;
@@ -10,8 +12,8 @@ use std::fmt::Write as _;
 use expect_test::{Expect, expect};
 use pinstone_disk::LogKind;
 use pinstone_wal::{
-    FRAMES_START, FrameBuilder, FramePlace, LogPosition, RecordKind, Scan, SegmentHeader,
-    StoreSeed, Synced, SyncedUpto, Verdict, WalError, judge,
+    FRAMES_START, FrameBuilder, FramePlace, LastSealed, LogPosition, RecordKind, Scan,
+    SegmentHeader, StoreSeed, Synced, SyncedUpto, Verdict, WalError, judge,
 };
 
 const STORE_ID: [u8; 16] = [9; 16];
@@ -21,6 +23,9 @@ struct World {
     /// Bytes, and where each frame begins.
     segments: BTreeMap<(LogKind, u32), (Vec<u8>, Vec<usize>)>,
     synced: SyncedUpto,
+    /// Files that the root does not name.
+    forgotten: Vec<(SegmentHeader, Vec<u8>)>,
+    sealed: LastSealed,
     closed: Synced,
 }
 
@@ -78,6 +83,23 @@ impl World {
                 LogKind::Pointer => self.closed.pointer = self.end(LogKind::Pointer),
                 LogKind::Root => self.closed.root = self.end(LogKind::Root),
             },
+            ["sealed", word, ordinal] => {
+                let ordinal = ordinal.parse().unwrap();
+                self.segments.remove(&(log(word), ordinal)).expect("it was written");
+                match log(word) {
+                    LogKind::Blob => self.sealed.blob = Some(ordinal),
+                    LogKind::Pointer => self.sealed.pointer = Some(ordinal),
+                    LogKind::Root => panic!("{line}"),
+                }
+            }
+            [verb @ ("forget" | "remove"), word, ordinal] => {
+                let ordinal = ordinal.parse().unwrap();
+                let removed = self.segments.remove(&(log(word), ordinal));
+                let (bytes, _) = removed.expect("it was written");
+                if verb == "forget" {
+                    self.forgotten.push((header(log(word), ordinal), bytes));
+                }
+            }
             [word, ordinal, ref rest @ ..] => {
                 self.segment_line(log(word), ordinal.parse().unwrap(), rest);
             }
@@ -126,11 +148,17 @@ impl World {
             .collect();
         let of = |log| scans.iter().filter(|scan| scan.header.log == log).collect::<Vec<_>>();
         let [blob, pointer, root] = LogKind::ALL.map(of);
+        let others: Vec<Scan> = self
+            .forgotten
+            .iter()
+            .map(|(header, bytes)| Scan::of(*header, bytes.clone().into()))
+            .collect();
         let verdict = Verdict {
             blob: &blob,
             pointer: &pointer,
             root: &root,
-            others: &[],
+            others: &others.iter().collect::<Vec<_>>(),
+            sealed: self.sealed,
             closed: self.closed,
         };
         let mut out = String::new();
@@ -405,6 +433,159 @@ fn a_lost_last_frame_that_was_durable_is_corrupt() {
 }
 
 #[test]
+fn an_only_segment_that_the_root_forgot_is_corrupt_if_anything_testifies_to_it() {
+    check(
+        "blob 1 put apple
+         durable blob
+         pointer 1 put x
+         pointer 1 put y
+         remove blob 1",
+        &expect![[r#"
+            blob: pointer-00000001-00000001.log is corrupt at offset 512: the frame here says that the blob log was durable to 1:1024, and the root names no segment of it
+            pointer: whole to 1:1536
+        "#]],
+    );
+    // Its own frames do.
+    check(
+        "blob 1 put apple
+         durable blob
+         blob 1 put pear
+         forget blob 1",
+        &expect![[r#"
+            blob: blob-00000001-00000001.log is corrupt at offset 1024: the frame here says that the blob log was durable to 1:1024, and the root names no segment of it
+        "#]],
+    );
+    check(
+        "blob 1 put apple
+         closed blob
+         root 1 put x
+         remove blob 1",
+        &expect![[r#"
+            blob: root-00000001-00000001.log is corrupt at offset 512: the root, when the store was closed, says that the blob log was durable to 1:1024, and the root names no segment of it
+            root: whole to 1:1024
+        "#]],
+    );
+}
+
+#[test]
+fn a_segment_after_the_sealed_ones_that_the_root_forgot_is_corrupt_if_anything_testifies_to_it() {
+    check(
+        "blob 1 put apple
+         blob 1 last
+         blob 2 put pear
+         durable blob
+         pointer 1 put x
+         sealed blob 1
+         remove blob 2",
+        &expect![[r#"
+            blob: pointer-00000001-00000001.log is corrupt at offset 512: the frame here says that the blob log was durable to 2:1024, and the root names no segment of it after 1
+            pointer: whole to 1:1024
+        "#]],
+    );
+    // Its own frames do.
+    check(
+        "blob 1 put apple
+         blob 1 last
+         blob 2 put pear
+         durable blob
+         blob 2 put fig
+         sealed blob 1
+         forget blob 2",
+        &expect![[r#"
+            blob: blob-00000002-00000001.log is corrupt at offset 1024: the frame here says that the blob log was durable to 2:1024, and the root names no segment of it after 1
+        "#]],
+    );
+    // The root's word at closing does, which stands in its last record.
+    check(
+        "pointer 1 put x
+         pointer 1 last
+         pointer 2 put y
+         closed pointer
+         root 1 put first
+         root 1 put closing
+         root 1 witness
+         sealed pointer 1
+         remove pointer 2",
+        &expect![[r#"
+            pointer: root-00000001-00000001.log is corrupt at offset 1024: the root, when the store was closed, says that the pointer log was durable to 2:1024, and the root names no segment of it after 1
+            root: whole to 1:2048
+        "#]],
+    );
+}
+
+#[test]
+fn a_segment_after_unsealed_ones_that_the_root_forgot_is_corrupt_if_anything_testifies_to_it() {
+    check(
+        "blob 1 put apple
+         blob 1 last
+         blob 2 put pear
+         durable blob
+         root 1 put x
+         remove blob 2",
+        &expect![[r#"
+            blob: root-00000001-00000001.log is corrupt at offset 512: the frame here says that the blob log was durable to 2:1024, and the root names no segment of it after 1
+            root: whole to 1:1024
+        "#]],
+    );
+    check(
+        "blob 1 put apple
+         blob 1 last
+         blob 2 put pear
+         blob 2 last
+         blob 3 put fig
+         durable blob
+         root 1 put x
+         sealed blob 1
+         remove blob 3",
+        &expect![[r#"
+            blob: root-00000001-00000001.log is corrupt at offset 512: the frame here says that the blob log was durable to 3:1024, and the root names no segment of it after 2
+            root: whole to 1:1024
+        "#]],
+    );
+}
+
+#[test]
+fn what_the_root_does_not_name_and_nothing_testifies_to_is_not_missed() {
+    check(
+        "blob 1 put apple
+         blob 1 last
+         durable blob
+         blob 2 put pear
+         pointer 1 put x
+         sealed blob 1
+         forget blob 2",
+        &expect![[r#"
+            pointer: whole to 1:1024
+        "#]],
+    );
+    check(
+        "blob 1 put apple
+         pointer 1 put x
+         forget blob 1",
+        &expect![[r#"
+            pointer: whole to 1:1024
+        "#]],
+    );
+}
+
+#[test]
+fn testimony_to_sealed_segments_is_met_by_their_being_sealed() {
+    check(
+        "blob 1 put apple
+         blob 1 last
+         blob 2 put pear
+         blob 2 last
+         durable blob
+         pointer 1 put x
+         sealed blob 1
+         sealed blob 2",
+        &expect![[r#"
+            pointer: whole to 1:1024
+        "#]],
+    );
+}
+
+#[test]
 fn an_empty_segment_between_two_ends_the_log() {
     check(
         "blob 1 put apple
@@ -517,6 +698,7 @@ fn a_frame_that_begins_with_zeros_is_found_after_a_hole() {
         pointer: &[],
         root: &[&root],
         others: &[],
+        sealed: LastSealed::default(),
         closed: Synced::default(),
     };
     assert!(judge(&verdict, LogKind::Blob).is_ok());

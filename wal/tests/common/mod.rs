@@ -7,9 +7,9 @@ use std::sync::Arc;
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{Bytes, Digest, Disk, DiskExt, FileName, LogKind, OpenMode};
 use pinstone_wal::{
-    Appended, BlobLog, BlobLogOptions, LogEnd, LogPosition, Place, Poison, PreparedValue, Record,
-    Scan, Sealed, SegmentFile, SegmentHeader, StoreSeed, Synced, SyncedUpto, ValueRecord, Verdict,
-    WalError, create_segment, judge, read_header,
+    Appended, BlobLog, BlobLogOptions, LastSealed, LogEnd, LogPosition, Place, Poison,
+    PreparedValue, Record, Scan, Sealed, SegmentFile, SegmentHeader, StoreSeed, Synced, SyncedUpto,
+    ValueRecord, Verdict, WalError, create_segment, judge, read_header,
 };
 
 pub const STORE_ID: [u8; 16] = *b"a store for test";
@@ -179,6 +179,7 @@ pub fn find(disk: &dyn Disk, log: LogKind) -> Result<Found, WalError> {
         pointer: of(LogKind::Pointer),
         root: of(LogKind::Root),
         others: &[],
+        sealed: LastSealed::default(),
         closed: Synced::default(),
     };
     let end = judge(&verdict, log)?;

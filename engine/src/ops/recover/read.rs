@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pinstone_disk::{Disk, DiskExt, FileName, LogKind, OpenMode};
 use pinstone_wal::{
-    ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan, SegmentFile,
+    LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan, SegmentFile,
     SegmentHeader, Synced, Verdict, corrupt, judge, read_footer, read_header, read_list,
 };
 
@@ -141,6 +141,10 @@ pub(super) fn read_store(
         pointer: &pointer.scans(),
         root: &[&root_scan],
         others: &witnesses.iter().collect::<Vec<_>>(),
+        sealed: LastSealed {
+            blob: blob.sealed.last().map(|last| last.ordinal),
+            pointer: pointer.sealed.last().map(|last| last.ordinal),
+        },
         closed,
     };
     let root_end = judge(&verdict, LogKind::Root)?;

@@ -1,5 +1,8 @@
 //! What is known of a table without opening it.
 
+pub mod filter;
+pub mod name_block;
+
 use bytes::Bytes;
 use pinstone_disk::{Epoch, FileHeader, FileKind, FileName, Ordinal, StoreId, TableKind};
 

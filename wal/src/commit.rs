@@ -63,31 +63,44 @@ impl CommitRecord {
         if reader.u8("a commit's flags")? != 0 {
             return Err(Malformed { offset: reader.offset() - 1, what: "a commit's known flags" });
         }
-        let count = reader.varint_usize("a commit's count of changes")?;
-        // A change has at least three bytes, so a count is no reason to take memory.
-        let mut changes: Vec<Change> = Vec::with_capacity(count.min(reader.left() / 3));
-        for _ in 0..count {
-            let kind = reader.u8("a change's kind")?;
-            if kind != DELETE && DigestKind::from_number(kind).is_none() {
-                return Err(reader.malformed("a change's known kind"));
-            }
-            let name_bytes = reader.varint_usize("a name's length")?;
-            if name_bytes == 0 || name_bytes > NAME_BYTES_MAX {
-                return Err(reader.malformed("a name of 1 to 1024 bytes"));
-            }
-            let name = Bytes::copy_from_slice(reader.take(name_bytes, "a name")?);
-            if changes.last().is_some_and(|last| last.name >= name) {
+        let change_count = reader.varint_usize("a commit's count of changes")?;
+        let mut again = reader.clone();
+        // Read to the end before any memory is taken: a change is many times as long in memory as
+        // the three bytes that one can be claimed with.
+        let mut last_name: &[u8] = &[];
+        for _ in 0..change_count {
+            let (name, _) = read_change(&mut reader)?;
+            if name <= last_name {
                 return Err(reader.malformed("names in order"));
             }
-            let to = match kind {
-                DELETE => None,
-                _ => Some(Digest::from_bytes(reader.array("a digest")?)),
-            };
-            changes.push(Change { name, to });
+            last_name = name;
         }
         reader.end("the commit's end")?;
+        let mut changes = Vec::with_capacity(change_count);
+        for _ in 0..change_count {
+            let (name, to) = read_change(&mut again)?;
+            changes.push(Change { name: Bytes::copy_from_slice(name), to });
+        }
         Ok(Self { id, depends_upto, changes })
     }
+}
+
+/// Reads one change: the pointer's name, and where it points.
+fn read_change<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], Option<Digest>), Malformed> {
+    let kind = reader.u8("a change's kind")?;
+    if kind != DELETE && DigestKind::from_number(kind).is_none() {
+        return Err(reader.malformed("a change's known kind"));
+    }
+    let name_bytes = reader.varint_usize("a name's length")?;
+    if name_bytes == 0 || name_bytes > NAME_BYTES_MAX {
+        return Err(reader.malformed("a name of 1 to 1024 bytes"));
+    }
+    let name = reader.take(name_bytes, "a name")?;
+    let to = match kind {
+        DELETE => None,
+        _ => Some(Digest::from_bytes(reader.array("a digest")?)),
+    };
+    Ok((name, to))
 }
 
 #[cfg(test)]

@@ -1,1 +1,289 @@
-//! Tables added to a tree and removed from it.
+//! Tables added to a tree and removed from it: what one edit of the root says of its levels.
+//!
+//! A table that moves to another level as it is, is removed and added. The bytes of an edit, whose
+//! fixed-width integers are little-endian, and whose varints are in their shortest form:
+//!
+//! | part | bytes |
+//! |---|---|
+//! | count of removed tables | varint |
+//! | each removed table | its id |
+//! | count of added tables | varint |
+//! | each added table: level, 0 to 6 | 1 |
+//! | ... its id | 9 |
+//! | ... entries, not 0 | 8 |
+//! | ... bytes of its file | 8 |
+//! | ... hash of its footer | 32 |
+//! | ... bytes of its first key | varint |
+//! | ... first key | as said |
+//! | ... bytes of its last key | varint |
+//! | ... last key, not below the first | as said |
+//!
+//! | part of an id | bytes |
+//! |---|---|
+//! | tree: 17 the index, 18 the names (the number of the file's kind) | 1 |
+//! | ordinal, from 1, not the number that is never used | 4 |
+//! | epoch, from 1, not the number that is never used | 4 |
+//!
+//! An edit ends where its last part does: it says itself how long it is, and may stand before
+//! others in one record.
+//!
+//! - E1: what decodes, encodes to the same bytes: each number has one form, and order is kept.
+//! - E2: decoding reserves no more than the bytes that are there can fill.
+//!
+//! Whether an edit fits a tree is said by [`Levels::apply`](crate::levels::Levels::apply).
+
+use bytes::Bytes;
+use pinstone_disk::codec::{Malformed, Reader, put_varint};
+use pinstone_disk::{Epoch, Ordinal, TableKind};
+
+use crate::levels::LEVELS_MAX;
+use crate::table::{TableId, TableMeta};
+
+/// One change of a tree's levels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LevelEdit {
+    /// Tables that come, with their levels. Those of level 0 come in this order.
+    pub added: Vec<(u8, TableMeta)>,
+    /// Tables that go.
+    pub removed: Vec<TableId>,
+}
+
+/// Bytes of an id.
+const ID_BYTES: usize = 9;
+
+/// Fewest bytes of an added table: with two empty keys.
+const ADDED_BYTES_MIN: usize = 1 + ID_BYTES + 8 + 8 + 32 + 1 + 1;
+
+impl LevelEdit {
+    /// Nothing comes and nothing goes.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty()
+    }
+
+    /// Appends the edit's bytes to `out`.
+    ///
+    /// # Panics
+    /// If the edit holds what no file may: a level that does not exist, a table with no entries or
+    /// whose first key is above its last, an ordinal or epoch that is never given.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.removed.len() as u64);
+        for id in &self.removed {
+            put_id(out, *id);
+        }
+        put_varint(out, self.added.len() as u64);
+        for (level, table) in &self.added {
+            assert!(*level < LEVELS_MAX, "there is no level {level}");
+            assert!(table.entry_count > 0 && table.first <= table.last, "{table:?} is empty");
+            out.push(*level);
+            put_id(out, table.id);
+            out.extend_from_slice(&table.entry_count.to_le_bytes());
+            out.extend_from_slice(&table.file_bytes.to_le_bytes());
+            out.extend_from_slice(&table.footer_hash);
+            for key in [&table.first, &table.last] {
+                put_varint(out, key.len() as u64);
+                out.extend_from_slice(key);
+            }
+        }
+    }
+
+    /// Reads an edit, and leaves `reader` behind it.
+    ///
+    /// # Errors
+    /// The bytes end, or are none that [`encode`](Self::encode) writes.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let count = reader.varint_usize("a count of removed tables")?;
+        let mut removed = Vec::with_capacity(count.min(reader.left() / ID_BYTES));
+        for _ in 0..count {
+            removed.push(id(reader)?);
+        }
+        let count = reader.varint_usize("a count of added tables")?;
+        let mut added = Vec::with_capacity(count.min(reader.left() / ADDED_BYTES_MIN));
+        for _ in 0..count {
+            added.push(added_table(reader)?);
+        }
+        Ok(Self { added, removed })
+    }
+}
+
+fn put_id(out: &mut Vec<u8>, id: TableId) {
+    assert!(is_given(id.ordinal.0) && is_given(id.epoch.0), "{id:?} is the id of no file");
+    out.push(id.table as u8);
+    out.extend_from_slice(&id.ordinal.0.to_le_bytes());
+    out.extend_from_slice(&id.epoch.0.to_le_bytes());
+}
+
+fn id(reader: &mut Reader<'_>) -> Result<TableId, Malformed> {
+    let unknown = reader.malformed("a table of a known tree");
+    let tree = reader.u8("a table's tree")?;
+    let table = TableKind::ALL.into_iter().find(|kind| *kind as u8 == tree).ok_or(unknown)?;
+    let ordinal = number(reader, "a table's ordinal")?;
+    let epoch = number(reader, "a table's epoch")?;
+    Ok(TableId { table, ordinal: Ordinal(ordinal), epoch: Epoch(epoch) })
+}
+
+fn number(reader: &mut Reader<'_>, what: &'static str) -> Result<u32, Malformed> {
+    let malformed = reader.malformed(what);
+    Some(reader.u32(what)?).filter(|number| is_given(*number)).ok_or(malformed)
+}
+
+/// Whether a file can have this ordinal or epoch: from 1, and another one can follow.
+fn is_given(number: u32) -> bool {
+    (1..u32::MAX).contains(&number)
+}
+
+fn added_table(reader: &mut Reader<'_>) -> Result<(u8, TableMeta), Malformed> {
+    let malformed = reader.malformed("a level that exists");
+    let level = reader.u8("a table's level")?;
+    if level >= LEVELS_MAX {
+        return Err(malformed);
+    }
+    let id = id(reader)?;
+    let malformed = reader.malformed("a table with entries");
+    let entry_count = reader.u64("a table's count of entries")?;
+    if entry_count == 0 {
+        return Err(malformed);
+    }
+    let file_bytes = reader.u64("a table's length")?;
+    let footer_hash = reader.array("a footer's hash")?;
+    let first = key(reader, "a table's first key")?;
+    let malformed = reader.malformed("a last key that is not below the first");
+    let last = key(reader, "a table's last key")?;
+    if first > last {
+        return Err(malformed);
+    }
+    Ok((level, TableMeta { id, first, last, entry_count, file_bytes, footer_hash }))
+}
+
+fn key(reader: &mut Reader<'_>, what: &'static str) -> Result<Bytes, Malformed> {
+    let key_bytes = reader.varint_usize(what)?;
+    Ok(Bytes::copy_from_slice(reader.take(key_bytes, what)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes_of(edit: &LevelEdit) -> Vec<u8> {
+        let mut out = Vec::new();
+        edit.encode(&mut out);
+        out
+    }
+
+    fn whole(bytes: &[u8]) -> Result<LevelEdit, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let edit = LevelEdit::decode(&mut reader)?;
+        reader.end("the end of the edit")?;
+        Ok(edit)
+    }
+
+    fn an_id() -> impl Strategy<Value = TableId> {
+        let table = prop::sample::select(TableKind::ALL.to_vec());
+        (table, 1..u32::MAX, 1..u32::MAX).prop_map(|(table, ordinal, epoch)| TableId {
+            table,
+            ordinal: Ordinal(ordinal),
+            epoch: Epoch(epoch),
+        })
+    }
+
+    fn a_table() -> impl Strategy<Value = (u8, TableMeta)> {
+        let key = || prop::collection::vec(any::<u8>(), 0..40);
+        (0..LEVELS_MAX, an_id(), key(), key(), 1..u64::MAX, any::<u64>(), any::<[u8; 32]>())
+            .prop_map(|(level, id, one, other, entry_count, file_bytes, footer_hash)| {
+                let (first, last) = if one <= other { (one, other) } else { (other, one) };
+                let (first, last) = (first.into(), last.into());
+                (level, TableMeta { id, first, last, entry_count, file_bytes, footer_hash })
+            })
+    }
+
+    fn an_edit() -> impl Strategy<Value = LevelEdit> {
+        let added = prop::collection::vec(a_table(), 0..6);
+        let removed = prop::collection::vec(an_id(), 0..6);
+        (added, removed).prop_map(|(added, removed)| LevelEdit { added, removed })
+    }
+
+    fn one_table() -> LevelEdit {
+        let id = |ordinal| TableId {
+            table: TableKind::Names,
+            ordinal: Ordinal(ordinal),
+            epoch: Epoch(3),
+        };
+        let table = TableMeta {
+            id: id(7),
+            first: Bytes::from_static(b"a"),
+            last: Bytes::from_static(b"bc"),
+            entry_count: 258,
+            file_bytes: 4096,
+            footer_hash: [0xee; 32],
+        };
+        LevelEdit { added: vec![(2, table)], removed: vec![id(5)] }
+    }
+
+    #[test]
+    fn the_bytes_are_those_that_the_header_lays_out() {
+        let mut expected = vec![1, 18, 5, 0, 0, 0, 3, 0, 0, 0, 1, 2, 18, 7, 0, 0, 0, 3, 0, 0, 0];
+        expected.extend([2, 1, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
+        expected.extend([0xee; 32]);
+        expected.extend(*b"\x01a\x02bc");
+        assert_eq!(bytes_of(&one_table()), expected);
+        assert_eq!(bytes_of(&LevelEdit::default()), [0, 0]);
+    }
+
+    #[test]
+    fn what_no_table_can_be_is_malformed() {
+        let bytes = bytes_of(&one_table());
+        let refused = |at: usize, with: &[u8]| {
+            let mut bytes = bytes.clone();
+            bytes[at..at + with.len()].copy_from_slice(with);
+            whole(&bytes).unwrap_err()
+        };
+        let malformed = |offset, what| Malformed { offset, what };
+        assert_eq!(refused(1, &[16]), malformed(1, "a table of a known tree"));
+        assert_eq!(refused(2, &[0; 4]), malformed(2, "a table's ordinal"));
+        assert_eq!(refused(6, &[0xff; 4]), malformed(6, "a table's epoch"));
+        assert_eq!(refused(11, &[7]), malformed(11, "a level that exists"));
+        assert_eq!(refused(21, &[0; 8]), malformed(21, "a table with entries"));
+        assert_eq!(refused(70, b"x"), malformed(71, "a last key that is not below the first"));
+        assert_eq!(refused(71, &[3]), malformed(72, "a table's last key"));
+    }
+
+    #[test]
+    fn a_vast_count_reserves_nothing() {
+        for bytes in [&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f][..], &[0, 0xff, 0x7f]]
+        {
+            assert!(whole(bytes).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn edits_decode_as_encoded(edit in an_edit()) {
+            let bytes = bytes_of(&edit);
+            prop_assert_eq!(whole(&bytes), Ok(edit));
+            for end in 0..bytes.len() {
+                prop_assert!(whole(&bytes[..end]).is_err(), "cut at {}", end);
+            }
+        }
+
+        #[test]
+        fn a_damaged_edit_is_refused_or_is_another_edit(
+            edit in an_edit(),
+            at: prop::sample::Index,
+            byte: u8,
+        ) {
+            let mut bytes = bytes_of(&edit);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(other) = whole(&bytes) {
+                prop_assert_eq!(bytes_of(&other), bytes);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
+            if let Ok(edit) = whole(&bytes) {
+                prop_assert_eq!(bytes_of(&edit), bytes);
+            }
+        }
+    }
+}

@@ -1,1 +1,491 @@
 //! An immutable view of one tree: its levels, and the tables in them.
+//!
+//! A view is never changed: an edit makes the next one, and readers keep the one that they have.
+//!
+//! 1. Level 0 takes tables as they are flushed, in the order in which they come. They may overlap.
+//! 2. Each level below it is one sorted run, cut into tables: a key is in one of them at most, and
+//!    binary search finds it.
+//! 3. [`Levels::apply`] checks what an edit does and makes the next view. Levels that the edit does
+//!    not touch are shared with the view before, tables always.
+//!
+//! What must hold of a view. What is computed here keeps it; what comes from a file is checked by
+//! `apply`, and [`Levels::check`] tells what does not hold.
+//!
+//! - V1: every table is of this tree, and stands in the view once.
+//! - V2: a table's first key is not above its last, and it is not empty.
+//! - V3: below level 0, each table's first key is above the last key of the table before it.
+//! - V4: a level's sums are those of its tables.
+//!
+//! What keys mean, and which level to rewrite, is not decided here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pinstone_disk::TableKind;
+
+use crate::edit::LevelEdit;
+use crate::table::{TableId, TableMeta};
+
+/// Levels of a tree, level 0 included: as many as RocksDB's users know.
+pub const LEVELS_MAX: u8 = 7;
+
+/// Why an edit does not fit a view, or what is wrong with a view.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LevelFault {
+    /// V1: the table belongs to the other tree.
+    #[error("{} is no table of the {} tree", .id.file_name(), .tree.word())]
+    OtherTree {
+        /// The table.
+        id: TableId,
+        /// The tree of the view.
+        tree: TableKind,
+    },
+    /// V1: the table is added, or removed, or there, twice.
+    #[error("{} is there twice", .id.file_name())]
+    Twice {
+        /// The table.
+        id: TableId,
+    },
+    /// The table to be removed is not there.
+    #[error("{} is not there to be removed", .id.file_name())]
+    Absent {
+        /// The table.
+        id: TableId,
+    },
+    /// There is no such level.
+    #[error("{} stands in level {level}, and the last one is {}", .id.file_name(), LEVELS_MAX - 1)]
+    LevelBeyond {
+        /// The table.
+        id: TableId,
+        /// Its level.
+        level: u8,
+    },
+    /// V2: the first key is above the last, or the table has no entries.
+    #[error("{} holds nothing: its first key is above its last, or it has no entries", .id.file_name())]
+    Empty {
+        /// The table.
+        id: TableId,
+    },
+    /// V3: two tables of one level below level 0 share a key, or stand in the wrong order.
+    #[error("{} reaches into {} in level {level}", .left.file_name(), .right.file_name())]
+    Overlap {
+        /// The level.
+        level: u8,
+        /// The table that stands first.
+        left: TableId,
+        /// The one after it.
+        right: TableId,
+    },
+    /// V4: the sums are not those of the tables.
+    #[error("the sums of level {level} are not those of its tables")]
+    Sums {
+        /// The level.
+        level: u8,
+    },
+}
+
+/// What a level holds in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LevelSums {
+    /// Tables.
+    pub table_count: u64,
+    /// Bytes of their files.
+    pub file_bytes: u64,
+    /// Entries in them.
+    pub entry_count: u64,
+}
+
+impl LevelSums {
+    fn of(tables: &[Arc<TableMeta>]) -> Self {
+        let mut sums = Self::default();
+        for table in tables {
+            // What a file says may be anything; sums of it must not overflow.
+            sums.table_count += 1;
+            sums.file_bytes = sums.file_bytes.saturating_add(table.file_bytes);
+            sums.entry_count = sums.entry_count.saturating_add(table.entry_count);
+        }
+        sums
+    }
+}
+
+/// The tables of one level.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Level {
+    tables: Vec<Arc<TableMeta>>,
+    sums: LevelSums,
+}
+
+/// One tree's levels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Levels {
+    tree: TableKind,
+    levels: [Arc<Level>; LEVELS_MAX as usize],
+}
+
+impl Levels {
+    /// A tree without tables.
+    pub fn new(tree: TableKind) -> Self {
+        let level = Arc::new(Level::default());
+        Self { tree, levels: std::array::from_fn(|_| Arc::clone(&level)) }
+    }
+
+    /// Which tree.
+    pub fn tree(&self) -> TableKind {
+        self.tree
+    }
+
+    /// The tables of a level: of level 0 in the order in which they came, of the others by key.
+    /// A level that does not exist has none.
+    pub fn tables(&self, level: u8) -> &[Arc<TableMeta>] {
+        self.levels.get(usize::from(level)).map_or(&[], |level| &level.tables)
+    }
+
+    /// All tables with their levels, from level 0 down.
+    pub fn all(&self) -> impl Iterator<Item = (u8, &Arc<TableMeta>)> {
+        (0..LEVELS_MAX).flat_map(|level| self.tables(level).iter().map(move |table| (level, table)))
+    }
+
+    /// What a level holds in all. Constant time.
+    pub fn sums(&self, level: u8) -> LevelSums {
+        self.levels.get(usize::from(level)).map_or(LevelSums::default(), |level| level.sums)
+    }
+
+    /// What the tree holds in all.
+    pub fn total(&self) -> LevelSums {
+        (0..LEVELS_MAX).map(|level| self.sums(level)).fold(LevelSums::default(), |all, one| {
+            LevelSums {
+                table_count: all.table_count + one.table_count,
+                file_bytes: all.file_bytes.saturating_add(one.file_bytes),
+                entry_count: all.entry_count.saturating_add(one.entry_count),
+            }
+        })
+    }
+
+    /// The tables of a level that overlap the closed interval from `first` to `last`, in their
+    /// order. Below level 0 two binary searches, on level 0 a look at each table.
+    pub fn overlapping<'a>(
+        &'a self,
+        level: u8,
+        first: &'a [u8],
+        last: &'a [u8],
+    ) -> impl DoubleEndedIterator<Item = &'a Arc<TableMeta>> {
+        let tables = if level == 0 { self.tables(0) } else { self.run(level, first, last) };
+        tables.iter().filter(move |table| table.overlaps(first, last))
+    }
+
+    /// The same below level 0, where they stand side by side.
+    ///
+    /// # Panics
+    /// On level 0.
+    pub fn run(&self, level: u8, first: &[u8], last: &[u8]) -> &[Arc<TableMeta>] {
+        assert!(level > 0, "tables of level 0 are not sorted");
+        let tables = self.tables(level);
+        let from = tables.partition_point(|table| table.last[..] < *first);
+        let count = tables[from..].partition_point(|table| table.first[..] <= *last);
+        &tables[from..from + count]
+    }
+
+    /// The one table of a level below level 0 that may hold `key`. One binary search.
+    ///
+    /// # Panics
+    /// On level 0.
+    pub fn table_for(&self, level: u8, key: &[u8]) -> Option<&Arc<TableMeta>> {
+        self.run(level, key, key).first()
+    }
+
+    /// The view that the edit makes of this one. Looks at every table once, and copies the list of
+    /// each level that changes.
+    ///
+    /// # Errors
+    /// The edit asks for what is impossible; this view is as it was.
+    pub fn apply(&self, edit: &LevelEdit) -> Result<Self, LevelFault> {
+        let mut removed = BTreeMap::new();
+        for id in &edit.removed {
+            if removed.insert(*id, false).is_some() {
+                return Err(LevelFault::Twice { id: *id });
+            }
+        }
+        let mut added = BTreeMap::new();
+        for (level, table) in &edit.added {
+            table_is_sound(self.tree, *level, table)?;
+            if added.insert(table.id, *level).is_some() {
+                return Err(LevelFault::Twice { id: table.id });
+            }
+        }
+        let mut touched = [false; LEVELS_MAX as usize];
+        added.values().for_each(|level| touched[usize::from(*level)] = true);
+        for (level, table) in self.all() {
+            match removed.get_mut(&table.id) {
+                Some(found) => {
+                    *found = true;
+                    touched[usize::from(level)] = true;
+                }
+                None if added.contains_key(&table.id) => {
+                    return Err(LevelFault::Twice { id: table.id });
+                }
+                None => {}
+            }
+        }
+        if let Some((id, _)) = removed.iter().find(|(_, found)| !**found) {
+            return Err(LevelFault::Absent { id: *id });
+        }
+        let mut next = self.clone();
+        for level in (0..LEVELS_MAX).filter(|level| touched[usize::from(*level)]) {
+            let kept = self.tables(level).iter().filter(|table| !removed.contains_key(&table.id));
+            let added = edit.added.iter().filter(|(to, _)| *to == level);
+            let mut tables: Vec<_> = kept.cloned().collect();
+            tables.extend(added.map(|(_, table)| Arc::new(table.clone())));
+            if level > 0 {
+                // Mostly sorted already, which this sort makes use of.
+                tables.sort_by(|a, b| a.first.cmp(&b.first));
+                faults_of_order(level, &tables).next().map_or(Ok(()), Err)?;
+            }
+            let sums = LevelSums::of(&tables);
+            next.levels[usize::from(level)] = Arc::new(Level { tables, sums });
+        }
+        Ok(next)
+    }
+
+    /// The edit that makes this view of an empty one.
+    pub fn to_edit(&self) -> LevelEdit {
+        let added = self.all().map(|(level, table)| (level, TableMeta::clone(table))).collect();
+        LevelEdit { added, removed: Vec::new() }
+    }
+
+    /// What does not hold of this view; nothing, unless we have a bug.
+    pub fn check(&self) -> Vec<LevelFault> {
+        let mut faults = Vec::new();
+        let mut seen = BTreeMap::new();
+        for (level, table) in self.all() {
+            faults.extend(table_is_sound(self.tree, level, table).err());
+            if seen.insert(table.id, ()).is_some() {
+                faults.push(LevelFault::Twice { id: table.id });
+            }
+        }
+        for level in 0..LEVELS_MAX {
+            if level > 0 {
+                faults.extend(faults_of_order(level, self.tables(level)));
+            }
+            if self.sums(level) != LevelSums::of(self.tables(level)) {
+                faults.push(LevelFault::Sums { level });
+            }
+        }
+        faults
+    }
+}
+
+/// V1 and V2, as far as they can be told of one table.
+fn table_is_sound(tree: TableKind, level: u8, table: &TableMeta) -> Result<(), LevelFault> {
+    let id = table.id;
+    if id.table != tree {
+        return Err(LevelFault::OtherTree { id, tree });
+    }
+    if level >= LEVELS_MAX {
+        return Err(LevelFault::LevelBeyond { id, level });
+    }
+    if table.first > table.last || table.entry_count == 0 {
+        return Err(LevelFault::Empty { id });
+    }
+    Ok(())
+}
+
+/// V3, of the tables of a level below level 0.
+fn faults_of_order(level: u8, tables: &[Arc<TableMeta>]) -> impl Iterator<Item = LevelFault> {
+    tables
+        .windows(2)
+        .filter(|pair| pair[0].last >= pair[1].first)
+        .map(move |pair| LevelFault::Overlap { level, left: pair[0].id, right: pair[1].id })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pinstone_disk::{Bytes, Epoch, Ordinal};
+    use proptest::prelude::*;
+
+    fn id(ordinal: u32) -> TableId {
+        TableId { table: TableKind::Names, ordinal: Ordinal(ordinal), epoch: Epoch(1) }
+    }
+
+    fn table(ordinal: u32, first: &str, last: &str) -> TableMeta {
+        let key = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        TableMeta {
+            id: id(ordinal),
+            first: key(first),
+            last: key(last),
+            entry_count: 10,
+            file_bytes: 100,
+            footer_hash: [0; 32],
+        }
+    }
+
+    fn add(tables: impl IntoIterator<Item = (u8, TableMeta)>) -> LevelEdit {
+        LevelEdit { added: tables.into_iter().collect(), removed: Vec::new() }
+    }
+
+    fn remove(ordinals: &[u32]) -> LevelEdit {
+        LevelEdit { added: Vec::new(), removed: ordinals.iter().map(|o| id(*o)).collect() }
+    }
+
+    fn ids<'a>(tables: impl IntoIterator<Item = &'a Arc<TableMeta>>) -> Vec<u32> {
+        tables.into_iter().map(|table| table.id.ordinal.0).collect()
+    }
+
+    /// Level 0: 1 (a-m), 2 (c-z). Level 2: 5 (b-d), 3 (f-h), 4 (k-k).
+    fn view() -> Levels {
+        let tables = [
+            (0, table(1, "a", "m")),
+            (2, table(4, "k", "k")),
+            (0, table(2, "c", "z")),
+            (2, table(3, "f", "h")),
+            (2, table(5, "b", "d")),
+        ];
+        Levels::new(TableKind::Names).apply(&add(tables)).unwrap()
+    }
+
+    #[test]
+    fn level_0_keeps_the_order_of_coming_and_the_others_that_of_keys() {
+        let view = view();
+        assert_eq!(ids(view.tables(0)), [1, 2]);
+        assert_eq!(ids(view.tables(2)), [5, 3, 4]);
+        assert_eq!(view.sums(2), LevelSums { table_count: 3, file_bytes: 300, entry_count: 30 });
+        assert_eq!(view.total(), LevelSums { table_count: 5, file_bytes: 500, entry_count: 50 });
+        assert!(view.tables(200).is_empty());
+        assert!(view.check().is_empty());
+    }
+
+    #[test]
+    fn both_ends_of_an_interval_count() {
+        let view = view();
+        let found = |level, first: &str, last: &str| {
+            ids(view.overlapping(level, first.as_bytes(), last.as_bytes()))
+        };
+        assert_eq!(found(0, "a", "b"), [1]);
+        assert_eq!(found(0, "m", "m"), [1, 2]);
+        assert_eq!(found(0, "n", "o"), [2]);
+        assert_eq!(found(2, "d", "f"), [5, 3]);
+        assert_eq!(found(2, "da", "e"), []);
+        assert_eq!(found(2, "", "a"), []);
+        assert_eq!(found(2, "", "zz"), [5, 3, 4]);
+        assert_eq!(found(2, "k", "k"), [4]);
+        let for_key = |key: &str| view.table_for(2, key.as_bytes()).map(|t| t.id.ordinal.0);
+        assert_eq!(for_key("b"), Some(5));
+        assert_eq!(for_key("h"), Some(3));
+        assert_eq!(for_key("i"), None);
+        assert_eq!(for_key("z"), None);
+    }
+
+    #[test]
+    fn levels_that_an_edit_does_not_touch_are_shared() {
+        let view = view();
+        let next = view.apply(&remove(&[1])).unwrap();
+        assert!(Arc::ptr_eq(&view.levels[2], &next.levels[2]));
+        assert!(!Arc::ptr_eq(&view.levels[0], &next.levels[0]));
+        assert!(Arc::ptr_eq(&view.levels[0].tables[1], &next.levels[0].tables[0]));
+    }
+
+    #[test]
+    fn a_move_is_a_removal_and_an_addition() {
+        let mut edit = add([(3, table(3, "f", "h"))]);
+        edit.removed.push(id(3));
+        let next = view().apply(&edit).unwrap();
+        assert_eq!((ids(next.tables(2)), ids(next.tables(3))), (vec![5, 4], vec![3]));
+    }
+
+    #[test]
+    fn what_is_impossible_is_refused() {
+        let view = view();
+        let index = TableId { table: TableKind::Index, ..id(9) };
+        let refused = |edit: LevelEdit| view.apply(&edit).unwrap_err();
+        let added = |level, table| refused(add([(level, table)]));
+        assert_eq!(refused(remove(&[9])), LevelFault::Absent { id: id(9) });
+        assert_eq!(refused(remove(&[1, 1])), LevelFault::Twice { id: id(1) });
+        assert_eq!(added(0, table(3, "x", "y")), LevelFault::Twice { id: id(3) });
+        assert_eq!(
+            refused(add([(0, table(9, "x", "y")), (1, table(9, "x", "y"))])),
+            LevelFault::Twice { id: id(9) }
+        );
+        assert_eq!(added(7, table(9, "x", "y")), LevelFault::LevelBeyond { id: id(9), level: 7 });
+        assert_eq!(added(0, table(9, "y", "x")), LevelFault::Empty { id: id(9) });
+        let empty = TableMeta { entry_count: 0, ..table(9, "x", "y") };
+        assert_eq!(added(0, empty), LevelFault::Empty { id: id(9) });
+        let other = TableMeta { id: index, ..table(9, "x", "y") };
+        assert_eq!(added(0, other), LevelFault::OtherTree { id: index, tree: TableKind::Names });
+        for (first, last) in [("d", "e"), ("e", "f"), ("a", "z"), ("c", "c")] {
+            let fault = added(2, table(9, first, last));
+            assert!(matches!(fault, LevelFault::Overlap { level: 2, .. }), "{fault}");
+        }
+        let fault = added(2, table(9, "h", "i"));
+        assert_eq!(
+            fault.to_string(),
+            "names-00000003-00000001.table reaches into names-00000009-00000001.table in level 2"
+        );
+    }
+
+    #[test]
+    fn check_names_each_fault() {
+        let twice = [Arc::new(table(1, "c", "d")), Arc::new(table(1, "b", "c"))];
+        let mut view = view();
+        view.levels[2] = Arc::new(Level { tables: twice.to_vec(), sums: LevelSums::default() });
+        assert_eq!(
+            view.check(),
+            [
+                LevelFault::Twice { id: id(1) },
+                LevelFault::Twice { id: id(1) },
+                LevelFault::Overlap { level: 2, left: id(1), right: id(1) },
+                LevelFault::Sums { level: 2 },
+            ]
+        );
+    }
+
+    proptest! {
+        /// Against a plain list of tables: whatever is applied fits, and is found again.
+        #[test]
+        fn any_edits_give_a_sound_view_or_are_refused(
+            edits in prop::collection::vec(
+                (
+                    prop::collection::vec((0..8u8, 0..20u32, 0..40u8, 0..9u8), 0..4),
+                    prop::collection::vec(0..20u32, 0..3),
+                ),
+                0..30,
+            ),
+            key in 0..50u8,
+        ) {
+            let mut view = Levels::new(TableKind::Names);
+            let mut model: BTreeMap<u32, (u8, TableMeta)> = BTreeMap::new();
+            for (added, removed) in edits {
+                let added = added.into_iter().map(|(level, ordinal, first, more)| {
+                    let first = Bytes::from(vec![first]);
+                    let last = Bytes::from(vec![first[0] + more]);
+                    (level, TableMeta { first, last, ..table(ordinal, "", "") })
+                });
+                let edit = LevelEdit {
+                    added: added.collect(),
+                    removed: removed.into_iter().map(id).collect(),
+                };
+                let Ok(next) = view.apply(&edit) else { continue };
+                prop_assert_eq!(next.check(), []);
+                for id in &edit.removed {
+                    prop_assert!(model.remove(&id.ordinal.0).is_some());
+                }
+                for (level, table) in &edit.added {
+                    let was = model.insert(table.id.ordinal.0, (*level, table.clone()));
+                    prop_assert!(was.is_none());
+                }
+                view = next;
+            }
+            prop_assert_eq!(view.all().count(), model.len());
+            for level in 0..LEVELS_MAX {
+                let mut found = ids(view.overlapping(level, &[key], &[key]));
+                found.sort_unstable();
+                let expected = model.iter().filter(|(_, (at, table))| {
+                    *at == level && table.overlaps(&[key], &[key])
+                });
+                prop_assert_eq!(found, expected.map(|(ordinal, _)| *ordinal).collect::<Vec<_>>());
+            }
+            let again = Levels::new(TableKind::Names).apply(&view.to_edit());
+            prop_assert_eq!(again, Ok(view));
+        }
+    }
+}

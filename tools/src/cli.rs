@@ -10,7 +10,7 @@ use pinstone::Digest;
 use tracing_subscriber::EnvFilter;
 
 use crate::context::{Context, complain};
-use crate::exit::{CliError, Exit};
+use crate::exit::{CliError, Exit, outlive_file_size_limits};
 use crate::text::{Expectation, NameArg, Reference};
 use crate::{batch, check, get, has, pointer, put, stats, transfer};
 
@@ -282,6 +282,9 @@ pub(crate) struct BatchArgs {}
 
 /// Runs the command line that this process was given.
 pub fn main() -> ExitCode {
+    if let Err(error) = outlive_file_size_limits() {
+        return end(Err(error), false);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -294,15 +297,17 @@ pub fn main() -> ExitCode {
     let mut context = Context::new(cli.store, cli.json);
     let result = trace().and_then(|()| run(&mut context, cli.command));
     let flushed = context.flush();
-    match result.and_then(|exit| flushed.map(|()| exit)) {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            if error.exit() != Exit::Ok {
-                complain(context.json(), &error);
-            }
-            error.exit().into()
+    end(result.and_then(|exit| flushed.map(|()| exit)), context.json())
+}
+
+fn end(result: Result<Exit, CliError>, json: bool) -> ExitCode {
+    let exit = result.unwrap_or_else(|error| {
+        if error.exit() != Exit::Ok {
+            complain(json, &error);
         }
-    }
+        error.exit()
+    });
+    exit.into()
 }
 
 fn run(context: &mut Context, command: Command) -> Result<Exit, CliError> {

@@ -2,10 +2,12 @@
 //!
 //! - X1: each engine error becomes an exit code in [`CliError::exit`], and a kind in [`kind`], and
 //!   nowhere else.
-//! - X2: a closed stdout is no failure: whoever reads has what it wanted.
+//! - X2: a closed pipe on stdout is no failure: whoever reads has what it wanted.
+//! - X3: a write beyond the limit on file sizes fails as any other does, and ends nothing by itself.
 
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use pinstone::{Digest, Error};
 use serde::Serialize;
@@ -121,6 +123,15 @@ impl CliError {
         };
         Report { kind, message: chain(self), store }
     }
+}
+
+/// Makes X3 true of this process: the signal that comes with such a write ends a process that does
+/// not take it. To be called before anything is written.
+pub fn outlive_file_size_limits() -> Result<(), CliError> {
+    // Nobody reads the flag: the write itself tells what happened.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
+        .map(drop)
+        .map_err(|error| CliError::Other(error.into()))
 }
 
 /// What the error and its causes say, from the outermost inwards.

@@ -1,7 +1,6 @@
 //! What may be said on the command line, and which file answers it.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,7 +9,7 @@ use pinstone::Digest;
 use tracing_subscriber::EnvFilter;
 
 use crate::context::{Context, complain};
-use crate::exit::{CliError, Exit, outlive_file_size_limits};
+use crate::exit::{CliError, Exit, answer, outlive_file_size_limits};
 use crate::text::{Expectation, NameArg, Reference};
 use crate::{batch, check, get, has, pointer, put, stats, transfer};
 
@@ -287,12 +286,7 @@ pub fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help goes to stdout, errors to stderr; if that is gone, nobody can be told.
-            let _ = error.print();
-            let _ = std::io::stdout().flush();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
-        }
+        Err(unparsed) => return end(answer(&unparsed), false),
     };
     let mut context = Context::new(cli.store, cli.json);
     let result = trace().and_then(|()| run(&mut context, cli.command));

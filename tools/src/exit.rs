@@ -5,7 +5,7 @@
 //! - X2: a closed pipe on stdout is no failure: whoever reads has what it wanted.
 //! - X3: a write beyond the limit on file sizes fails as any other does, and ends nothing by itself.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -132,6 +132,17 @@ pub fn outlive_file_size_limits() -> Result<(), CliError> {
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
         .map(drop)
         .map_err(|error| CliError::Other(error.into()))
+}
+
+/// Prints what the command line is answered with if it is no command: help and the version on
+/// stdout, errors of usage on stderr.
+pub fn answer(unparsed: &clap::Error) -> Result<Exit, CliError> {
+    let printed = unparsed.print().and_then(|()| io::stdout().flush());
+    if unparsed.use_stderr() {
+        // If stderr is gone, nobody can be told.
+        return Ok(Exit::Usage);
+    }
+    printed.map(|()| Exit::Ok).map_err(CliError::Output)
 }
 
 /// What the error and its causes say, from the outermost inwards.

@@ -81,6 +81,20 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
+fn a_full_device_on_stdout_is_a_failure() {
+    let dir = store();
+    let current = dir.path().join("CURRENT");
+    for args in [&["--help".as_ref()][..], &["raw".as_ref(), current.as_os_str()]] {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$0\" \"$@\" > /dev/full", env!("CARGO_BIN_EXE_sstdump")]);
+        let output = shell.args(args).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.starts_with("sstdump: cannot write to standard output: "), "{told}");
+    }
+}
+
+#[test]
 fn what_it_does_not_understand_is_a_usage_error() {
     for args in [&["raw"][..], &["cooked", "CURRENT"], &[]] {
         assert_eq!(sstdump().args(args).output().unwrap().status.code(), Some(2));

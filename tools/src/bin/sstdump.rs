@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pinstone_tools::exit::{CliError, Exit, chain};
+use pinstone_tools::exit::{CliError, Exit, answer, chain, outlive_file_size_limits};
 
 /// Shows what each byte of a file of a Pinstone store means.
 #[derive(Parser)]
@@ -31,20 +31,33 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Command::Raw { files } = Cli::parse().command;
+    run().unwrap_or_else(|error| complain(&error)).into()
+}
+
+fn run() -> Result<Exit, CliError> {
+    outlive_file_size_limits()?;
+    let Command::Raw { files } = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(unparsed) => return answer(&unparsed),
+    };
     let mut exit = Exit::Ok;
     for file in &files {
         match raw(file, files.len() > 1) {
             Ok(true) => {}
             Ok(false) => exit = Exit::Failure,
-            Err(error @ CliError::Output(_)) if error.exit() == Exit::Ok => break,
-            Err(error) => {
-                eprintln!("sstdump: {}", chain(&error));
-                exit = Exit::Failure;
-            }
+            // Nothing more can be printed.
+            Err(error @ CliError::Output(_)) => return Err(error),
+            Err(error) => exit = complain(&error),
         }
     }
-    exit.into()
+    Ok(exit)
+}
+
+fn complain(error: &CliError) -> Exit {
+    if error.exit() != Exit::Ok {
+        eprintln!("sstdump: {}", chain(error));
+    }
+    error.exit()
 }
 
 /// Prints the dump of one file; false if something in it is invalid.

@@ -261,6 +261,7 @@ fn a_limit_on_file_sizes_fails_the_write_and_ends_nothing() {
     for (command, limit, told) in [
         ("get @large > copy", 64 << 10, "pinstone: cannot write to standard output: "),
         ("get @large -o copy", 64 << 10, "pinstone: cannot write copy: "),
+        ("--help > copy", 512, "pinstone: cannot write to standard output: "),
     ] {
         let script = format!("ulimit -f {}; $PINSTONE {command}", blocks(limit));
         let error = place.shell(&script).failed(1);

@@ -38,7 +38,8 @@ fn a_broken_pipe_is_silent_and_ok() {
 fn a_full_device_on_stdout_is_a_failure() {
     let place = Place::new();
     let digest = place.store_value("head", b"value");
-    for args in ["get @head", "pointer list", "stats", "check"] {
+    let answers = ["--help", "--version", "get --help", "help batch"];
+    for args in ["get @head", "pointer list", "stats", "check"].into_iter().chain(answers) {
         let ran = place.shell(&format!("$PINSTONE {args} > /dev/full"));
         assert!(ran.failed(1).starts_with("pinstone: cannot write to standard output: "), "{args}");
     }

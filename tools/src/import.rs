@@ -199,7 +199,7 @@ pub fn import(
         let reason = "it is the store itself".to_owned();
         return Err(ImportError::RootLeftOut { path: dir.to_owned(), reason });
     }
-    let rules = options.gitignore.then(|| Rules::above(dir, &mut |what| watch.line(&what)));
+    let rules = options.gitignore.then(|| Rules::above(dir));
 
     let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = if options.threads == 0 { available() } else { options.threads };
@@ -517,15 +517,14 @@ impl Walk<'_> {
             **name == *rules::FILE_NAME && matches!(kind, Ok(FileType::RegularFile))
         };
         if listed.iter().any(is_rules) {
-            let file = self.shown(&[&self.path, rules::FILE_NAME].concat());
-            let mut warn = |what: String| self.watch.line(&format!("{file}: {what}"));
             match read::small_file(dir, rules::FILE_NAME, rules::FILE_BYTES_MAX) {
-                Ok(lines) => rules.enter(&lines, depth, self.path.len(), &mut warn),
+                Ok(lines) => rules.enter(&lines, depth, self.path.len()),
                 Err(reason) => {
+                    let file = self.shown(&[&self.path, rules::FILE_NAME].concat());
                     if let Some(errno) = reason.shortage() {
                         return Err(ImportError::Shortage { path: file, source: errno.into() });
                     }
-                    warn(format!("its rules were ignored: {reason}"));
+                    self.watch.line(&format!("{file}: its rules were ignored: {reason}"));
                 }
             }
         }

@@ -12,7 +12,7 @@
     reason = "a test, not the engine"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -696,6 +696,99 @@ fn a_part_of_a_repository_follows_the_rules_above_it() {
         ],
     );
     assert_eq!(kept_files(&sandbox, &above.join("repository/part")), ["a.c", "two"]);
+}
+
+/// Whether a test that needs this program can run; in CI it must.
+fn is_installed(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    let required = std::env::var_os("PINSTONE_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+    assert!(found || !required, "{program} is not installed");
+    if !found {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
+
+/// Parts of rules, and of names that they may be about.
+const RULE_PARTS: [&str; 24] = [
+    "a",
+    "b",
+    "1",
+    "/",
+    "*",
+    "**",
+    "***",
+    "?",
+    "[ab]",
+    "[!a]",
+    "[^a-c]",
+    "[[:digit:]]",
+    "[![:alpha:]]",
+    "[]a]",
+    "[\\]a]",
+    "[a",
+    "\\a",
+    "\\*",
+    "{a,b}",
+    ".",
+    "**/",
+    "/**",
+    "A",
+    "\\ ",
+];
+const NAME_PARTS: [&str; 14] =
+    ["a", "b", "c", "1", "ab", "a1", "]", "*", "{a,b}", ".a", "A", "a ", "[a", "\\"];
+
+#[test]
+fn an_import_keeps_what_git_would() {
+    if !is_installed("git") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let source = sandbox.path("source");
+    let mut numbers = Numbers(7);
+    for _ in 0..300 {
+        let depth = 1 + numbers.below(3);
+        let mut path = source.clone();
+        path.extend((0..depth).map(|_| NAME_PARTS[numbers.below(14) as usize]));
+        // Some are directories already, or would lie below files.
+        let made = std::fs::create_dir_all(path.parent().unwrap());
+        let _ = made.and_then(|()| std::fs::write(&path, ""));
+    }
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        command.current_dir(&source).args(args).envs(
+            ["GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"].map(|variable| (variable, "/dev/null")),
+        );
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        output.stdout
+    };
+    git(&["init", "--quiet"]);
+    let mut left_out = 0;
+    for round in 0..40 {
+        let mut rules = String::new();
+        for _ in 0..1 + numbers.below(4) {
+            rules.push_str(["", "", "", "!"][numbers.below(4) as usize]);
+            for _ in 0..1 + numbers.below(4) {
+                rules.push_str(RULE_PARTS[numbers.below(24) as usize]);
+            }
+            rules.push('\n');
+        }
+        std::fs::write(source.join(".gitignore"), &rules).unwrap();
+        let listed = git(&["ls-files", "-z", "--others", "--exclude-per-directory=.gitignore"]);
+        let expected: BTreeSet<_> =
+            listed.split(|byte| *byte == 0).filter(|path| !path.is_empty()).collect();
+        left_out += usize::from(expected.len() < 100);
+
+        let kept = kept_files(&sandbox, &source);
+        std::fs::remove_dir_all(sandbox.path("target")).unwrap();
+        let kept: BTreeSet<_> = kept.iter().map(String::as_bytes).collect();
+        let difference = expected.symmetric_difference(&kept);
+        let difference: Vec<_> = difference.map(|path| path.escape_ascii().to_string()).collect();
+        assert!(difference.is_empty(), "round {round}: {difference:?} with the rules\n{rules}");
+    }
+    assert!(left_out > 3, "the rules were about something");
 }
 
 // --- Export -----------------------------------------------------------------------------------

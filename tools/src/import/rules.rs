@@ -9,8 +9,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use ignore::Match;
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use gix_ignore::glob::wildmatch::Mode;
+use gix_ignore::glob::{Pattern, pattern, wildmatch};
 
 /// Bytes of the longest `.gitignore` that is read.
 pub(super) const FILE_BYTES_MAX: usize = 16 << 20;
@@ -29,7 +29,8 @@ pub(super) struct Rules {
 
 #[derive(Debug)]
 struct Level {
-    rules: Gitignore,
+    /// In the order of their lines.
+    rules: Vec<Pattern>,
     place: Place,
 }
 
@@ -44,9 +45,8 @@ enum Place {
 }
 
 impl Rules {
-    /// The rules above `dir`, from the repository that it lies in, if any. Rules that cannot be
-    /// understood go to `warn`.
-    pub(super) fn above(dir: &Path, warn: &mut dyn FnMut(String)) -> Self {
+    /// The rules above `dir`, from the repository that it lies in, if any.
+    pub(super) fn above(dir: &Path) -> Self {
         let Ok(dir) = dir.canonicalize() else { return Self::default() };
         let git = Path::new(std::ffi::OsStr::from_bytes(GIT_NAME));
         let is_top = |dir: &Path| dir.join(git).symlink_metadata().is_ok();
@@ -61,8 +61,7 @@ impl Rules {
             if let (Some(lines), Ok(below)) = (lines, dir.strip_prefix(above)) {
                 let mut place = below.as_os_str().as_bytes().to_vec();
                 place.push(b'/');
-                let rules = parse(&lines, &mut |what| warn(format!("{}: {what}", file.display())));
-                levels.push(Level { rules, place: Place::Above(place) });
+                levels.push(Level { rules: parse(&lines), place: Place::Above(place) });
             }
             if is_top(above) {
                 break;
@@ -74,14 +73,8 @@ impl Rules {
 
     /// Adds the rules in `lines`, the file in the directory at `depth` whose entries' paths go on
     /// behind `prefix_bytes`.
-    pub(super) fn enter(
-        &mut self,
-        lines: &[u8],
-        depth: usize,
-        prefix_bytes: usize,
-        warn: &mut dyn FnMut(String),
-    ) {
-        let rules = parse(lines, warn);
+    pub(super) fn enter(&mut self, lines: &[u8], depth: usize, prefix_bytes: usize) {
+        let rules = parse(lines);
         if !rules.is_empty() {
             self.levels.push(Level { rules, place: Place::Inside { depth, prefix_bytes } });
         }
@@ -109,85 +102,48 @@ impl Rules {
                     path.get(*prefix_bytes..).unwrap_or_default().to_vec()
                 }
             };
-            let from_level = Path::new(std::ffi::OsStr::from_bytes(&from_level));
-            match level.rules.matched(from_level, is_dir) {
-                Match::Ignore(_) => return true,
-                Match::Whitelist(_) => return false,
-                Match::None => {}
+            let matches = |rule: &&Pattern| names(rule, &from_level, name, is_dir);
+            if let Some(rule) = level.rules.iter().rev().find(matches) {
+                return !rule.is_negative();
             }
         }
         false
     }
 }
 
-fn parse(lines: &[u8], warn: &mut dyn FnMut(String)) -> Gitignore {
-    let mut builder = GitignoreBuilder::new("");
-    let lines = lines.strip_prefix(b"\xef\xbb\xbf").unwrap_or(lines);
-    for (index, line) in lines.split(|&byte| byte == b'\n').enumerate() {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let Ok(line) = std::str::from_utf8(line) else {
-            warn(format!("line {} is not UTF-8 and was ignored", index + 1));
-            continue;
-        };
-        let Some(line) = without_alternatives(line) else {
-            warn(format!("line {} was ignored: a bracket in it is not closed", index + 1));
-            continue;
-        };
-        if let Err(error) = builder.add_line(None, &line) {
-            warn(format!("line {} was ignored: {error}", index + 1));
-        }
+/// Whether the rule is about the entry at `path` from the rule's directory, whose last part is `name`.
+fn names(rule: &Pattern, path: &[u8], name: &[u8], is_dir: bool) -> bool {
+    let is_of_names = rule.mode.contains(pattern::Mode::NO_SUB_DIR)
+        && !rule.mode.contains(pattern::Mode::ABSOLUTE);
+    if rule.mode.contains(pattern::Mode::MUST_BE_DIR) && !is_dir {
+        false
+    } else if is_of_names {
+        wildmatch(rule.text.as_slice().into(), name.into(), Mode::NO_MATCH_SLASH_LITERAL)
+    } else {
+        // What stands before the first wildcard is compared, and what follows is matched by itself:
+        // so to git `a**/b` names `ab`, too.
+        let (literal, rest) =
+            rule.text.split_at(rule.first_wildcard_pos.unwrap_or(rule.text.len()));
+        let below = path.strip_prefix(literal);
+        below
+            .is_some_and(|below| wildmatch(rest.into(), below.into(), Mode::NO_MATCH_SLASH_LITERAL))
     }
-    builder.build().unwrap_or_else(|error| {
-        warn(format!("its rules were ignored: {error}"));
-        Gitignore::empty()
-    })
 }
 
-/// The rule for a matcher that knows alternatives in braces, which git does not: braces stand for
-/// themselves; and that drops a protected space at the end if others follow. `None` if a bracket is
-/// not closed: to git, such a rule names nothing.
-fn without_alternatives(line: &str) -> Option<String> {
-    let mut rule = String::with_capacity(line.len());
-    let is_comment = line.starts_with('#');
-    let bare = line.trim_end_matches(' ');
-    let backslash_count = bare.len() - bare.trim_end_matches('\\').len();
-    let protected = backslash_count % 2 == 1 && bare.len() < line.len();
-    let mut rest = if protected { &line[..=bare.len()] } else { bare };
-    while let Some(first) = rest.chars().next() {
-        let taken = match first {
-            _ if is_comment => rest.len(),
-            // With what it protects, if there is anything behind it.
-            '\\' => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
-            '[' => {
-                // A bracket that comes first, also behind a negation, closes nothing.
-                let inside = rest[1..].strip_prefix(['!', '^']).unwrap_or(&rest[1..]);
-                let before = rest.len() - inside.len() + usize::from(inside.starts_with(']'));
-                before + rest[before..].find(']')? + 1
-            }
-            first => first.len_utf8(),
-        };
-        if matches!(first, '{' | '}') && !is_comment {
-            rule.push('\\');
-        }
-        rule.push_str(&rest[..taken]);
-        rest = &rest[taken..];
-    }
-    Some(rule)
+fn parse(lines: &[u8]) -> Vec<Pattern> {
+    // Git takes the last line for one that ends, too.
+    let lines = [lines, b"\n"].concat();
+    gix_ignore::parse(&lines, false).map(|(rule, _line, _kind)| rule).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn never(what: String) {
-        drop(what);
-        panic!("every line is a rule");
-    }
-
     #[test]
     fn the_deepest_rule_decides_and_the_last_in_its_file() {
         let mut rules = Rules::default();
-        rules.enter(b"*.log\n/build\n!keep.log\ndir/\n", 0, 0, &mut never);
+        rules.enter(b"*.log\n/build\n!keep.log\ndir/\n", 0, 0);
         assert!(rules.leave_out(b"a.log", false));
         assert!(rules.leave_out(b"x/a.log", false));
         assert!(!rules.leave_out(b"x/keep.log", false));
@@ -195,7 +151,7 @@ mod tests {
         assert!(!rules.leave_out(b"x/build", true));
         assert!(rules.leave_out(b"dir", true));
         assert!(!rules.leave_out(b"dir", false));
-        rules.enter(b"!a.log\r\n/only\n", 1, 2, &mut never);
+        rules.enter(b"!a.log\r\n/only\n", 1, 2);
         assert!(!rules.leave_out(b"x/a.log", false));
         assert!(rules.leave_out(b"x/only", false));
         assert!(!rules.leave_out(b"x/y/only", false));
@@ -207,21 +163,44 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_no_rules_are_told_and_skipped() {
-        let mut told = Vec::new();
+    fn a_bracket_that_is_not_closed_names_nothing() {
         let mut rules = Rules::default();
-        rules.enter(b"\xff\na[b\n*.o\n# [\n", 0, 0, &mut |what| told.push(what));
-        assert!(rules.leave_out(b"x.o", false));
-        assert!(!rules.leave_out(b"a[b", false));
-        assert!(told[0].starts_with("line 1 is not UTF-8"), "{told:?}");
-        assert!(told[1].starts_with("line 2 was ignored: a bracket"), "{told:?}");
-        assert_eq!(told.len(), 2, "{told:?}");
+        rules.enter(b"\xef\xbb\xbf*.c\na[b\n*.o\n# [\n\xff[\xfe]\r\nlast\r", 0, 0);
+        for name in [b"x.o".as_slice(), b"x.c", b"\xff\xfe", b"last"] {
+            assert!(rules.leave_out(name, false), "{}", name.escape_ascii());
+        }
+        for name in [b"a[b".as_slice(), b"ab", b"# [", b"\xff", b"\xff\xff"] {
+            assert!(!rules.leave_out(name, false), "{}", name.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn classes_and_stars_are_those_of_git() {
+        for (rule, named, not_named) in [
+            ("[[:digit:]]x", &["1x", "d/9x"][..], &["x", "ax", ":x", "d]x"][..]),
+            ("[^[:upper:]_]", &["a", "1"], &["A", "_"]),
+            (r"[\]a]", &["]", "a"], &["\\", "\\]", "a]"]),
+            ("[]-]", &["]", "-"], &["[", "a"]),
+            ("a***b", &["ab", "axxb", "d/ab"], &["a/b", "a/x/b"]),
+            ("d/***/f", &["d/f", "d/x/y/f"], &["f", "x/d/f"]),
+            ("a**/b", &["ab", "a/b", "ax/b"], &["a", "ax", "x/ab"]),
+            ("d/**/f", &["d/f", "d/x/f", "d/x/y/f"], &["f", "x/d/f"]),
+        ] {
+            let mut rules = Rules::default();
+            rules.enter(rule.as_bytes(), 0, 0);
+            for name in named {
+                assert!(rules.leave_out(name.as_bytes(), false), "{rule} {name}");
+            }
+            for name in not_named {
+                assert!(!rules.leave_out(name.as_bytes(), false), "{rule} {name}");
+            }
+        }
     }
 
     #[test]
     fn a_protected_space_at_the_end_stays() {
         let mut rules = Rules::default();
-        rules.enter(b"a\\ \nb\\   \nc  \nd\\\\ \n", 0, 0, &mut never);
+        rules.enter(b"a\\ \nb\\   \nc  \nd\\\\ \n", 0, 0);
         for name in [b"a ".as_slice(), b"b ", b"c", b"d\\"] {
             assert!(rules.leave_out(name, false), "{}", String::from_utf8_lossy(name));
         }
@@ -233,7 +212,7 @@ mod tests {
     #[test]
     fn braces_stand_for_themselves() {
         let mut rules = Rules::default();
-        rules.enter(b"*.{c,h}\n{a\nb}\n\\{d\n[{x]e\n[]{]f\n[!{]g\n", 0, 0, &mut never);
+        rules.enter(b"*.{c,h}\n{a\nb}\n\\{d\n[{x]e\n[]{]f\n[!{]g\n", 0, 0);
         for name in [b"a.{c,h}".as_slice(), b"{a", b"b}", b"{d", b"{e", b"xe", b"{f", b"]f", b"xg"]
         {
             assert!(rules.leave_out(name, false), "{}", String::from_utf8_lossy(name));

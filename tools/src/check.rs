@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cli::CheckArgs;
 use crate::context::{Absent, Context, byte_bar};
 use crate::exit::{CliError, Exit};
+use crate::watch::{Notice, NoticeKind};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -25,7 +26,8 @@ pub(crate) fn run(context: &mut Context, args: &CheckArgs) -> Result<Exit, CliEr
             let mut report = CheckReport::default();
             report.findings.push(Finding { file, offset: Some(offset_bytes), what });
             let exit = print(context, &report)?;
-            context.remark("the store does not open: nothing else was checked");
+            let message = "the store does not open: nothing else was checked";
+            context.notice(&Notice { kind: NoticeKind::Unchecked, path: None, message });
             return Ok(exit);
         }
         Err(error) => return Err(error),

@@ -35,8 +35,10 @@ Exit codes:
 const AFTER_LONG_HELP: &str = "\
 With --json the answer is one JSON document on one line of stdout (each command's --help says which), \
 and an error is one line {\"error\":{\"kind\":KIND,\"message\":TEXT,...}} on stderr; but for usage \
-errors, which are always text. Names that are not UTF-8 stand as \"name_base64\" instead of \"name\". \
-Documents may gain fields.
+errors, which are always text. What a command leaves out, and what else it tells while it goes on, is a \
+line {\"notice\":{\"kind\":KIND,\"path\":PATH,\"message\":TEXT}} on stderr for each, KIND being left_out, \
+store_left_out, rules_ignored, damaged, altered, setuid or unchecked. Names and paths that are not UTF-8 \
+stand as \"name_base64\" and \"path_base64\" instead. Documents may gain fields, and KIND words.
 
 PINSTONE_LOG says what is traced on stderr: error, warn, info, debug, trace, or directives such as \
 pinstone=debug. Unset, nothing is.";
@@ -174,7 +176,8 @@ pub(crate) enum PointerCommand {
 /// be read are reported and left out, and the exit code is 7.
 ///
 /// With --json: {"digest":"...","name":"...","files":N,"directories":N,"symlinks":N,"left_out":N,
-/// "values_new":N,"values_known":N,"bytes_in":N,"bytes_stored":N,"seconds":N}
+/// "values_new":N,"values_known":N,"bytes_in":N,"bytes_stored":N,"seconds":N}; and on stderr a line
+/// {"notice":{"kind":"left_out","path":"...","message":"..."}} for each entry left out
 #[derive(Args, Debug)]
 pub(crate) struct ImportArgs {
     /// The directory
@@ -194,7 +197,9 @@ pub(crate) struct ImportArgs {
 /// does not take is reported, and the exit code is 7.
 ///
 /// With --json: {"digest":"...","files":N,"directories":N,"symlinks":N,"bytes_out":N,"damaged":N,
-/// "left_out":N,"altered":N,"setuid":N,"seconds":N}
+/// "left_out":N,"altered":N,"setuid":N,"seconds":N}; and on stderr a line
+/// {"notice":{"kind":"damaged","path":"...","message":"..."}}, or "left_out" or "altered", for each
+/// entry reported
 #[derive(Args, Debug)]
 pub(crate) struct ExportArgs {
     /// @NAME or the digest of a directory

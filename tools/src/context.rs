@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::exit::{CliError, Report};
 use crate::text::Reference;
+use crate::watch::Notice;
 
 /// Where the store is if nobody says so.
 const STORE_DEFAULT: &str = "pinstone-data";
@@ -98,9 +99,8 @@ impl Context {
     }
 
     /// Says on stderr what is no error.
-    pub fn remark(&self, text: &str) {
-        // Nobody can be told that stderr is gone.
-        let _ = writeln!(io::stderr(), "pinstone: {text}");
+    pub fn notice(&self, notice: &Notice<'_>) {
+        notice.say(self.json);
     }
 
     /// Says on stderr what went wrong: `pinstone: message: cause`, or one line of JSON.

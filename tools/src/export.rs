@@ -33,7 +33,7 @@ use crate::dir_stack::{DirStack, FileId, open_dir_at};
 use crate::import::meta_of;
 use crate::text::escape;
 use crate::tree::{self, Cursor, Entry, Meta, Node, TreeError};
-use crate::watch::Watch;
+use crate::watch::{Notice, NoticeKind, Watch};
 
 /// setuid and setgid: what makes a program run as its owner.
 const SETID_BITS: u16 = 0o6000;
@@ -218,11 +218,12 @@ impl Walk<'_> {
             match self.make(&entry) {
                 Ok(()) => self.watch.progress(self.summary.files, self.summary.bytes_out),
                 Err(Refusal::Damaged(what)) => {
-                    self.report(entry.name, &what);
+                    self.report(NoticeKind::Damaged, entry.name, &what);
                     self.summary.damaged += 1;
                 }
                 Err(Refusal::LeftOut(errno)) => {
-                    self.report(entry.name, &io::Error::from(errno).to_string());
+                    let why = io::Error::from(errno).to_string();
+                    self.report(NoticeKind::LeftOut, entry.name, &why);
                     self.summary.left_out += 1;
                 }
                 Err(Refusal::Fatal(error)) => return Err(error),
@@ -351,12 +352,12 @@ impl Walk<'_> {
     }
 
     fn failed(&self, what: &'static str, name: &[u8], source: io::Error) -> ExportError {
-        ExportError::Io { what, path: self.shown_path(name), source }
+        ExportError::Io { what, path: escape(&self.whole_path(name)), source }
     }
 
-    fn report(&mut self, name: &[u8], what: &str) {
-        let path = self.shown_path(name);
-        self.watch.line(&format!("{path}: left out: {what}"));
+    fn report(&mut self, kind: NoticeKind, name: &[u8], what: &str) {
+        let path = self.whole_path(name);
+        self.watch.notice(&Notice::of(kind, &path, what));
     }
 
     /// Says the first time that the file system did not take a mode or time.
@@ -367,16 +368,14 @@ impl Walk<'_> {
             Err(errno) => io::Error::from(errno).to_string(),
         };
         if self.summary.altered == 0 {
-            let path = self.shown_path(name);
-            self.watch.line(&format!(
-                "{path}: mode or time not kept: {why} (more of the same are counted, not told)"
-            ));
+            let why = format!("{why} (more of the same are counted, not told)");
+            self.report(NoticeKind::Altered, name, &why);
         }
         self.summary.altered += 1;
     }
 
-    /// The path of an entry of the deepest directory, for reading.
-    fn shown_path(&self, name: &[u8]) -> String {
+    /// The path of an entry of the deepest directory, as whoever named the target sees it.
+    fn whole_path(&self, name: &[u8]) -> Vec<u8> {
         let mut path = self.dir.as_os_str().as_bytes().to_vec();
         let above = self.levels.iter().skip(1).map(|level| &*level.name);
         for name in above.chain((!name.is_empty()).then_some(name)) {
@@ -385,7 +384,7 @@ impl Walk<'_> {
             }
             path.extend(name);
         }
-        escape(&path)
+        path
     }
 }
 

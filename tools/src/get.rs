@@ -29,8 +29,8 @@ struct Document<'a> {
     bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     data_base64: Option<Base64<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
+    #[serde(flatten)]
+    path: Option<text::Path<'a>>,
 }
 
 pub(crate) fn run(context: &mut Context, args: &GetArgs) -> Result<Exit, CliError> {
@@ -46,7 +46,7 @@ pub(crate) fn run(context: &mut Context, args: &GetArgs) -> Result<Exit, CliErro
             digest: DigestText(&digest),
             bytes: value.len(),
             data_base64: output.is_none().then_some(Base64(&value)),
-            path: output.map(|path| text::escape(path.as_os_str().as_bytes())),
+            path: output.map(|path| text::Path::of(path.as_os_str().as_bytes())),
         })?;
     } else if output.is_none() {
         context.bytes(&value)?;

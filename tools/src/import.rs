@@ -44,7 +44,7 @@ use self::rules::Rules;
 use crate::dir_stack::{DirStack, FileId, file_type, open_dir_at};
 use crate::text::escape;
 use crate::tree::{self, Entry, Meta, Node, TreeBuilder, TreeError};
-use crate::watch::Watch;
+use crate::watch::{Notice, NoticeKind, Watch};
 
 /// More threads than this do not help: by then it is the disk that is waited for.
 const THREADS_MAX: usize = 8;
@@ -410,8 +410,9 @@ impl Walk<'_> {
             }
         };
         if self.store_id == Some(FileId::of(&stat)) {
-            let path = self.shown_path(place.0, &name);
-            self.watch.line(&format!("{path}: left out: it is the store itself"));
+            let path = self.whole_path(place.0, &name);
+            let reason = "it is the store itself";
+            self.watch.notice(&Notice::of(NoticeKind::StoreLeftOut, &path, reason));
             self.resolve(place, None)?;
             return Ok(None);
         }
@@ -520,11 +521,10 @@ impl Walk<'_> {
             match read::small_file(dir, rules::FILE_NAME, rules::FILE_BYTES_MAX) {
                 Ok(lines) => rules.enter(&lines, depth, self.path.len()),
                 Err(reason) => {
-                    let file = self.shown(&[&self.path, rules::FILE_NAME].concat());
-                    if let Some(errno) = reason.shortage() {
-                        return Err(ImportError::Shortage { path: file, source: errno.into() });
-                    }
-                    self.watch.line(&format!("{file}: its rules were ignored: {reason}"));
+                    let file = self.below_dir(&[&self.path, rules::FILE_NAME].concat());
+                    refuse_shortage(&file, &reason)?;
+                    let reason = reason.to_string();
+                    self.watch.notice(&Notice::of(NoticeKind::RulesIgnored, &file, &reason));
                 }
             }
         }
@@ -648,11 +648,9 @@ impl Walk<'_> {
         name: &[u8],
         reason: &LeftOut,
     ) -> Result<(), ImportError> {
-        let path = self.shown_path(directory, name);
-        if let Some(errno) = reason.shortage() {
-            return Err(ImportError::Shortage { path, source: errno.into() });
-        }
-        self.watch.line(&format!("{path}: left out: {reason}"));
+        let path = self.whole_path(directory, name);
+        refuse_shortage(&path, reason)?;
+        self.watch.notice(&Notice::of(NoticeKind::LeftOut, &path, &reason.to_string()));
         self.summary.left_out += 1;
         Ok(())
     }
@@ -670,8 +668,8 @@ impl Walk<'_> {
         self.leave_out(parent, &name, reason)
     }
 
-    /// The path of an entry of a pending directory, for reading.
-    fn shown_path(&self, directory: DirectoryId, name: &[u8]) -> String {
+    /// The path of an entry of a pending directory, as whoever named the imported one sees it.
+    fn whole_path(&self, directory: DirectoryId, name: &[u8]) -> Vec<u8> {
         let mut names = vec![name];
         let mut at = directory;
         while let Some((parent, slot)) = self.pending[&at].parent {
@@ -679,13 +677,13 @@ impl Walk<'_> {
             at = parent;
         }
         names.reverse();
-        self.shown(&names.join(&b'/'))
+        self.below_dir(&names.join(&b'/'))
     }
 
-    fn shown(&self, path: &[u8]) -> String {
+    fn below_dir(&self, path: &[u8]) -> Vec<u8> {
         let dir = self.dir.as_os_str().as_bytes();
         let slash: &[u8] = if dir.ends_with(b"/") { b"" } else { b"/" };
-        escape(&[dir, slash, path].concat())
+        [dir, slash, path].concat()
     }
 
     fn root_error(&self, source: io::Error) -> ImportError {
@@ -694,6 +692,14 @@ impl Walk<'_> {
 
     fn root_left_out(&self, reason: &LeftOut) -> ImportError {
         ImportError::RootLeftOut { path: self.dir.to_owned(), reason: reason.to_string() }
+    }
+}
+
+/// I4.
+fn refuse_shortage(path: &[u8], reason: &LeftOut) -> Result<(), ImportError> {
+    match reason.shortage() {
+        Some(errno) => Err(ImportError::Shortage { path: escape(path), source: errno.into() }),
+        None => Ok(()),
     }
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cli::PutArgs;
 use crate::context::{Absent, Context};
 use crate::exit::{CliError, Exit};
-use crate::text::{self, Base64, DigestText};
+use crate::text::{self, DigestText};
 
 struct Stored<'a> {
     path: &'a Path,
@@ -112,10 +112,8 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Value<'a> {
     digest: DigestText<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_base64: Option<Base64<'a>>,
+    #[serde(flatten)]
+    path: text::Path<'a>,
     bytes: u64,
     new: bool,
 }
@@ -123,11 +121,7 @@ struct Value<'a> {
 fn document<'a>(stored: &'a [Stored<'a>]) -> Document<'a> {
     let value = |stored: &'a Stored<'a>| Value {
         digest: DigestText(&stored.digest),
-        path: stored.path.to_str(),
-        path_base64: match stored.path.to_str() {
-            Some(_) => None,
-            None => Some(Base64(stored.path.as_os_str().as_bytes())),
-        },
+        path: text::Path::of(stored.path.as_os_str().as_bytes()),
         bytes: stored.len_bytes,
         new: stored.new,
     };

@@ -171,6 +171,40 @@ impl<'a> Name<'a> {
     }
 }
 
+/// A path in JSON: `"path"` where it is UTF-8, else `"path_base64"`.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Path<'a> {
+    /// It is text.
+    Text {
+        /// The path.
+        path: &'a str,
+    },
+    /// It is not.
+    Bytes {
+        /// The path.
+        path_base64: Base64<'a>,
+    },
+}
+
+impl<'a> Path<'a> {
+    /// The JSON of a path.
+    pub fn of(path: &'a [u8]) -> Self {
+        match std::str::from_utf8(path) {
+            Ok(path) => Self::Text { path },
+            Err(_) => Self::Bytes { path_base64: Base64(path) },
+        }
+    }
+
+    /// The path.
+    pub fn bytes(&self) -> &'a [u8] {
+        match self {
+            Self::Text { path } => path.as_bytes(),
+            Self::Bytes { path_base64: Base64(path) } => path,
+        }
+    }
+}
+
 /// A pointer in JSON: its name, and the digest of its value.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Pointer<'a> {

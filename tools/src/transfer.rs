@@ -16,7 +16,7 @@ use crate::exit::{CliError, Exit};
 use crate::export::{ExportError, ExportOptions, ExportSummary};
 use crate::import::{ImportError, ImportOptions, ImportSummary};
 use crate::text::{DigestText, Name, escape};
-use crate::watch::{Terminal, Watch};
+use crate::watch::{Notice, NoticeKind, Terminal, Watch};
 
 #[derive(Serialize)]
 struct Imported<'a> {
@@ -33,7 +33,7 @@ pub(crate) fn import(context: &mut Context, args: &ImportArgs) -> Result<Exit, C
     let store = context.open(Absent::Create)?;
     let options = ImportOptions { gitignore: args.gitignore, ..ImportOptions::default() };
     let (name, store_path) = (&args.name.0, context.store_path());
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(context.json());
     let done = crate::import::import(&store, store_path, &args.dir, name, &options, &mut terminal);
     drop(terminal);
     let (digest, summary) = done.map_err(|error| match error {
@@ -77,7 +77,7 @@ pub(crate) fn export(context: &mut Context, args: &ExportArgs) -> Result<Exit, C
     let store = context.open(Absent::Refuse)?;
     let digest = resolve(&store, &args.reference)?;
     let options = ExportOptions { drop_setuid: args.drop_setuid };
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(context.json());
     let done = crate::export::export(&store, &digest, &args.dir, &options, &mut terminal);
     let summary = done.map_err(|error| match error {
         ExportError::ValueAbsent { digest } => CliError::ValueAbsent(digest),
@@ -90,8 +90,9 @@ pub(crate) fn export(context: &mut Context, args: &ExportArgs) -> Result<Exit, C
             "file is setuid or setgid and runs",
             "files are setuid or setgid and run",
         );
-        let dir = escape(args.dir.as_os_str().as_bytes());
-        terminal.line(&format!("{dir}: {what} as you (--drop-setuid leaves these bits unset)"));
+        let what = format!("{what} as you (--drop-setuid leaves these bits unset)");
+        let dir = args.dir.as_os_str().as_bytes();
+        terminal.notice(&Notice::of(NoticeKind::Setuid, dir, &what));
     }
     drop(terminal);
     if context.json() {

@@ -25,7 +25,7 @@ use std::rc::Rc;
 use pinstone::{Digest, Store};
 use pinstone_tools::import::{ImportOptions, ImportSummary, import};
 use pinstone_tools::tree::{Entry, Meta, Node, TreeBuilder};
-use pinstone_tools::watch::Watch;
+use pinstone_tools::watch::{Notice, Watch};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 /// A directory that is removed at the end, however deep and whatever its modes.
@@ -456,6 +456,19 @@ fn what_cannot_be_kept_is_told_and_the_rest_is_imported() {
         told.contains(&format!("{source_shown}/sub/socket: left out: it is a socket\n")),
         "{told}"
     );
+    let json = pinstone(&store, [OsStr::new("--json")].iter().chain(&args));
+    let notices = stderr(&json);
+    let mut notices: Vec<_> = notices.lines().collect();
+    notices.sort_unstable();
+    let notice = |path: &str, message: &str| {
+        let path = serde_json::Value::from(format!("{source_shown}/{path}"));
+        format!(r#"{{"notice":{{"kind":"left_out","path":{path},"message":"{message}"}}}}"#)
+    };
+    assert_eq!(
+        notices,
+        [notice("a\nfifo", "it is a FIFO"), notice("sub/socket", "it is a socket")]
+    );
+
     let stdout = String::from_utf8(output.stdout).unwrap();
     let (digest, name) = stdout.trim_end().split_once('\t').unwrap();
     assert_eq!((digest.len(), name), (64, "name"));
@@ -555,8 +568,8 @@ fn what_is_no_directory_is_not_imported() {
 struct Lines(Vec<String>);
 
 impl Watch for Lines {
-    fn line(&mut self, line: &str) {
-        self.0.push(line.to_owned());
+    fn notice(&mut self, notice: &Notice<'_>) {
+        self.0.push(notice.to_string());
     }
 
     fn progress(&mut self, _file_count: u64, _bytes: u64) {}

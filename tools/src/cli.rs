@@ -34,8 +34,10 @@ Exit codes:
 
 const AFTER_LONG_HELP: &str = "\
 With --json the answer is one JSON document on one line of stdout (each command's --help says which), \
-and an error is one line {\"error\":{\"kind\":KIND,\"message\":TEXT,...}} on stderr; but for usage \
-errors, which are always text. What a command leaves out, and what else it tells while it goes on, is a \
+and an error is one line {\"error\":{\"kind\":KIND,\"message\":TEXT,...}} on stderr, KIND being usage, \
+bad_request (asked for what cannot be: a file as a directory), not_found (a value, pointer or file), \
+store_absent, not_a_store, unsupported, locked, corrupt, no_space, poisoned, indeterminate, value_missing, \
+precondition_failed, limit or io. What a command leaves out, and what else it tells while it goes on, is a \
 line {\"notice\":{\"kind\":KIND,\"path\":PATH,\"message\":TEXT}} on stderr for each, KIND being left_out, \
 store_left_out, rules_ignored, damaged, altered, setuid or unchecked. Names and paths that are not UTF-8 \
 stand as \"name_base64\" and \"path_base64\" instead. Documents may gain fields, and KIND words.
@@ -291,12 +293,20 @@ pub fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(unparsed) => return end(answer(&unparsed), false),
+        Err(unparsed) => {
+            let json = asks_for_json(std::env::args_os().skip(1));
+            return end(answer(&unparsed, json), json);
+        }
     };
     let mut context = Context::new(cli.store, cli.json);
     let result = trace().and_then(|()| run(&mut context, cli.command));
     let flushed = context.flush();
     end(result.and_then(|exit| flushed.map(|()| exit)), context.json())
+}
+
+/// Whether the words ask for JSON, although they are no command.
+fn asks_for_json(words: impl Iterator<Item = OsString>) -> bool {
+    words.take_while(|word| word != "--").any(|word| word == "--json")
 }
 
 fn end(result: Result<Exit, CliError>, json: bool) -> ExitCode {
@@ -356,6 +366,13 @@ mod tests {
             let cli = Cli::try_parse_from(words.split(' ')).unwrap();
             assert_eq!((cli.store, cli.json), (Some(PathBuf::from("s")), true), "{words}");
         }
+    }
+
+    #[test]
+    fn json_is_asked_for_by_its_word_alone() {
+        let asks = |words: &str| asks_for_json(words.split(' ').map(OsString::from));
+        assert!(asks("get --json"));
+        assert!(!asks("get json --jsonish -- --json"));
     }
 
     #[test]

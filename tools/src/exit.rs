@@ -1,7 +1,7 @@
 //! How a command ends: its exit code, and what it says when it fails.
 //!
-//! - X1: each engine error becomes an exit code in [`CliError::exit`], and a kind in [`kind`], and
-//!   nowhere else.
+//! - X1: each error becomes an exit code in [`CliError::exit`], and a kind in [`CliError::report`] (an
+//!   engine's error in [`kind`]), and nowhere else.
 //! - X2: a closed pipe on stdout is no failure: whoever reads has what it wanted.
 //! - X3: a write beyond the limit on file sizes fails as any other does, and ends nothing by itself.
 
@@ -13,6 +13,8 @@ use pinstone::{Digest, Error};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use crate::export::ExportError;
+use crate::import::ImportError;
 use crate::text;
 
 /// How a command ended. The numbers are what scripts see.
@@ -81,16 +83,40 @@ pub enum CliError {
     /// What was to be printed could not be.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// A directory was not imported.
+    #[error(transparent)]
+    Import(ImportError),
+    /// A directory was not exported.
+    #[error(transparent)]
+    Export(ExportError),
     /// Something else, with its own cause.
     #[error(transparent)]
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl From<ImportError> for CliError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::Store(error) => Self::Store(error),
+            error => Self::Import(error),
+        }
+    }
+}
+
+impl From<ExportError> for CliError {
+    fn from(error: ExportError) -> Self {
+        match error {
+            ExportError::Store(error) => Self::Store(error),
+            ExportError::ValueAbsent { digest } => Self::ValueAbsent(digest),
+            error => Self::Export(error),
+        }
+    }
+}
+
 impl CliError {
     /// An error of doing `what` with the file at `path`.
     pub fn file(what: &'static str, path: &std::path::Path, source: io::Error) -> Self {
-        use std::os::unix::ffi::OsStrExt;
-        Self::File { what, path: text::escape(path.as_os_str().as_bytes()), source }
+        Self::File { what, path: text::shown(path), source }
     }
 
     /// The exit code.
@@ -98,7 +124,8 @@ impl CliError {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::ValueAbsent(_) | Self::PointerAbsent(_) => Exit::NotFound,
-            Self::File { .. } | Self::TooLarge { .. } | Self::Other(_) => Exit::Failure,
+            Self::File { .. } | Self::TooLarge { .. } => Exit::Failure,
+            Self::Import(_) | Self::Export(_) | Self::Other(_) => Exit::Failure,
             Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             Self::Output(_) => Exit::Failure,
             Self::Store(error) => match error {
@@ -119,7 +146,10 @@ impl CliError {
             Self::Usage(_) => ("usage", None),
             Self::ValueAbsent(_) | Self::PointerAbsent(_) => ("not_found", None),
             Self::TooLarge { .. } => ("limit", None),
-            Self::File { .. } | Self::Output(_) | Self::Other(_) => ("io", None),
+            Self::File { source, .. } | Self::Output(source) => (kind_of_io(source), None),
+            Self::Import(error) => (kind_of_import(error), None),
+            Self::Export(error) => (kind_of_export(error), None),
+            Self::Other(_) => ("io", None),
         };
         Report { kind, message: chain(self), store }
     }
@@ -135,14 +165,27 @@ pub fn outlive_file_size_limits() -> Result<(), CliError> {
 }
 
 /// Prints what the command line is answered with if it is no command: help and the version on
-/// stdout, errors of usage on stderr.
-pub fn answer(unparsed: &clap::Error) -> Result<Exit, CliError> {
+/// stdout; errors of usage, which are left to the caller if JSON is asked for, on stderr.
+pub fn answer(unparsed: &clap::Error, json: bool) -> Result<Exit, CliError> {
+    if json && unparsed.use_stderr() {
+        return Err(CliError::Usage(usage_message(&unparsed.to_string())));
+    }
     let printed = unparsed.print().and_then(|()| io::stdout().flush());
     if unparsed.use_stderr() {
         // If stderr is gone, nobody can be told.
         return Ok(Exit::Usage);
     }
     printed.map(|()| Exit::Ok).map_err(CliError::Output)
+}
+
+/// What is wrong, in one line, without advice.
+fn usage_message(text: &str) -> String {
+    let Some(text) = text.strip_prefix("error: ") else {
+        // It is the help of a command whose subcommand is missing.
+        return "no command is given".to_owned();
+    };
+    let what = text.split("\n\n").next().unwrap_or(text);
+    what.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// What the error and its causes say, from the outermost inwards.
@@ -172,6 +215,33 @@ pub fn kind(error: &Error) -> &'static str {
         Error::PreconditionFailed { .. } => "precondition_failed",
         Error::NameLength { .. } | Error::BadBatch { .. } => "bad_request",
         Error::Limit { .. } => "limit",
+        _ => "io",
+    }
+}
+
+/// The word for what the machine answered about a file of the user's.
+fn kind_of_io(error: &io::Error) -> &'static str {
+    use io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound => "not_found",
+        ErrorKind::NotADirectory | ErrorKind::IsADirectory => "bad_request",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => "no_space",
+        _ => "io",
+    }
+}
+
+fn kind_of_import(error: &ImportError) -> &'static str {
+    match error {
+        ImportError::Root { source, .. } => kind_of_io(source),
+        ImportError::StoreItself { .. } => "bad_request",
+        _ => "io",
+    }
+}
+
+fn kind_of_export(error: &ExportError) -> &'static str {
+    match error {
+        ExportError::NotATree { .. } | ExportError::NotEmpty { .. } => "bad_request",
+        ExportError::Io { source, .. } => kind_of_io(source),
         _ => "io",
     }
 }
@@ -280,6 +350,13 @@ mod tests {
     fn a_message_is_the_chain_of_causes_each_said_once() {
         let error = CliError::Store(Error::NoSpace { source: disk_error() });
         assert_eq!(chain(&error), "no space left: writing blob-00000001-00000001.log: broken");
+    }
+
+    #[test]
+    fn an_error_of_usage_is_one_line() {
+        let text = "error: these were not provided:\n  <REF>\n\nUsage: pinstone get <REF>\n";
+        assert_eq!(usage_message(text), "these were not provided: <REF>");
+        assert_eq!(usage_message("Usage: pinstone"), "no command is given");
     }
 
     #[test]

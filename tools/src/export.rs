@@ -31,7 +31,7 @@ use rustix::io::Errno;
 
 use crate::dir_stack::{DirStack, FileId, open_dir_at};
 use crate::import::meta_of;
-use crate::text::escape;
+use crate::text::{escape, shown};
 use crate::tree::{self, Cursor, Entry, Meta, Node, TreeError};
 use crate::watch::{Notice, NoticeKind, Watch};
 
@@ -89,7 +89,7 @@ pub enum ExportError {
         source: TreeError,
     },
     /// The target directory holds something.
-    #[error("{} is not empty", path.display())]
+    #[error("{} is not empty", shown(path))]
     NotEmpty {
         /// The directory.
         path: PathBuf,
@@ -144,7 +144,7 @@ pub fn export(
 /// Makes the directory that is to be filled, or makes sure that it is empty.
 fn open_target(dir: &Path) -> Result<(OwnedFd, Stat), ExportError> {
     let failed = |what: &'static str| {
-        let path = escape(dir.as_os_str().as_bytes());
+        let path = shown(dir);
         move |source: io::Error| ExportError::Io { what, path, source }
     };
     if let Some(parent) = dir.parent()

@@ -42,7 +42,7 @@ use rustix::io::Errno;
 use self::read::{Kept, Refusal, Shared};
 use self::rules::Rules;
 use crate::dir_stack::{DirStack, FileId, file_type, open_dir_at};
-use crate::text::escape;
+use crate::text::{escape, shown};
 use crate::tree::{self, Entry, Meta, Node, TreeBuilder, TreeError};
 use crate::watch::{Notice, NoticeKind, Watch};
 
@@ -101,7 +101,7 @@ pub struct ImportSummary {
 #[non_exhaustive]
 pub enum ImportError {
     /// The directory itself cannot be read.
-    #[error("cannot read the directory {}", path.display())]
+    #[error("cannot read the directory {}", shown(path))]
     Root {
         /// The directory.
         path: PathBuf,
@@ -109,8 +109,14 @@ pub enum ImportError {
         #[source]
         source: io::Error,
     },
+    /// The directory is the one that the store lies in.
+    #[error("cannot import {}: it is the store itself", shown(path))]
+    StoreItself {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The directory itself cannot be kept.
-    #[error("cannot import {}: {reason}", path.display())]
+    #[error("cannot import {}: {reason}", shown(path))]
     RootLeftOut {
         /// The directory.
         path: PathBuf,
@@ -196,8 +202,7 @@ pub fn import(
     let stat = rustix::fs::fstat(&opened).map_err(|errno| root_error(errno.into()))?;
     let store_id = rustix::fs::stat(store_dir).ok().map(|stat| FileId::of(&stat));
     if store_id == Some(FileId::of(&stat)) {
-        let reason = "it is the store itself".to_owned();
-        return Err(ImportError::RootLeftOut { path: dir.to_owned(), reason });
+        return Err(ImportError::StoreItself { path: dir.to_owned() });
     }
     let rules = options.gitignore.then(|| Rules::above(dir));
 

@@ -70,10 +70,7 @@ fn read(path: &Path, value_bytes_max: u64) -> Result<Vec<u8>, CliError> {
     let is_stdin = path == Path::new("-");
     let what = if is_stdin { Path::new("standard input") } else { path };
     let failed = |error| CliError::file("read", what, error);
-    let too_large = || CliError::TooLarge {
-        path: text::escape(what.as_os_str().as_bytes()),
-        max: value_bytes_max,
-    };
+    let too_large = || CliError::TooLarge { path: text::shown(what), max: value_bytes_max };
     let mut value = Vec::new();
     if is_stdin {
         read_to(&mut io::stdin().lock(), &mut value, value_bytes_max).map_err(failed)?;
@@ -99,7 +96,7 @@ fn print(context: &mut Context, stored: &[Stored<'_>]) -> Result<(), CliError> {
         return context.document(&document(stored));
     }
     for Stored { path, digest, .. } in stored {
-        context.line(format_args!("{digest}\t{}", text::escape(path.as_os_str().as_bytes())))?;
+        context.line(format_args!("{digest}\t{}", text::shown(path)))?;
     }
     Ok(())
 }

@@ -38,6 +38,11 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
+/// A path as text on one line: see [`escape`].
+pub fn shown(path: &std::path::Path) -> String {
+    escape(path.as_os_str().as_bytes())
+}
+
 fn octal(text: &mut String, bytes: &[u8]) {
     for byte in bytes {
         // Writing to a string cannot fail.

@@ -13,8 +13,8 @@ use serde::Serialize;
 use crate::cli::{ExportArgs, ImportArgs};
 use crate::context::{Absent, Context, resolve};
 use crate::exit::{CliError, Exit};
-use crate::export::{ExportError, ExportOptions, ExportSummary};
-use crate::import::{ImportError, ImportOptions, ImportSummary};
+use crate::export::{ExportOptions, ExportSummary};
+use crate::import::{ImportOptions, ImportSummary};
 use crate::text::{DigestText, Name, escape};
 use crate::watch::{Notice, NoticeKind, Terminal, Watch};
 
@@ -36,10 +36,7 @@ pub(crate) fn import(context: &mut Context, args: &ImportArgs) -> Result<Exit, C
     let mut terminal = Terminal::new(context.json());
     let done = crate::import::import(&store, store_path, &args.dir, name, &options, &mut terminal);
     drop(terminal);
-    let (digest, summary) = done.map_err(|error| match error {
-        ImportError::Store(error) => CliError::Store(error),
-        error => CliError::Other(error.into()),
-    })?;
+    let (digest, summary) = done?;
     if context.json() {
         let (digest, name) = (DigestText(&digest), Name::of(name));
         context.document(&Imported { digest, name, summary: &summary })?;
@@ -79,11 +76,7 @@ pub(crate) fn export(context: &mut Context, args: &ExportArgs) -> Result<Exit, C
     let options = ExportOptions { drop_setuid: args.drop_setuid };
     let mut terminal = Terminal::new(context.json());
     let done = crate::export::export(&store, &digest, &args.dir, &options, &mut terminal);
-    let summary = done.map_err(|error| match error {
-        ExportError::ValueAbsent { digest } => CliError::ValueAbsent(digest),
-        ExportError::Store(error) => CliError::Store(error),
-        error => CliError::Other(error.into()),
-    })?;
+    let summary = done?;
     if summary.setuid > 0 {
         let what = counted(
             summary.setuid,

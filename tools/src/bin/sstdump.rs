@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pinstone_tools::exit::{CliError, Exit, answer, chain, outlive_file_size_limits};
+use pinstone_tools::text::shown;
 
 /// Shows what each byte of a file of a Pinstone store means.
 #[derive(Parser)]
@@ -38,7 +39,7 @@ fn run() -> Result<Exit, CliError> {
     outlive_file_size_limits()?;
     let Command::Raw { files } = match Cli::try_parse() {
         Ok(cli) => cli.command,
-        Err(unparsed) => return answer(&unparsed),
+        Err(unparsed) => return answer(&unparsed, false),
     };
     let mut exit = Exit::Ok;
     for file in &files {
@@ -65,7 +66,7 @@ fn raw(path: &Path, titled: bool) -> Result<bool, CliError> {
     let bytes = std::fs::read(path).map_err(|error| CliError::file("read", path, error))?;
     let name = path.file_name().and_then(|name| name.to_str()?.parse().ok());
     let dump = pinstone::dump::dump_file(name.as_ref(), &bytes);
-    let title = if titled { format!("{}:\n", path.display()) } else { String::new() };
+    let title = if titled { format!("{}:\n", shown(path)) } else { String::new() };
     let mut out = io::stdout().lock();
     out.write_all(title.as_bytes())
         .and_then(|()| out.write_all(dump.render(&bytes).as_bytes()))

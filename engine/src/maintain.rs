@@ -7,7 +7,7 @@
 use std::sync::{Arc, Weak};
 
 use pinstone_disk::LogKind;
-use pinstone_disk::env::{self, Condvar, Mutex, Ordering};
+use pinstone_disk::env::{self, Condvar, Mutex, MutexGuard, Ordering};
 use pinstone_wal::{Closing, Sealed};
 
 use crate::error::Result;
@@ -132,7 +132,12 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
     inner.poison.check()?;
     if let Some(mut closing) = inner.blob.take_closing()? {
         match seal(inner, &mut closing) {
-            Ok(sealed) => inner.segments.add_sealed(sealed.header.ordinal, sealed.header.epoch),
+            Ok(sealed) => {
+                inner.segments.add_sealed(sealed.header.ordinal, sealed.header.epoch);
+                // Not while a long value is between its share of the reserve and its segment.
+                let _growing = inner.growing.lock();
+                inner.reserve.settle(|| inner.blob.oversize_bytes())?;
+            }
             Err(error) => {
                 inner.blob.return_closing(closing);
                 return Err(error);
@@ -164,7 +169,11 @@ fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
 
 /// Adds a segment for the blob log to go on in, unless one waits already.
 pub(crate) fn grow_blob_log(inner: &Inner) -> Result<()> {
-    let _one_at_a_time = inner.growing.lock();
+    grow_blob_log_holding(inner, &inner.growing.lock())
+}
+
+/// As [`grow_blob_log`], for who holds that lock.
+pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>) -> Result<()> {
     // Before anything is made in the directory, which may be another process's once we are closed.
     inner.poison.check()?;
     if inner.blob.has_next() {

@@ -47,8 +47,8 @@ pub struct Options {
     /// a full device: opening after a crash, which copies what is not sealed, and deletions. The
     /// blob log takes no further segment while they are not all there; they are given back on
     /// close, but for 256 KiB. Unless it is 0, these are added, for a root log and names. Default:
-    /// 82 MiB, two segments of each log and what is gathered; with smaller segments less will do,
-    /// and values longer than a segment want more.
+    /// 82 MiB, two segments of each log and what is gathered; with smaller segments less will do.
+    /// While a value longer than a segment is not sealed, its length is set aside too.
     pub reserve_bytes: u64,
     /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;

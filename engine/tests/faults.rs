@@ -262,6 +262,40 @@ fn a_store_on_a_full_disk_opens_again() {
     assert!(found > 1000, "the disks were full at once");
 }
 
+/// Copying such a value takes more than the options set aside. Something else fills the device as
+/// soon as it is there.
+#[test]
+fn a_store_with_values_longer_than_its_segments_opens_on_a_full_disk() {
+    let lengths = [900, 100 << 10, 900, 7 << 10, 300 << 10, 200 << 10, 8 << 10, 900, 900];
+    let disk = SimDisk::new(3);
+    let open = |disk: &Arc<SimDisk>| filling().builder().open_on(Arc::clone(disk) as Arc<dyn Disk>);
+    let store = open(&disk).unwrap();
+    let opens_on_a_full_disk = |what: &str| {
+        let image = disk.clean_reopen();
+        image.set_capacity(Some(image.used_bytes()));
+        let opened = open(&image);
+        opened.unwrap_or_else(|error| panic!("{what}: {}", common::told(&error)))
+    };
+    let reserved = || disk.file_bytes("RESERVE").map_or(0, |bytes| bytes.len());
+    let mut most = 0;
+    for (id, len_bytes) in (0..).zip(lengths) {
+        let value = vec![id; len_bytes];
+        let digest = store.put(&value).unwrap().digest;
+        opens_on_a_full_disk("put");
+        store.commit(Batch::new().set([id + 1], digest)).unwrap();
+        let again = opens_on_a_full_disk("committed");
+        assert_eq!(again.get(&digest).unwrap().as_deref(), Some(&value[..]));
+        most = most.max(reserved());
+    }
+    // Once they are sealed, their share goes back.
+    store.maintain().unwrap();
+    assert!(reserved() > 0 && reserved() + (200 << 10) < most, "{most}, then {}", reserved());
+    disk.set_capacity(Some(disk.used_bytes()));
+    let refused = store.put(&[7; 50 << 10]).unwrap_err();
+    assert!(matches!(refused, Error::NoSpace { .. }), "{}", common::told(&refused));
+    opens_on_a_full_disk("refused");
+}
+
 #[test]
 fn a_store_on_a_full_disk_opens_however_often_its_recovery_is_cut_short() {
     let mut cut_short = 0;

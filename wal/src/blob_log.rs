@@ -251,6 +251,15 @@ impl BlobLog {
         self.append.lock().closing.len()
     }
 
+    /// Bytes by which segments that are not sealed are longer than they should be, because of values
+    /// that have one to themselves.
+    pub fn oversize_bytes(&self) -> u64 {
+        let state = self.append.lock();
+        let closing = state.closing.iter().map(|closing| closing.frames_end);
+        let active = state.active.as_ref().map(|active| active.end().offset_bytes());
+        closing.chain(active).map(|end| end.saturating_sub(self.options.segment_bytes)).sum()
+    }
+
     /// Takes the oldest full segment, to be sealed. All its frames are durable, and no round syncs
     /// its file any more (B6).
     ///

@@ -29,22 +29,47 @@ fn is_known(inner: &Inner, digest: &Digest) -> bool {
     inner.index.intact(digest).is_some()
 }
 
+/// What a segment with one value has besides the value, at most: a header, a frame's, a record's.
+const BESIDES_VALUE_BYTES: u64 = 4 << 10;
+
 /// Appends the value; false if another thread was faster.
 fn append(inner: &Inner, digest: Digest, value: &[u8]) -> Result<bool> {
+    let bytes = value.len() as u64 + BESIDES_VALUE_BYTES;
+    let is_new = match bytes.checked_sub(inner.options.segment_bytes) {
+        None | Some(0) => append_growing(inner, digest, value, || maintain::grow_blob_log(inner))?,
+        Some(oversize_bytes) => {
+            // One long value at a time, and recovery has the space to copy it before it is there.
+            let growing = inner.growing.lock();
+            if is_known(inner, &digest) {
+                return Ok(false);
+            }
+            inner.reserve.raise(oversize_bytes)?;
+            let grow = || maintain::grow_blob_log_holding(inner, &growing);
+            append_growing(inner, digest, value, grow)?
+        }
+    };
+    // The value is in; what maintenance meets is met again by whoever needs it done.
+    if is_new && let Err(error) = maintain::after_write(inner) {
+        tracing::warn!(%error, "maintenance failed");
+    }
+    Ok(is_new)
+}
+
+/// Appends the value, calling `grow` when the log needs a segment.
+fn append_growing(
+    inner: &Inner,
+    digest: Digest,
+    value: &[u8],
+    grow: impl Fn() -> Result<()>,
+) -> Result<bool> {
     let prepared = PreparedValue::new(inner.blob.store_seed(), digest, value);
     loop {
         let known = || is_known(inner, &digest);
         let insert = |place| inner.index.insert(digest, place);
         match inner.blob.append(&prepared, known, insert)? {
-            Appended::At(_) => {
-                // The value is in; what maintenance meets is met again by whoever needs it done.
-                if let Err(error) = maintain::after_write(inner) {
-                    tracing::warn!(%error, "maintenance failed");
-                }
-                return Ok(true);
-            }
+            Appended::At(_) => return Ok(true),
             Appended::Known => return Ok(false),
-            Appended::NeedsSegment => maintain::grow_blob_log(inner)?,
+            Appended::NeedsSegment => grow()?,
         }
     }
 }

@@ -204,7 +204,8 @@ fn begin(
     root.reserve()?;
     reserve_active(&taken.blob, options.segment_bytes)?;
     reserve_active(&taken.pointer, options.pointer_segment_bytes)?;
-    let reserve = Reserve::new(Arc::clone(&disk), options.reserve_bytes);
+    let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes);
+    let reserve = Reserve::new(Arc::clone(&disk), options.reserve_bytes, oversize_bytes);
     if !root.state().blob.segments.is_empty()
         && let Err(error) = reserve.hold()
     {

@@ -20,6 +20,11 @@ pub(super) struct Tails {
 }
 
 impl Tails {
+    /// Bytes by which they are longer than `segment_bytes` each.
+    pub(super) fn oversize_bytes(&self, segment_bytes: u64) -> u64 {
+        self.all.iter().map(|tail| tail.frames_end.saturating_sub(segment_bytes)).sum()
+    }
+
     /// The one to append to, if any.
     pub(super) fn active(&self) -> Option<&Closing> {
         if self.complete { None } else { self.all.last() }

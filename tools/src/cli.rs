@@ -92,7 +92,8 @@ pub(crate) struct PutArgs {
 /// Write a value to stdout or into a file
 ///
 /// FILE appears whole or not at all: the value is written beside it and then renamed. What is there
-/// already and is no regular file (a device, a FIFO) is written to as it is.
+/// already and is no regular file (a device, a FIFO) is written to as it is. A symlink stays: the file
+/// that it leads to is written, also if there was none.
 ///
 /// With --json: {"digest":"...","bytes":N,"data_base64":"..."}, with --output FILE
 /// {"digest":"...","bytes":N,"path":"..."}

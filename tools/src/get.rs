@@ -9,9 +9,10 @@ use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::Stat;
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::cli::GetArgs;
@@ -22,6 +23,9 @@ use crate::text::{self, Base64, DigestText};
 
 /// setuid and setgid: what makes a program run as its owner.
 const SETID_BITS: u32 = 0o6000;
+
+/// Links that lead from one to the next: as many as the system follows.
+const LINKS_MAX: usize = 40;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -39,7 +43,7 @@ pub(crate) fn run(context: &mut Context, args: &GetArgs) -> Result<Exit, CliErro
     let value = store.get(&digest)?.ok_or(CliError::ValueAbsent(digest))?;
     let output = args.output.as_deref().filter(|path| !is_stdout(path));
     if let Some(path) = output {
-        write(path, &value).map_err(|error| CliError::file("write", path, error))?;
+        write(path, &value)?;
     }
     if context.json() {
         context.document(&Document {
@@ -63,33 +67,79 @@ fn is_stdout(path: &Path) -> bool {
             .is_ok_and(|there| rustix::fs::fstat(io::stdout()).map(id) == Ok(id(there)))
 }
 
-fn write(path: &Path, value: &[u8]) -> io::Result<()> {
-    // A symlink stays one: its target is replaced.
-    let (path, permissions) = match std::fs::metadata(path) {
-        // The file will be ours, whosever it was: it must not run as us.
-        Ok(there) if there.is_file() => {
-            let mode = there.permissions().mode() & !SETID_BITS;
-            (std::fs::canonicalize(path)?, Some(Permissions::from_mode(mode)))
+/// What a path leads to.
+enum Target {
+    /// A regular file, with its mode if it is there.
+    File(PathBuf, Option<u32>),
+    /// A device, a FIFO or a socket.
+    Special,
+}
+
+impl Target {
+    /// Symlinks stay: it is what they lead to that is written, there or not.
+    fn at(path: &Path) -> io::Result<Self> {
+        match std::fs::metadata(path) {
+            Ok(there) if there.is_file() => {
+                Ok(Self::File(std::fs::canonicalize(path)?, Some(there.permissions().mode())))
+            }
+            Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(_) => Ok(Self::Special),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self::File(end_of_links(path)?, None))
+            }
+            Err(error) => Err(error),
         }
-        Ok(there) if there.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-        Ok(_) => return File::options().write(true).open(path)?.write_all(value),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),
-        Err(error) => return Err(error),
-    };
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Said of the directory, not of a file in it that nobody asked for.
-    std::fs::metadata(dir)?;
+    }
+}
+
+/// Where symlinks lead that lead to nothing.
+fn end_of_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        path = match std::fs::read_link(&path) {
+            Ok(target) => path.parent().unwrap_or(Path::new("")).join(target),
+            Err(error) => {
+                return match error.kind() {
+                    // Nothing is there, or no link.
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => Ok(path),
+                    _ => Err(error),
+                };
+            }
+        };
+    }
+    Err(Errno::LOOP.into())
+}
+
+fn write(path: &Path, value: &[u8]) -> Result<(), CliError> {
+    let failed = |error| CliError::file("write", path, error);
+    match Target::at(path).map_err(failed)? {
+        Target::File(file, mode) => {
+            let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
+            let dir = dir.unwrap_or(Path::new("."));
+            replace(dir, &file, mode, value).map_err(failed)
+        }
+        Target::Special => {
+            let opened = File::options().write(true).open(path);
+            opened.and_then(|mut file| file.write_all(value)).map_err(failed)
+        }
+    }
+}
+
+/// Writes `file` of `dir` beside itself, and renames it.
+fn replace(dir: &Path, file: &Path, mode: Option<u32>, value: &[u8]) -> io::Result<()> {
     // What the umask leaves of these is what any new file has.
     let new = Permissions::from_mode(0o666);
     let mut builder = tempfile::Builder::new();
-    let file = builder.prefix(".pinstone-").permissions(new).tempfile_in(dir);
-    let mut file = file.map_err(|error| io::Error::from(error.kind()))?;
-    if let Some(permissions) = permissions {
-        file.as_file().set_permissions(permissions)?;
+    let beside = builder.prefix(".pinstone-").permissions(new).tempfile_in(dir);
+    // Said without the name of a file that nobody asked for.
+    let mut beside = beside.map_err(|error| io::Error::from(error.kind()))?;
+    if let Some(mode) = mode {
+        // The file will be ours, whosever it was: it must not run as us.
+        beside.as_file().set_permissions(Permissions::from_mode(mode & !SETID_BITS))?;
     }
-    file.as_file_mut().write_all(value)?;
-    file.as_file().sync_all()?;
-    file.persist(&path).map(drop).map_err(|failed| failed.error)
+    beside.as_file_mut().write_all(value)?;
+    beside.as_file().sync_all()?;
+    beside.persist(file).map(drop).map_err(|failed| failed.error)
 }
 
 #[cfg(test)]
@@ -122,17 +172,38 @@ mod tests {
     }
 
     #[test]
+    fn a_symlink_to_nothing_stays_one_and_leads_to_the_file_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir(path("sub")).unwrap();
+        symlink("sub/second", path("first")).unwrap();
+        symlink("../file", path("sub/second")).unwrap();
+        write(&path("first"), b"value").unwrap();
+        assert_eq!(std::fs::read(path("file")).unwrap(), b"value");
+        assert!(path("first").is_symlink() && path("sub/second").is_symlink());
+
+        symlink("nowhere/file", path("lost")).unwrap();
+        assert!(write(&path("lost"), b"value").is_err());
+        symlink("ring", path("ring")).unwrap();
+        assert!(write(&path("ring"), b"value").is_err());
+        assert!(path("lost").is_symlink() && path("ring").is_symlink());
+    }
+
+    #[test]
     fn a_device_stays_one_and_a_directory_is_refused() {
         write(Path::new("/dev/null"), b"value").unwrap();
         assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
         let dir = tempfile::tempdir().unwrap();
         let refused = write(dir.path(), b"value").unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::IsADirectory);
+        assert!(
+            matches!(refused, CliError::File { source, .. } if source.kind() == io::ErrorKind::IsADirectory)
+        );
     }
 
     #[test]
     fn a_refusal_names_no_file_that_nobody_asked_for() {
-        let refused = write(Path::new("/proc/value"), b"value").unwrap_err().to_string();
+        let refused = write(Path::new("/proc/value"), b"value").unwrap_err();
+        let refused = crate::exit::chain(&refused);
         assert!(!refused.contains(".pinstone-"), "{refused}");
     }
 }

@@ -93,7 +93,7 @@ pub(crate) struct PutArgs {
 ///
 /// FILE appears whole or not at all: the value is written beside it and then renamed. What is there
 /// already and is no regular file (a device, a FIFO) is written to as it is. A symlink stays: the file
-/// that it leads to is written, also if there was none.
+/// that it leads to is written, also if there was none. Nothing is written in the store's directory.
 ///
 /// With --json: {"digest":"...","bytes":N,"data_base64":"..."}, with --output FILE
 /// {"digest":"...","bytes":N,"path":"..."}
@@ -208,7 +208,7 @@ pub(crate) struct ExportArgs {
     /// @NAME or the digest of a directory
     #[arg(value_name = "REF", value_parser = Reference::parser())]
     pub(crate) reference: Reference,
-    /// The directory to make: absent or empty
+    /// The directory to make: absent or empty, and not in the store's
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// Leave the setuid and setgid bits of files unset: owners are not kept, so such a file runs as you

@@ -1,4 +1,5 @@
-//! The open directories on the path from a root to the place being read or written.
+//! Which directory is which, and the open ones on the path from a root to the place being read or
+//! written.
 //!
 //! Everything below the root is reached by one name at a time, relative to an open directory and
 //! never through a symlink: so a path may be longer than the system's limit, and nobody who renames
@@ -11,9 +12,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 /// How many levels above the deepest are kept open, beside the root.
 const OPEN_MAX: usize = 64;
@@ -26,6 +29,11 @@ pub(crate) struct FileId {
 }
 
 impl FileId {
+    /// Of what `path` leads to; `None` if that cannot be told.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        rustix::fs::stat(path).ok().map(|stat| Self::of(&stat))
+    }
+
     /// Of the file that `stat` tells of.
     pub(crate) fn of(stat: &Stat) -> Self {
         // The types differ between systems; both are numbers that are only compared.
@@ -98,6 +106,26 @@ pub(crate) fn open_dir_at(dir: &OwnedFd, name: &[u8]) -> io::Result<(OwnedFd, St
     Ok((opened, stat))
 }
 
+/// Whether the directory is the one that `id` names, or lies below it, by whatever path it was opened.
+/// What lies above a directory that may not be passed through counts as another.
+pub(crate) fn is_within(dir: OwnedFd, id: FileId) -> io::Result<bool> {
+    let mut here = (FileId::of(&rustix::fs::fstat(&dir)?), dir);
+    while here.0 != id {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let above = match rustix::fs::openat(&here.1, "..", flags, Mode::empty()) {
+            Ok(above) => (FileId::of(&rustix::fs::fstat(&above)?), above),
+            Err(Errno::ACCESS) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        };
+        // Above the top of all directories is the top itself.
+        if above.0 == here.0 {
+            return Ok(false);
+        }
+        here = above;
+    }
+    Ok(true)
+}
+
 /// What kind of file `stat` tells of.
 pub(crate) fn file_type(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
@@ -106,6 +134,28 @@ pub(crate) fn file_type(stat: &Stat) -> FileType {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_within_itself_and_those_above_it() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        for dir in ["a/b/c", "a2"] {
+            std::fs::create_dir_all(path(dir)).unwrap();
+        }
+        std::os::unix::fs::symlink("a/b", path("link")).unwrap();
+        let id = FileId::at(&path("a")).unwrap();
+        for (dir, expected) in [
+            ("a", true),
+            ("a/b/c", true),
+            ("link", true),
+            ("link/../../a", true),
+            ("a2", false),
+            (".", false),
+        ] {
+            let opened = rustix::fs::open(path(dir), OFlags::PATH, Mode::empty()).unwrap();
+            assert_eq!(is_within(opened, id).unwrap(), expected, "{dir}");
+        }
+    }
 
     #[test]
     fn a_closed_directory_is_opened_again_or_refused() {

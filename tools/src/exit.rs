@@ -80,6 +80,12 @@ pub enum CliError {
         /// The bound.
         max: u64,
     },
+    /// A file was to be written where the store's files lie.
+    #[error("cannot write {path}: it lies in the store's directory")]
+    InStore {
+        /// The file, for reading.
+        path: String,
+    },
     /// What was to be printed could not be.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -124,7 +130,7 @@ impl CliError {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::ValueAbsent(_) | Self::PointerAbsent(_) => Exit::NotFound,
-            Self::File { .. } | Self::TooLarge { .. } => Exit::Failure,
+            Self::File { .. } | Self::TooLarge { .. } | Self::InStore { .. } => Exit::Failure,
             Self::Import(_) | Self::Export(_) | Self::Other(_) => Exit::Failure,
             Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             Self::Output(_) => Exit::Failure,
@@ -146,6 +152,7 @@ impl CliError {
             Self::Usage(_) => ("usage", None),
             Self::ValueAbsent(_) | Self::PointerAbsent(_) => ("not_found", None),
             Self::TooLarge { .. } => ("limit", None),
+            Self::InStore { .. } => ("bad_request", None),
             Self::File { source, .. } | Self::Output(source) => (kind_of_io(source), None),
             Self::Import(error) => (kind_of_import(error), None),
             Self::Export(error) => (kind_of_export(error), None),
@@ -240,7 +247,9 @@ fn kind_of_import(error: &ImportError) -> &'static str {
 
 fn kind_of_export(error: &ExportError) -> &'static str {
     match error {
-        ExportError::NotATree { .. } | ExportError::NotEmpty { .. } => "bad_request",
+        ExportError::NotATree { .. }
+        | ExportError::NotEmpty { .. }
+        | ExportError::InStore { .. } => "bad_request",
         ExportError::Io { source, .. } => kind_of_io(source),
         _ => "io",
     }

@@ -29,7 +29,7 @@ use pinstone::{Bytes, Digest, Store, Verify};
 use rustix::fs::{AtFlags, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
-use crate::dir_stack::{DirStack, FileId, open_dir_at};
+use crate::dir_stack::{DirStack, FileId, is_within, open_dir_at};
 use crate::import::meta_of;
 use crate::text::{escape, shown};
 use crate::tree::{self, Cursor, Entry, Meta, Node, TreeError};
@@ -94,6 +94,12 @@ pub enum ExportError {
         /// The directory.
         path: PathBuf,
     },
+    /// The target is the store's directory, or lies in it.
+    #[error("cannot export into {}: it is the store, or lies in it", shown(path))]
+    InStore {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The machine refused.
     #[error("cannot {what} {path}")]
     Io {
@@ -110,9 +116,11 @@ pub enum ExportError {
     Store(#[from] pinstone::Error),
 }
 
-/// Makes `dir` (absent or empty) and fills it with what the tree value `root` names.
+/// Makes `dir` (absent or empty, and not in `store_dir`, where the store's files lie) and fills it
+/// with what the tree value `root` names.
 pub fn export(
     store: &Store,
+    store_dir: &Path,
     root: &Digest,
     dir: &Path,
     options: &ExportOptions,
@@ -124,7 +132,7 @@ pub fn export(
     let not_a_tree = |source| ExportError::NotATree { digest: *root, source };
     tree::check(&value).map_err(not_a_tree)?;
     let (header, cursor) = Cursor::new(&value).map_err(not_a_tree)?;
-    let (opened, stat) = open_target(dir)?;
+    let (opened, stat) = open_target(dir, FileId::at(store_dir))?;
 
     let mut walk = Walk {
         store,
@@ -142,11 +150,19 @@ pub fn export(
 }
 
 /// Makes the directory that is to be filled, or makes sure that it is empty.
-fn open_target(dir: &Path) -> Result<(OwnedFd, Stat), ExportError> {
+fn open_target(dir: &Path, store_id: Option<FileId>) -> Result<(OwnedFd, Stat), ExportError> {
     let failed = |what: &'static str| {
         let path = shown(dir);
         move |source: io::Error| ExportError::Io { what, path, source }
     };
+    let refuse_store = |there: OwnedFd| -> Result<(), ExportError> {
+        match store_id.map(|id| is_within(there, id)) {
+            Some(Ok(true)) => Err(ExportError::InStore { path: dir.to_owned() }),
+            Some(Err(source)) => Err(failed("look above the directory")(source)),
+            Some(Ok(false)) | None => Ok(()),
+        }
+    };
+    refuse_store(nearest(dir).map_err(failed("open the directory above"))?)?;
     if let Some(parent) = dir.parent()
         && !parent.as_os_str().is_empty()
     {
@@ -167,10 +183,26 @@ fn open_target(dir: &Path) -> Result<(OwnedFd, Stat), ExportError> {
         Ok((opened, stat, is_empty))
     };
     let (opened, stat, is_empty) = open().map_err(failed("open the directory"))?;
+    // It may have been reached by links that were made meanwhile.
+    refuse_store(opened.try_clone().map_err(failed("open the directory"))?)?;
     if !is_empty {
         return Err(ExportError::NotEmpty { path: dir.to_owned() });
     }
     Ok((opened, stat))
+}
+
+/// The directory, or what there is of those above it.
+fn nearest(dir: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let named = dir.ancestors().filter(|above| !above.as_os_str().is_empty());
+    for above in named {
+        match rustix::fs::open(above, flags, Mode::empty()) {
+            Ok(opened) => return Ok(opened),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(rustix::fs::open(".", flags, Mode::empty())?)
 }
 
 /// One directory on the path of the walk.

@@ -2,7 +2,8 @@
 //!
 //! - G1: a regular file appears whole or not at all: the value is written and synced beside it, and
 //!   then renamed over it.
-//! - G2: what was asked to go to stdout by any path of its (`/dev/stdout`) goes on where stdout
+//! - G2: nothing is written among the store's files, whatever path leads there.
+//! - G3: what was asked to go to stdout by any path of its (`/dev/stdout`) goes on where stdout
 //!   stands, and replaces nothing.
 
 use std::fs::{File, Permissions};
@@ -11,13 +12,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Stat;
+use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::cli::GetArgs;
 use crate::context::{Absent, Context, resolve};
-use crate::dir_stack::FileId;
+use crate::dir_stack::{FileId, is_within};
 use crate::exit::{CliError, Exit};
 use crate::text::{self, Base64, DigestText};
 
@@ -43,7 +44,7 @@ pub(crate) fn run(context: &mut Context, args: &GetArgs) -> Result<Exit, CliErro
     let value = store.get(&digest)?.ok_or(CliError::ValueAbsent(digest))?;
     let output = args.output.as_deref().filter(|path| !is_stdout(path));
     if let Some(path) = output {
-        write(path, &value)?;
+        write(path, &value, FileId::at(context.store_path()))?;
     }
     if context.json() {
         context.document(&Document {
@@ -110,12 +111,15 @@ fn end_of_links(path: &Path) -> io::Result<PathBuf> {
     Err(Errno::LOOP.into())
 }
 
-fn write(path: &Path, value: &[u8]) -> Result<(), CliError> {
+fn write(path: &Path, value: &[u8], store_id: Option<FileId>) -> Result<(), CliError> {
     let failed = |error| CliError::file("write", path, error);
     match Target::at(path).map_err(failed)? {
         Target::File(file, mode) => {
             let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
             let dir = dir.unwrap_or(Path::new("."));
+            if lies_in(dir, store_id).map_err(failed)? {
+                return Err(CliError::InStore { path: text::shown(path) });
+            }
             replace(dir, &file, mode, value).map_err(failed)
         }
         Target::Special => {
@@ -123,6 +127,12 @@ fn write(path: &Path, value: &[u8]) -> Result<(), CliError> {
             opened.and_then(|mut file| file.write_all(value)).map_err(failed)
         }
     }
+}
+
+fn lies_in(dir: &Path, store_id: Option<FileId>) -> io::Result<bool> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(dir, flags, Mode::empty())?;
+    store_id.map_or(Ok(false), |id| is_within(opened, id))
 }
 
 /// Writes `file` of `dir` beside itself, and renames it.
@@ -152,9 +162,9 @@ mod tests {
     fn a_file_is_replaced_whole_and_keeps_its_mode() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
-        write(&file, b"one").unwrap();
+        write(&file, b"one", None).unwrap();
         std::fs::set_permissions(&file, Permissions::from_mode(0o6711)).unwrap();
-        write(&file, b"two").unwrap();
+        write(&file, b"two", None).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"two");
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o711);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -166,7 +176,7 @@ mod tests {
         let (file, link) = (dir.path().join("file"), dir.path().join("link"));
         std::fs::write(&file, b"one").unwrap();
         symlink("file", &link).unwrap();
-        write(&link, b"two").unwrap();
+        write(&link, b"two", None).unwrap();
         assert!(link.is_symlink());
         assert_eq!(std::fs::read(&file).unwrap(), b"two");
     }
@@ -178,23 +188,23 @@ mod tests {
         std::fs::create_dir(path("sub")).unwrap();
         symlink("sub/second", path("first")).unwrap();
         symlink("../file", path("sub/second")).unwrap();
-        write(&path("first"), b"value").unwrap();
+        write(&path("first"), b"value", None).unwrap();
         assert_eq!(std::fs::read(path("file")).unwrap(), b"value");
         assert!(path("first").is_symlink() && path("sub/second").is_symlink());
 
         symlink("nowhere/file", path("lost")).unwrap();
-        assert!(write(&path("lost"), b"value").is_err());
+        assert!(write(&path("lost"), b"value", None).is_err());
         symlink("ring", path("ring")).unwrap();
-        assert!(write(&path("ring"), b"value").is_err());
+        assert!(write(&path("ring"), b"value", None).is_err());
         assert!(path("lost").is_symlink() && path("ring").is_symlink());
     }
 
     #[test]
     fn a_device_stays_one_and_a_directory_is_refused() {
-        write(Path::new("/dev/null"), b"value").unwrap();
+        write(Path::new("/dev/null"), b"value", None).unwrap();
         assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
         let dir = tempfile::tempdir().unwrap();
-        let refused = write(dir.path(), b"value").unwrap_err();
+        let refused = write(dir.path(), b"value", None).unwrap_err();
         assert!(
             matches!(refused, CliError::File { source, .. } if source.kind() == io::ErrorKind::IsADirectory)
         );
@@ -202,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_no_file_that_nobody_asked_for() {
-        let refused = write(Path::new("/proc/value"), b"value").unwrap_err();
+        let refused = write(Path::new("/proc/value"), b"value", None).unwrap_err();
         let refused = crate::exit::chain(&refused);
         assert!(!refused.contains(".pinstone-"), "{refused}");
     }

@@ -200,7 +200,7 @@ pub fn import(
     let opened =
         rustix::fs::open(dir, flags, Mode::empty()).map_err(|errno| root_error(errno.into()))?;
     let stat = rustix::fs::fstat(&opened).map_err(|errno| root_error(errno.into()))?;
-    let store_id = rustix::fs::stat(store_dir).ok().map(|stat| FileId::of(&stat));
+    let store_id = FileId::at(store_dir);
     if store_id == Some(FileId::of(&stat)) {
         return Err(ImportError::StoreItself { path: dir.to_owned() });
     }

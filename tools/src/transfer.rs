@@ -75,7 +75,9 @@ pub(crate) fn export(context: &mut Context, args: &ExportArgs) -> Result<Exit, C
     let digest = resolve(&store, &args.reference)?;
     let options = ExportOptions { drop_setuid: args.drop_setuid };
     let mut terminal = Terminal::new(context.json());
-    let done = crate::export::export(&store, &digest, &args.dir, &options, &mut terminal);
+    let store_path = context.store_path();
+    let done =
+        crate::export::export(&store, store_path, &digest, &args.dir, &options, &mut terminal);
     let summary = done?;
     if summary.setuid > 0 {
         let what = counted(

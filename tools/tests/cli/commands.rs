@@ -89,6 +89,50 @@ fn a_failed_get_leaves_the_file_as_it_was() {
 }
 
 #[test]
+fn nothing_is_written_among_the_stores_files() {
+    let place = Place::new();
+    place.store_value("head", b"value");
+    std::fs::create_dir(place.path().join("tree")).unwrap();
+    assert_eq!(place.words("import tree --as tree").code, 0);
+    std::fs::create_dir(place.store().join("empty")).unwrap();
+    std::os::unix::fs::symlink("pinstone-data", place.path().join("link")).unwrap();
+    let current = place.store().join("CURRENT");
+    std::os::unix::fs::symlink(&current, place.path().join("current")).unwrap();
+    std::os::unix::fs::symlink("link/new", place.path().join("new")).unwrap();
+    let listed = || {
+        let entries = std::fs::read_dir(place.store()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        // Each open has a root log of its own.
+        names.retain(|name| !name.to_string_lossy().starts_with("root-"));
+        names.sort();
+        (names, std::fs::read(&current).unwrap().len())
+    };
+    let before = listed();
+    for command in [
+        "get @head -o pinstone-data/CURRENT",
+        "get @head -o link/new",
+        "get @head -o current",
+        "get @head -o new",
+        "get @head -o pinstone-data/empty/new",
+        "export @tree pinstone-data",
+        "export @tree pinstone-data/empty",
+        "export @tree link/empty/../new/newer",
+        "export @tree tree/../link/new",
+        "export @tree link/",
+    ] {
+        let error = place.words(command).failed(1);
+        assert!(
+            error.contains("in the store's directory") || error.contains("is the store"),
+            "{error}"
+        );
+        assert_eq!(listed(), before, "{command}");
+    }
+    // Beside it all is well.
+    place.words("get @head -o pinstone-data/../copy").ok();
+    assert_eq!(place.words("export @tree pinstone-data/../tree").code, 0);
+}
+
+#[test]
 fn what_recovery_did_is_traced_when_asked_for() {
     let place = Place::new();
     let crash = || {

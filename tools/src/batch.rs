@@ -36,8 +36,8 @@ pub(crate) fn run(context: &mut Context) -> Result<Exit, CliError> {
     let store = context.open(Absent::Create)?;
     let input = BufReader::with_capacity(INPUT_BYTES, io::stdin().lock());
     let value_bytes_max = Options::default().value_bytes_max;
-    let json = context.json();
-    let remark = |error: &CliError| complain(json, error);
+    let (json, store_path) = (context.json(), context.store_path().to_owned());
+    let remark = |error: &CliError| complain(json, Some(&store_path), error);
     serve_and_close(store, input, context.output(), value_bytes_max, remark)
 }
 

@@ -290,19 +290,19 @@ pub(crate) struct BatchArgs {}
 /// Runs the command line that this process was given.
 pub fn main() -> ExitCode {
     if let Err(error) = outlive_file_size_limits() {
-        return end(Err(error), false);
+        return end(Err(error), |error| complain(false, None, error));
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(unparsed) => {
             let json = asks_for_json(std::env::args_os().skip(1));
-            return end(answer(&unparsed, json), json);
+            return end(answer(&unparsed, json), |error| complain(json, None, error));
         }
     };
     let mut context = Context::new(cli.store, cli.json);
     let result = trace().and_then(|()| run(&mut context, cli.command));
     let flushed = context.flush();
-    end(result.and_then(|exit| flushed.map(|()| exit)), context.json())
+    end(result.and_then(|exit| flushed.map(|()| exit)), |error| context.complain(error))
 }
 
 /// Whether the words ask for JSON, although they are no command.
@@ -310,10 +310,10 @@ fn asks_for_json(words: impl Iterator<Item = OsString>) -> bool {
     words.take_while(|word| word != "--").any(|word| word == "--json")
 }
 
-fn end(result: Result<Exit, CliError>, json: bool) -> ExitCode {
+fn end(result: Result<Exit, CliError>, complain: impl FnOnce(&CliError)) -> ExitCode {
     let exit = result.unwrap_or_else(|error| {
         if error.exit() != Exit::Ok {
-            complain(json, &error);
+            complain(&error);
         }
         error.exit()
     });

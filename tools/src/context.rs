@@ -10,11 +10,11 @@ use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pinstone::{Digest, Store};
+use pinstone::{Digest, Error, Store};
 use serde::Serialize;
 
 use crate::exit::{CliError, Report};
-use crate::text::Reference;
+use crate::text::{self, Reference};
 use crate::watch::Notice;
 
 /// Where the store is if nobody says so.
@@ -60,7 +60,12 @@ impl Context {
     /// Opens the store, with every limit at its default.
     pub fn open(&self, absent: Absent) -> Result<Store, CliError> {
         let create = absent == Absent::Create;
-        Ok(Store::builder().create(create).open(&self.store_path)?)
+        Store::builder().create(create).open(&self.store_path).map_err(|error| match error {
+            Error::StoreAbsent { .. } | Error::NotAStore { .. } | Error::Io { .. } => {
+                no_way(&self.store_path, error)
+            }
+            error => error.into(),
+        })
     }
 
     /// Prints a line.
@@ -105,7 +110,7 @@ impl Context {
 
     /// Says on stderr what went wrong: `pinstone: message: cause`, or one line of JSON.
     pub fn complain(&self, error: &CliError) {
-        complain(self.json, error);
+        complain(self.json, Some(&self.store_path), error);
     }
 }
 
@@ -124,17 +129,48 @@ fn store_path(argument: Option<PathBuf>, variable: Option<OsString>) -> PathBuf 
         .unwrap_or_else(|| PathBuf::from(STORE_DEFAULT))
 }
 
-/// Says on stderr what went wrong.
-pub fn complain(json: bool, error: &CliError) {
+/// Says what stands in the way of a store at `path`, if anything does; else the error itself.
+fn no_way(path: &Path, error: Error) -> CliError {
+    match obstacle(path) {
+        Some(obstacle) => {
+            let absent = matches!(error, Error::StoreAbsent { .. });
+            CliError::NoWay { path: text::shown(path), obstacle, absent }
+        }
+        None => error.into(),
+    }
+}
+
+/// What is no directory, and nothing that could become one, in or above the place `path`.
+fn obstacle(path: &Path) -> Option<String> {
+    for above in path.ancestors().filter(|above| !above.as_os_str().is_empty()) {
+        let shown = text::shown(above);
+        match (std::fs::metadata(above), std::fs::read_link(above)) {
+            (Ok(there), _) if there.is_dir() || above == path => return None,
+            (Ok(_), _) => return Some(format!("{shown} is no directory")),
+            (Err(error), Ok(target)) if error.kind() == io::ErrorKind::NotFound => {
+                let target = text::shown(&target);
+                return Some(format!("{shown} is a symlink to {target}, which is not there"));
+            }
+            (Err(_), _) => {}
+        }
+    }
+    None
+}
+
+/// Says on stderr what went wrong, with the store at `store` if that is known by then.
+pub fn complain(json: bool, store: Option<&Path>, error: &CliError) {
     #[derive(Serialize)]
     struct Document<'a> {
         error: Report<'a>,
     }
+    let mut report = error.report();
+    if let Some(store) = store.filter(|_| error.names_store_file()) {
+        report.message = format!("{}: {}", text::shown(store), report.message);
+    }
     let line = if json {
-        serde_json::to_string(&Document { error: error.report() })
-            .unwrap_or_else(|error| error.to_string())
+        serde_json::to_string(&Document { error: report }).unwrap_or_else(|error| error.to_string())
     } else {
-        format!("pinstone: {}", crate::exit::chain(error))
+        format!("pinstone: {}", report.message)
     };
     // Nobody can be told that stderr is gone.
     let _ = writeln!(io::stderr(), "{line}");

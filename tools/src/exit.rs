@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use pinstone::{Digest, Error};
+use pinstone_disk::Operation;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -89,6 +90,16 @@ pub enum CliError {
     /// What was to be printed could not be.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// There is no store where it was looked for, and there can be none.
+    #[error("no store at {path}: {obstacle}")]
+    NoWay {
+        /// Where it was looked for, for reading.
+        path: String,
+        /// What stands in the way.
+        obstacle: String,
+        /// It was only looked for, not to be created.
+        absent: bool,
+    },
     /// A directory was not imported.
     #[error(transparent)]
     Import(ImportError),
@@ -129,6 +140,8 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,
+            Self::NoWay { absent, .. } if *absent => Exit::NotFound,
+            Self::NoWay { .. } => Exit::Failure,
             Self::ValueAbsent(_) | Self::PointerAbsent(_) => Exit::NotFound,
             Self::File { .. } | Self::TooLarge { .. } | Self::InStore { .. } => Exit::Failure,
             Self::Import(_) | Self::Export(_) | Self::Other(_) => Exit::Failure,
@@ -153,12 +166,39 @@ impl CliError {
             Self::ValueAbsent(_) | Self::PointerAbsent(_) => ("not_found", None),
             Self::TooLarge { .. } => ("limit", None),
             Self::InStore { .. } => ("bad_request", None),
+            Self::NoWay { absent: true, .. } => ("store_absent", None),
+            Self::NoWay { absent: false, .. } => ("not_a_store", None),
             Self::File { source, .. } | Self::Output(source) => (kind_of_io(source), None),
             Self::Import(error) => (kind_of_import(error), None),
             Self::Export(error) => (kind_of_export(error), None),
             Self::Other(_) => ("io", None),
         };
-        Report { kind, message: chain(self), store }
+        Report { kind, message: self.message(), store }
+    }
+
+    /// What it and its causes say.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Store(error) => message(error),
+            error => chain(error),
+        }
+    }
+
+    /// Whether it tells of a file of the store by its name alone.
+    pub fn names_store_file(&self) -> bool {
+        let Self::Store(error) = self else { return false };
+        match error {
+            Error::Io { source } | Error::NoSpace { source } => !matches!(
+                source.operation,
+                Operation::CreateDirectory
+                    | Operation::OpenDirectory
+                    | Operation::List
+                    | Operation::SyncDirectory
+            ),
+            Error::Corrupt { .. } | Error::Unsupported { .. } => true,
+            Error::Poisoned { .. } | Error::Indeterminate { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -193,6 +233,24 @@ fn usage_message(text: &str) -> String {
     };
     let what = text.split("\n\n").next().unwrap_or(text);
     what.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What an engine's error and its causes say, names escaped as everywhere on the command line.
+pub fn message(error: &Error) -> String {
+    let or_absent = |digest: &Option<Digest>| {
+        digest.as_ref().map_or_else(|| "absent".to_owned(), Digest::to_string)
+    };
+    match error {
+        // That it failed is said by what failed, and why.
+        Error::Io { source } => chain(source),
+        Error::PreconditionFailed { name, expected, current } => format!(
+            "pointer {} is {}, not {}",
+            text::escape(name),
+            or_absent(current),
+            or_absent(expected)
+        ),
+        error => chain(error),
+    }
 }
 
 /// What the error and its causes say, from the outermost inwards.
@@ -261,7 +319,8 @@ fn kind_of_export(error: &ExportError) -> &'static str {
 #[derive(Debug)]
 pub struct Report<'a> {
     kind: &'static str,
-    message: String,
+    /// What is said of it.
+    pub message: String,
     store: Option<&'a Error>,
 }
 
@@ -275,7 +334,7 @@ impl Report<'static> {
 impl<'a> Report<'a> {
     /// An error of the store's.
     pub fn of(error: &'a Error) -> Self {
-        Self { kind: kind(error), message: chain(error), store: Some(error) }
+        Self { kind: kind(error), message: message(error), store: Some(error) }
     }
 }
 
@@ -309,7 +368,7 @@ impl Serialize for Report<'_> {
 mod tests {
     use std::path::PathBuf;
 
-    use pinstone_disk::{DiskError, Operation};
+    use pinstone_disk::DiskError;
 
     use super::*;
 
@@ -358,7 +417,9 @@ mod tests {
     #[test]
     fn a_message_is_the_chain_of_causes_each_said_once() {
         let error = CliError::Store(Error::NoSpace { source: disk_error() });
-        assert_eq!(chain(&error), "no space left: writing blob-00000001-00000001.log: broken");
+        assert_eq!(error.message(), "no space left: writing blob-00000001-00000001.log: broken");
+        let error = CliError::Store(Error::Io { source: disk_error() });
+        assert_eq!(error.message(), "writing blob-00000001-00000001.log: broken");
     }
 
     #[test]
@@ -389,6 +450,10 @@ mod tests {
         assert!(with.contains(r#""kind":"precondition_failed""#), "{with}");
         assert!(with.ends_with(&format!(r#","name":"head","current":"{digest}"}}"#)), "{with}");
         let without = json(&failed(b"\xff", None));
+        assert!(
+            without.contains(r#""message":"pointer \\377 is absent, not absent""#),
+            "{without}"
+        );
         assert!(without.ends_with(r#","name_base64":"/w==","current":null}"#), "{without}");
         let corrupt = Error::Corrupt { file: "CURRENT".into(), offset_bytes: 60, what: "x".into() };
         assert!(json(&corrupt).ends_with(r#","file":"CURRENT","offset":60}"#));

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 use serde_json::value::RawValue;
 
-use crate::exit::{self, CliError, Report};
+use crate::exit::{CliError, Report};
 use crate::text::{Base64, DigestText, Pointer};
 
 /// Characters of a message that may repeat what was sent.
@@ -96,7 +96,7 @@ impl Fault {
 
     /// What was asked for is not there.
     pub(crate) fn not_found(error: &CliError) -> Self {
-        Self::Request { kind: "not_found", message: exit::chain(error) }
+        Self::Request { kind: "not_found", message: error.message() }
     }
 
     fn report(&self) -> Report<'_> {

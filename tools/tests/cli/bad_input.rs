@@ -49,6 +49,51 @@ fn a_file_in_the_stores_place_is_refused() {
 }
 
 #[test]
+fn what_stands_in_a_stores_way_is_named() {
+    let place = Place::new();
+    place.file("file", "a file");
+    std::os::unix::fs::symlink("nowhere", place.path().join("dangling")).unwrap();
+    std::os::unix::fs::symlink("ring", place.path().join("ring")).unwrap();
+    let dangling = "dangling is a symlink to nowhere, which is not there\n";
+    for (store, reading, obstacle) in [
+        ("file/x", 1, "file is no directory\n"),
+        ("file/x/y", 1, "file is no directory\n"),
+        ("dangling", 3, dangling),
+        ("dangling/x", 3, dangling),
+    ] {
+        for (args, code) in [("stats", reading), ("put file", 1)] {
+            let error = place.words(&format!("{args} --store {store}")).failed(code);
+            assert_eq!(error, format!("pinstone: no store at {store}: {obstacle}"), "{args}");
+        }
+    }
+    for args in ["stats", "put file"] {
+        let error = place.words(&format!("{args} --store ring")).failed(1);
+        let why = "opening the directory ring: Too many levels of symbolic links (os error 40)";
+        assert_eq!(error, format!("pinstone: {why}\n"));
+    }
+    assert!(!place.path().join("nowhere").exists());
+}
+
+#[test]
+fn a_directory_in_a_files_place_is_told_with_the_stores_path() {
+    let place = Place::new();
+    place.store_value("head", b"value");
+    for (file, _) in files(&place.store()) {
+        let path = place.store().join(&file);
+        let aside = place.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let error = place.words("get @head").failed(1);
+        let (start, _) = error.split_once(&file).unwrap();
+        assert!(start.starts_with("pinstone: pinstone-data: "), "{error}");
+        assert!(!error.contains("input or output"), "{error}");
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+    }
+    place.expect_value("head", b"value");
+}
+
+#[test]
 fn writing_commands_create_the_store_and_reading_ones_do_not() {
     let zeros = "0".repeat(64);
     for args in [
@@ -223,7 +268,7 @@ fn no_space_fails_that_write_and_loses_nothing() {
     };
     let ran = limited("put small large");
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.err.starts_with("pinstone: no space left: "), "{ran:?}");
+    assert!(ran.err.starts_with("pinstone: pinstone-data: no space left: "), "{ran:?}");
     // The first value was stored and synced, or it was not printed.
     if ran.text().ends_with("\tsmall\n") {
         assert_eq!(ran.text().lines().count(), 1);
@@ -247,7 +292,7 @@ fn a_store_on_a_full_machine_is_not_half_created() {
     let place = Place::new();
     let ran = place.shell("ulimit -f 0; echo value | $PINSTONE put");
     let error = ran.failed(1);
-    assert!(error.starts_with("pinstone: no space left: "), "{error}");
+    assert!(error.starts_with("pinstone: pinstone-data: no space left: "), "{error}");
     // What is left counts as nothing: there is no store, and one can be made.
     place.words("stats").failed(3);
     place.store_value("head", b"value");

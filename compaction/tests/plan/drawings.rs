@@ -1,0 +1,387 @@
+//! Drawings of levels, and the plans that they get.
+//!
+//! A line is a level: `L1: [a-f 10M] [h-k 5M]` has two tables, with their first and last key and
+//! their size. Tables are numbered as they are drawn. Answers give the levels' scores, and the plan
+//! with all that it takes.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use expect_test::{Expect, expect};
+use pinstone_compaction::edit::LevelEdit;
+use pinstone_compaction::levels::{LEVELS_MAX, Levels};
+use pinstone_compaction::plan::{Plan, Shape, debt_bytes, plan, plan_full, score};
+use pinstone_compaction::{TableId, TableMeta};
+use pinstone_disk::{Bytes, Epoch, Ordinal, TableKind};
+
+/// Four tables of 4 MiB in level 0, levels four times as large as the one above.
+const SHAPE: Shape = Shape {
+    l0_tables: 4,
+    l0_bytes: 16 << 20,
+    size_ratio_max: 4,
+    table_bytes: 4 << 20,
+    input_bytes_max: 200 << 20,
+};
+
+fn drawn(drawing: &str) -> Levels {
+    let mut edit = LevelEdit::default();
+    for line in drawing.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (level, tables) = line.split_once(": ").unwrap();
+        let level = level.strip_prefix('L').unwrap().parse().unwrap();
+        for table in tables.split_terminator(']') {
+            let (keys, size) = table.trim().strip_prefix('[').unwrap().split_once(' ').unwrap();
+            let (first, last) = keys.split_once('-').unwrap();
+            let mib: u64 = size.strip_suffix('M').unwrap().parse().unwrap();
+            let ordinal = Ordinal(u32::try_from(edit.added.len() + 1).unwrap());
+            let meta = TableMeta {
+                id: TableId { table: TableKind::Names, ordinal, epoch: Epoch(1) },
+                first: Bytes::copy_from_slice(first.as_bytes()),
+                last: Bytes::copy_from_slice(last.as_bytes()),
+                entry_count: 1,
+                file_bytes: mib << 20,
+                footer_hash: [0; 32],
+            };
+            edit.added.push((level, meta));
+        }
+    }
+    Levels::new(TableKind::Names).apply(&edit).unwrap()
+}
+
+fn tables(tables: &[Arc<TableMeta>]) -> String {
+    let text = tables.iter().map(|table| {
+        let key = |key: &Bytes| String::from_utf8(key.to_vec()).unwrap();
+        format!("{}:[{}-{}]", table.id.ordinal, key(&table.first), key(&table.last))
+    });
+    text.collect::<Vec<_>>().join(" ")
+}
+
+fn annotated(levels: &Levels, plan: Option<Plan>) -> String {
+    let mut out = String::from("scores");
+    let scores = score(levels, &SHAPE);
+    for level in (0..LEVELS_MAX).filter(|level| !levels.tables(*level).is_empty()) {
+        write!(out, " L{level} {:.2}", scores[usize::from(level)]).unwrap();
+    }
+    writeln!(out, "; debt {}M", debt_bytes(levels, &SHAPE) >> 20).unwrap();
+    let Some(plan) = plan else { return out + "at rest\n" };
+    let verb = if plan.is_move { "move" } else { "merge" };
+    let place = if plan.is_bottom { ", the bottom" } else { "" };
+    let mib = plan.input_bytes() >> 20;
+    writeln!(out, "{verb} {mib}M, L{} to L{}{place}", plan.source, plan.target).unwrap();
+    writeln!(out, "  source {}", tables(&plan.source_tables)).unwrap();
+    if !plan.target_tables.is_empty() {
+        writeln!(out, "  target {}", tables(&plan.target_tables)).unwrap();
+    }
+    out
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
+fn planned(drawing: &str, expected: Expect) {
+    let levels = drawn(drawing);
+    expected.assert_eq(&annotated(&levels, plan(&levels, &SHAPE)));
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
+fn planned_full(drawing: &str, expected: Expect) {
+    let levels = drawn(drawing);
+    expected.assert_eq(&annotated(&levels, plan_full(&levels, &SHAPE)));
+}
+
+#[test]
+fn an_empty_tree_is_at_rest() {
+    planned(
+        "",
+        expect![[r#"
+        scores; debt 0M
+        at rest
+    "#]],
+    );
+    planned_full(
+        "",
+        expect![[r#"
+        scores; debt 0M
+        at rest
+    "#]],
+    );
+}
+
+#[test]
+fn level_0_waits_until_it_has_enough_tables() {
+    planned(
+        "L0: [a-z 4M] [a-z 4M] [a-z 4M]
+         L6: [a-m 30M] [n-z 30M]",
+        expect![[r#"
+            scores L0 0.75 L6 0.00; debt 0M
+            at rest
+        "#]],
+    );
+}
+
+#[test]
+fn level_0_goes_down_whole_and_takes_what_it_overlaps() {
+    planned(
+        "L0: [b-y 4M] [c-z 4M] [b-y 4M] [b-x 4M]
+         L6: [a-a 5M] [b-m 20M] [n-z 20M]",
+        expect![[r#"
+            scores L0 1.00 L6 0.00; debt 61M
+            merge 56M, L0 to L6, the bottom
+              source 1:[b-y] 2:[c-z] 3:[b-y] 4:[b-x]
+              target 6:[b-m] 7:[n-z]
+        "#]],
+    );
+}
+
+#[test]
+fn the_first_compaction_of_level_0_has_nothing_below() {
+    planned(
+        "L0: [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M]",
+        expect![[r#"
+        scores L0 1.00; debt 16M
+        merge 16M, L0 to L6, the bottom
+          source 1:[a-z] 2:[a-z] 3:[a-z] 4:[a-z]
+    "#]],
+    );
+}
+
+#[test]
+fn tables_of_level_0_that_overlap_nothing_are_moved() {
+    planned(
+        "L0: [k-l 4M] [m-n 4M] [o-p 4M] [q-r 4M]
+         L6: [a-f 20M] [g-j 20M]",
+        expect![[r#"
+            scores L0 1.00 L6 0.00; debt 56M
+            move 4M, L0 to L6, the bottom
+              source 1:[k-l]
+        "#]],
+    );
+}
+
+#[test]
+fn of_level_0_the_group_with_least_to_rewrite_goes() {
+    // 1, 3 and 5 are linked through 3; 2 and 4 by one key. 6 is alone, over a large table.
+    planned(
+        "L0: [a-c 4M] [p-r 4M] [b-f 4M] [r-t 4M] [e-h 4M] [w-w 4M]
+         L6: [a-d 10M] [e-m 10M] [n-s 10M] [v-z 30M]",
+        expect![[r#"
+            scores L0 1.50 L6 0.00; debt 84M
+            merge 18M, L0 to L6, the bottom
+              source 2:[p-r] 4:[r-t]
+              target 9:[n-s]
+        "#]],
+    );
+}
+
+#[test]
+fn a_vast_group_gives_its_oldest_tables_first() {
+    planned(
+        "L0: [a-z 90M] [a-z 90M] [a-k 30M] [a-z 4M]
+         L6: [a-m 20M]",
+        expect![[r#"
+            scores L0 1.00 L6 0.00; debt 234M
+            merge 200M, L0 to L6, the bottom
+              source 1:[a-z] 2:[a-z]
+              target 5:[a-m]
+        "#]],
+    );
+}
+
+#[test]
+fn level_0_never_passes_over_a_level_that_holds_something() {
+    planned(
+        "L0: [a-e 4M] [a-e 4M] [a-e 4M] [a-e 4M]
+         L3: [x-z 1M]
+         L6: [a-z 30M]",
+        expect![[r#"
+            scores L0 1.00 L3 1.00 L6 0.00; debt 45M
+            merge 16M, L0 to L3
+              source 1:[a-e] 2:[a-e] 3:[a-e] 4:[a-e]
+        "#]],
+    );
+}
+
+#[test]
+fn small_flushes_stop_above_a_large_base() {
+    planned(
+        "L0: [a-z 1M] [a-z 1M] [a-z 1M] [a-z 1M]
+         L6: [a-m 20M] [n-z 20M]",
+        expect![[r#"
+            scores L0 1.00 L6 0.00; debt 4M
+            merge 4M, L0 to L5
+              source 1:[a-z] 2:[a-z] 3:[a-z] 4:[a-z]
+        "#]],
+    );
+}
+
+#[test]
+fn the_base_is_higher_the_more_there_is() {
+    // 16, 64, 256: beyond 64 MiB in all there are two levels, beyond 256 three.
+    for last in ["50M", "100M", "300M"] {
+        let levels = drawn(&format!(
+            "L0: [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M]
+             L6: [a-z {last}]"
+        ));
+        let plan = plan(&levels, &SHAPE).unwrap();
+        let base = match last {
+            "50M" => 6,
+            "100M" => 5,
+            _ => 4,
+        };
+        assert_eq!(plan.target, base, "{last}");
+    }
+}
+
+#[test]
+fn a_level_of_uniform_keys_goes_down_whole() {
+    planned(
+        "L5: [a-f 16M] [g-l 16M] [m-r 16M] [s-z 16M]
+         L6: [a-c 10M] [d-f 10M] [g-i 10M] [j-l 10M] [m-o 10M] [p-r 10M] [s-u 10M] [v-z 10M]",
+        expect![[r#"
+            scores L5 1.33 L6 0.00; debt 36M
+            merge 144M, L5 to L6, the bottom
+              source 1:[a-f] 2:[g-l] 3:[m-r] 4:[s-z]
+              target 5:[a-c] 6:[d-f] 7:[g-i] 8:[j-l] 9:[m-o] 10:[p-r] 11:[s-u] 12:[v-z]
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_due_by_nothing_owes_something() {
+    let levels = drawn(
+        "L5: [a-c 16M]
+         L6: [a-z 30M]",
+    );
+    assert!(plan(&levels, &SHAPE).is_some());
+    assert!(debt_bytes(&levels, &SHAPE) > 0);
+}
+
+#[test]
+fn a_run_is_cut_at_the_bound_of_input() {
+    planned(
+        "L5: [a-f 30M] [g-l 30M] [m-r 30M] [s-z 30M]
+         L6: [a-c 15M] [d-f 15M] [g-i 15M] [j-l 15M] [m-o 15M] [p-r 15M] [s-u 15M] [v-z 15M]",
+        expect![[r#"
+            scores L5 1.94 L6 0.00; debt 116M
+            merge 180M, L5 to L6, the bottom
+              source 1:[a-f] 2:[g-l] 3:[m-r]
+              target 5:[a-c] 6:[d-f] 7:[g-i] 8:[j-l] 9:[m-o] 10:[p-r]
+        "#]],
+    );
+}
+
+#[test]
+fn a_table_beyond_the_bound_goes_alone() {
+    planned(
+        "L5: [a-z 150M]
+         L6: [a-m 99M] [n-z 99M]",
+        expect![[r#"
+            scores L5 1.20 L6 0.00; debt 58M
+            merge 348M, L5 to L6, the bottom
+              source 1:[a-z]
+              target 2:[a-m] 3:[n-z]
+        "#]],
+    );
+}
+
+#[test]
+fn what_overlaps_nothing_below_is_moved() {
+    planned(
+        "L5: [a-c 16M] [d-f 16M] [g-i 16M] [s-z 16M]
+         L6: [a-b 30M] [h-k 30M] [t-x 30M]",
+        expect![[r#"
+            scores L5 1.29 L6 0.00; debt 34M
+            move 16M, L5 to L6, the bottom
+              source 2:[d-f]
+        "#]],
+    );
+}
+
+#[test]
+fn the_highest_score_goes_first() {
+    planned(
+        "L0: [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M]
+         L5: [a-m 60M] [n-z 60M]
+         L6: [a-m 50M] [n-z 50M]",
+        expect![[r#"
+            scores L0 1.25 L5 2.02 L6 0.00; debt 278M
+            merge 110M, L5 to L6, the bottom
+              source 6:[a-m]
+              target 8:[a-m]
+        "#]],
+    );
+    planned(
+        "L0: [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M]
+         L5: [a-m 60M] [n-z 60M]
+         L6: [a-m 50M] [n-z 50M]",
+        expect![[r#"
+            scores L0 2.25 L5 2.02 L6 0.00; debt 314M
+            merge 156M, L0 to L5
+              source 1:[a-z] 2:[a-z] 3:[a-z] 4:[a-z] 5:[a-z] 6:[a-z] 7:[a-z] 8:[a-z] 9:[a-z]
+              target 10:[a-m] 11:[n-z]
+        "#]],
+    );
+}
+
+#[test]
+fn above_the_last_level_a_plan_is_at_the_bottom_only_where_nothing_is_below() {
+    planned(
+        "L4: [a-c 40M]
+         L5: [a-b 10M]
+         L6: [b-m 60M] [n-z 60M]",
+        expect![[r#"
+            scores L4 2.50 L5 0.19 L6 0.00; debt 30M
+            merge 50M, L4 to L5
+              source 1:[a-c]
+              target 2:[a-b]
+        "#]],
+    );
+    planned(
+        "L4: [a-c 40M]
+         L5: [a-b 10M]
+         L6: [d-m 60M] [n-z 60M]",
+        expect![[r#"
+            scores L4 2.50 L5 0.19 L6 0.00; debt 30M
+            merge 50M, L4 to L5, the bottom
+              source 1:[a-c]
+              target 2:[a-b]
+        "#]],
+    );
+}
+
+#[test]
+fn a_full_compaction_takes_the_uppermost_level_that_is_not_alone() {
+    planned_full(
+        "L0: [a-z 4M]",
+        expect![[r#"
+            scores L0 0.25; debt 0M
+            move 4M, L0 to L6, the bottom
+              source 1:[a-z]
+        "#]],
+    );
+    planned_full(
+        "L0: [a-z 4M]
+         L4: [a-c 1M]
+         L6: [a-z 30M]",
+        expect![[r#"
+            scores L0 0.25 L4 0.25 L6 0.00; debt 0M
+            merge 5M, L0 to L4
+              source 1:[a-z]
+              target 2:[a-c]
+        "#]],
+    );
+    planned_full(
+        "L4: [a-c 1M]
+         L6: [a-z 30M]",
+        expect![[r#"
+            scores L4 0.25 L6 0.00; debt 0M
+            merge 31M, L4 to L6, the bottom
+              source 1:[a-c]
+              target 2:[a-z]
+        "#]],
+    );
+    planned_full(
+        "L4: [a-c 4M] [d-e 1M]",
+        expect![[r#"
+            scores L4 1.25; debt 1M
+            at rest
+        "#]],
+    );
+}

@@ -202,8 +202,12 @@ impl BlobLog {
     }
 
     /// The log goes on in `next` when the active segment is full; refused if one waits already.
+    ///
+    /// # Panics
+    /// If `next` does not come after every segment that the log has (B1).
     pub fn offer(&self, next: SegmentFile) -> Result<(), SegmentFile> {
         let mut state = self.append.lock();
+        assert!(state.last_ordinal() < Some(next.header.ordinal), "segments come in order");
         if state.active.is_none() {
             let start = position(next.header.ordinal, FRAMES_START);
             self.written_upto.fetch_max(start.number(), Ordering::AcqRel);

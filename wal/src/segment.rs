@@ -302,6 +302,14 @@ impl Sealer {
         self.list.retain(|listed| *listed != value);
     }
 
+    /// Takes back the last frame noted, with its only value.
+    pub(crate) fn take_back(&mut self, value: ListEntry) {
+        let frame = self.frames.pop().expect("it was noted");
+        self.record_count -= frame.record_crcs.len() as u64;
+        self.body_bytes -= u64::from(frame.body_bytes);
+        self.list.retain(|listed| *listed != value);
+    }
+
     /// Notes a value.
     pub fn value(&mut self, entry: ListEntry) {
         self.list.push(entry);

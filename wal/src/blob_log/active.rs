@@ -79,6 +79,14 @@ impl AppendState {
         self.queued.push_back(Arc::new(queued));
     }
 
+    /// The last segment that the log has, but for what only waits to be sealed elsewhere.
+    pub(super) fn last_ordinal(&self) -> Option<u32> {
+        let active = self.active.as_ref().map(|active| active.segment.header.ordinal);
+        let next = self.next.as_ref().map(|next| next.header.ordinal);
+        let closing = self.closing.back().map(|closing| closing.segment.header.ordinal);
+        next.or(active).or(closing)
+    }
+
     /// The position of the last frame appended, gathered ones included.
     pub(super) fn last_position(&self) -> Option<LogPosition> {
         let active = self.active.as_ref()?;

@@ -4,8 +4,9 @@
 //!    so that what is put meanwhile comes to stand behind it.
 //! 2. Under the write lock alone, what is queued before it is written, then the value from the
 //!    caller's memory, a part at a time; its header last.
-//! 3. If that fails, a frame that means nothing takes its place in the queue and in what will seal
-//!    the segment.
+//! 3. If that fails, the room is given back; or, if something was put behind it meanwhile, a frame
+//!    that means nothing takes its place in the queue and in what will seal the segment. So a value
+//!    that is refused again and again uses up neither segments nor space.
 //!
 //! - B4: a value that was refused is not in the log, now or later. A large value's header is
 //!   written after all the rest of it, so that there is no whole frame of a value that was refused.
@@ -16,12 +17,12 @@ use bytes::Bytes;
 use pinstone_disk::DiskExt;
 use pinstone_disk::codec::size;
 
-use super::active::{Active, entry};
+use super::active::{Active, AppendState, entry};
 use super::queue::Queued;
 use super::{Appended, BlobLog, Room};
 use crate::error::WalError;
 use crate::frame::{
-    BodyCheck, FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameKind, encoded_crc, frame_bytes,
+    BodyCheck, FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameKind, encoded_crc,
 };
 use crate::position::Place;
 use crate::record::PreparedValue;
@@ -73,7 +74,7 @@ impl BlobLog {
         };
         let written = self.write_queued(&write, Some(&large.room));
         if let Err(error) = written.and_then(|()| self.write_large(&large, value)) {
-            self.void(&large, entry(value, place));
+            self.take_back(&large, entry(value, place));
             return Err(error);
         }
         self.note_written(&large.room, large.room.end - large.room.offset_bytes);
@@ -81,39 +82,56 @@ impl BlobLog {
         Ok(Appended::At(place))
     }
 
-    /// Writes a large value's frame, its header last (B4).
+    /// Writes a large value's frame, its header last (B4). Without space for it, the file is as
+    /// long as it was.
     fn write_large(&self, large: &Large, value: &PreparedValue<'_>) -> Result<(), WalError> {
         let Queued { segment, offset_bytes, end, .. } = &*large.room;
+        let file = &segment.file;
         let write = || {
             if *end > self.options.segment_bytes {
-                segment.file.allocate(*end)?;
+                file.allocate(*end)?;
             }
             let mut at = offset_bytes + large.head.len() as u64;
             for part in value.value.chunks(WRITE_BYTES) {
-                self.disk.write(&segment.file, at, Bytes::copy_from_slice(part))?;
+                self.disk.write(file, at, Bytes::copy_from_slice(part))?;
                 at += part.len() as u64;
             }
             let padding = Bytes::from_static(&[0; FRAME_ALIGN]).slice(..size(end - at));
             if !padding.is_empty() {
-                self.disk.write(&segment.file, at, padding)?;
+                self.disk.write(file, at, padding)?;
             }
-            self.disk.write(&segment.file, *offset_bytes, large.head.clone())
+            self.disk.write(file, *offset_bytes, large.head.clone())
         };
-        write().map_err(|error| self.refused(error))
+        let len_before = file.len_bytes();
+        write().map_err(|error| {
+            if error.is_no_space()
+                && let Ok(len_before) = len_before
+            {
+                // What was had of the space is of use to others. Should this fail, too, the space
+                // is had back when the segment is sealed.
+                let _ = file.set_len(len_before);
+            }
+            self.refused(error)
+        })
     }
 
-    /// Replaces a large frame that could not be written by one that says so, to be written when
-    /// the queue is; gives its room back if nothing was gathered after it. The write lock is held
-    /// and something is queued, so its segment is the active one still.
-    pub(super) fn void(&self, large: &Large, listed: ListEntry) {
+    /// Gives back the room of a large frame that could not be written; if something was put behind
+    /// it, replaces the frame by one that says so, to be written when the queue is. The write lock
+    /// is held and something is queued, so its segment is the active one still.
+    pub(super) fn take_back(&self, large: &Large, listed: ListEntry) {
         let mut state = self.append.lock();
+        let AppendState { active, queued, .. } = &mut *state;
         let Queued { segment, offset_bytes, end, .. } = &*large.room;
-        let active = state.active.as_mut().expect("a large value went to the active segment");
+        let active = active.as_mut().expect("a large value went to the active segment");
         assert_eq!(active.segment.header, segment.header, "nothing ends a segment meanwhile");
-        let mut end = *end;
-        if active.frame_start == end && active.frame.is_empty() {
-            end = offset_bytes + frame_bytes(0);
-            active.frame_start = end;
+        let slot = queued.iter().position(|queued| Arc::ptr_eq(queued, &large.room));
+        let slot = slot.expect("only its own thread takes it from the queue");
+        if active.frame_start == *end && active.frame.is_empty() {
+            assert_eq!(slot + 1, queued.len(), "frames are queued in order");
+            queued.pop_back();
+            active.frame_start = *offset_bytes;
+            active.sealer.take_back(listed);
+            return;
         }
         let header = FrameHeader {
             kind: FrameKind::Void,
@@ -127,14 +145,12 @@ impl BlobLog {
         };
         let encoded = header.encode(segment.header.seed(), *offset_bytes);
         active.sealer.void(&header, encoded_crc(&encoded), listed);
-        let void = Arc::new(Queued {
+        queued[slot] = Arc::new(Queued {
             segment: segment.clone(),
             offset_bytes: *offset_bytes,
-            end,
+            end: *end,
             bytes: Bytes::copy_from_slice(&encoded),
         });
-        let slot = state.queued.iter_mut().find(|queued| Arc::ptr_eq(queued, &large.room));
-        *slot.expect("only its own thread takes it from the queue") = void;
     }
 }
 

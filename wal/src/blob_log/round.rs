@@ -153,9 +153,12 @@ impl SyncRound<'_> {
         self.upto
     }
 
-    /// The syncs to carry out, each in a chain of its own.
+    /// The syncs to carry out, each in a chain of its own; given out once (B6).
+    ///
+    /// # Panics
+    /// If they were given out before.
     pub fn chains(&self) -> Vec<Vec<Op>> {
-        self.submitted.set(true);
+        assert!(!self.submitted.replace(true), "a round's syncs are carried out once");
         if planted::is(Bug::BlobSyncSkipped) {
             return Vec::new();
         }
@@ -163,9 +166,12 @@ impl SyncRound<'_> {
     }
 
     /// Ends the round: durable if the syncs succeeded; otherwise writing ends (P6).
+    ///
+    /// # Panics
+    /// If the syncs were never taken: they cannot have been carried out.
     pub fn finish(mut self, result: Result<(), DiskError>) -> Result<(), WalError> {
+        assert!(self.submitted.replace(false), "what became of syncs that nobody took");
         self.files.clear();
-        self.submitted.set(false);
         if let Err(error) = result {
             return Err(self.log.poison.set(chain(&error)));
         }

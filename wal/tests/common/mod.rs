@@ -1,6 +1,8 @@
 //! A blob log with what its user must provide: segments, an index, and reading back.
 #![allow(dead_code, unreachable_pub, reason = "each test binary takes what it needs")]
 
+pub mod hooked;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

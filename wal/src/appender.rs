@@ -101,25 +101,25 @@ pub struct Appender {
     poison: Arc<Poison>,
     epoch: u32,
     segment: SegmentFile,
-    end: u64,
+    end_bytes: u64,
     sealer: Sealer,
     /// Segments that a failed rotation left to be gone on in.
     spare: VecDeque<SegmentFile>,
 }
 
 impl Appender {
-    /// Appends from `end` on to `segment`, whose frames so far `sealer` has noted.
+    /// Appends from `end_bytes` on to `segment`, whose frames so far `sealer` has noted.
     pub fn new(
         disk: Arc<dyn Disk>,
         synced: Arc<SyncedUpto>,
         poison: Arc<Poison>,
         epoch: u32,
         segment: SegmentFile,
-        end: u64,
+        end_bytes: u64,
         sealer: Sealer,
     ) -> Self {
         let spare = VecDeque::new();
-        Self { disk, synced, poison, epoch, segment, end, sealer, spare }
+        Self { disk, synced, poison, epoch, segment, end_bytes, sealer, spare }
     }
 
     /// The segment appended to.
@@ -129,12 +129,12 @@ impl Appender {
 
     /// Where the next frame goes.
     pub fn end(&self) -> LogPosition {
-        position(self.segment.header.ordinal, self.end)
+        position(self.segment.header.ordinal, self.end_bytes)
     }
 
     /// Bytes of the segment if a frame with `body_bytes` were appended and it were then sealed.
     pub fn sealed_bytes_with(&self, body_bytes: usize) -> u64 {
-        self.end
+        self.end_bytes
             + frame_bytes(body_bytes as u64)
             + FRAME_HEADER_BYTES as u64
             + self.sealer.seal_bytes(0)
@@ -142,7 +142,7 @@ impl Appender {
 
     /// No frame was appended to this segment yet.
     pub fn is_empty(&self) -> bool {
-        self.end == FRAMES_START
+        self.end_bytes == FRAMES_START
     }
 
     /// What sealing will write, for the log to add what its records mean.
@@ -165,14 +165,14 @@ impl Appender {
         };
         let crcs = frame.record_crcs().to_vec();
         let body_bytes = frame.body_bytes();
-        let (crc, bytes) = frame.finish(self.segment.header.seed(), self.end, &place);
+        let (crc, bytes) = frame.finish(self.segment.header.seed(), self.end_bytes, &place);
         let len_bytes = bytes.len() as u64;
-        if let Err(error) = self.disk.write(&self.segment.file, self.end, bytes) {
+        if let Err(error) = self.disk.write(&self.segment.file, self.end_bytes, bytes) {
             self.void(&error)?;
             return Err(error.into());
         }
         self.sealer.frame(crc, &crcs, body_bytes);
-        self.end += len_bytes;
+        self.end_bytes += len_bytes;
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl Appender {
     fn void(&self, error: &DiskError) -> Result<(), WalError> {
         let file = &self.segment.file;
         let voided = if error.is_no_space() {
-            file.set_len(self.end).and_then(|()| self.disk.sync(file)).map_err(|e| chain(&e))
+            file.set_len(self.end_bytes).and_then(|()| self.disk.sync(file)).map_err(|e| chain(&e))
         } else {
             Err(chain(error))
         };
@@ -202,13 +202,13 @@ impl Appender {
         let synced = self.disk.sync(&self.segment.file);
         synced.map_err(|error| self.poison.set(chain(&error)))?;
         self.synced.raise(self.segment.header.log, self.end());
-        let next = self.spare.pop_front().expect("there is one");
+        let next = self.spare.pop_front().expect("asserted above");
         let closing = Closing {
             segment: std::mem::replace(&mut self.segment, next),
-            frames_end: self.end,
+            frames_end: self.end_bytes,
             sealer: std::mem::take(&mut self.sealer),
         };
-        self.end = FRAMES_START;
+        self.end_bytes = FRAMES_START;
         Ok(closing)
     }
 

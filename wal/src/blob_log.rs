@@ -103,7 +103,7 @@ impl BlobLog {
     ) -> Self {
         let active = active.map(|segment| Active {
             segment: segment.segment,
-            frame_start: segment.frames_end,
+            frame_start_bytes: segment.frames_end,
             frame: FrameBuilder::with_capacity(0),
             sealer: segment.sealer,
         });

@@ -167,11 +167,11 @@ impl Scan {
         position(self.header.ordinal, self.valid_end)
     }
 
-    /// Calls `each` with every record of the frames that begin before `end`: its frame, its
+    /// Calls `each` with every record of the frames that begin before `end_bytes`: its frame, its
     /// offset in the segment, and itself.
-    pub fn records(&self, end: u64, mut each: impl FnMut(&Frame, u64, Record<'_>)) {
+    pub fn records(&self, end_bytes: u64, mut each: impl FnMut(&Frame, u64, Record<'_>)) {
         let store = StoreSeed::new(&self.header.store_id);
-        for frame in self.frames.iter().filter(|frame| frame.offset_bytes < end) {
+        for frame in self.frames.iter().filter(|frame| frame.offset_bytes < end_bytes) {
             if frame.header.kind != FrameKind::Records {
                 continue;
             }
@@ -183,13 +183,17 @@ impl Scan {
         }
     }
 
-    /// What sealing needs to know of the frames that begin before `end`; `note` adds what the
+    /// What sealing needs to know of the frames that begin before `end_bytes`; `note` adds what the
     /// log's own records mean.
-    pub fn sealer(&self, end: u64, mut note: impl FnMut(&mut Sealer, u64, Record<'_>)) -> Sealer {
+    pub fn sealer(
+        &self,
+        end_bytes: u64,
+        mut note: impl FnMut(&mut Sealer, u64, Record<'_>),
+    ) -> Sealer {
         let seed = self.header.seed();
         let store = StoreSeed::new(&self.header.store_id);
         let mut sealer = Sealer::default();
-        for frame in self.frames.iter().filter(|frame| frame.offset_bytes < end) {
+        for frame in self.frames.iter().filter(|frame| frame.offset_bytes < end_bytes) {
             let mut crcs = Vec::new();
             let body = &self.bytes[size(frame.offset_bytes) + FRAME_HEADER_BYTES..];
             read_body(store, &frame.header, body, |offset, record| {

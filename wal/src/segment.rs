@@ -131,7 +131,7 @@ impl SegmentHeader {
         if reader.take(8, "a magic").map_err(short)? != MAGIC {
             return Err(corrupt(file, 0, "it does not begin as our files do"));
         }
-        let crc = u32::from_le_bytes(bytes[60..].try_into().expect("four bytes"));
+        let crc = u32::from_le_bytes(bytes[60..].try_into().expect("the slice has four bytes"));
         if checksum::crc(&bytes[..60]) != crc {
             return Err(corrupt(file, 60, "its header's checksum does not match"));
         }
@@ -304,7 +304,7 @@ impl Sealer {
 
     /// Takes back the last frame noted, with its only value.
     pub(crate) fn take_back(&mut self, value: ListEntry) {
-        let frame = self.frames.pop().expect("it was noted");
+        let frame = self.frames.pop().expect("the frame taken back was noted last");
         self.record_count -= frame.record_crcs.len() as u64;
         self.body_bytes -= u64::from(frame.body_bytes);
         self.list.retain(|listed| *listed != value);
@@ -489,7 +489,9 @@ pub fn read_list(
         for slot in slots.take(count) {
             let entry = ListEntry {
                 digest: Digest::from_bytes(*slot.first_chunk().expect("32 of 37 bytes")),
-                offset_bytes: u32::from_le_bytes(slot[32..36].try_into().expect("four bytes")),
+                offset_bytes: u32::from_le_bytes(
+                    slot[32..36].try_into().expect("the slice has four bytes"),
+                ),
                 class: SizeClass(slot[36]),
             };
             let sorted = list.last().is_none_or(|last| *last < entry);

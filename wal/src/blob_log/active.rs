@@ -41,7 +41,7 @@ pub(super) struct AppendState {
 #[derive(Debug)]
 pub(super) struct Active {
     pub(super) segment: SegmentFile,
-    pub(super) frame_start: u64,
+    pub(super) frame_start_bytes: u64,
     pub(super) frame: FrameBuilder,
     pub(super) sealer: Sealer,
 }
@@ -67,13 +67,13 @@ impl AppendState {
 
     /// Ends the active segment and goes on in the next.
     pub(super) fn rotate(&mut self, log: &BlobLog) {
-        let next = self.next.take().expect("there is one");
+        let next = self.next.take().expect("the caller looked, under the same lock");
         let next = Active::begin(next, std::mem::take(&mut self.spare));
         let mut full = self.active.replace(next).expect("the first segment is active at once");
         let queued = full.finish_frame(log, true, Vec::new());
         self.closing.push_back(Closing {
             segment: full.segment,
-            frames_end: queued.end,
+            frames_end: queued.end_bytes,
             sealer: full.sealer,
         });
         self.queued.push_back(Arc::new(queued));
@@ -92,10 +92,10 @@ impl AppendState {
         let active = self.active.as_ref()?;
         let ordinal = active.segment.header.ordinal;
         if !active.frame.is_empty() {
-            return Some(position(ordinal, active.frame_start));
+            return Some(position(ordinal, active.frame_start_bytes));
         }
         if !active.is_untouched() {
-            return Some(position(ordinal, active.frame_start - 1));
+            return Some(position(ordinal, active.frame_start_bytes - 1));
         }
         let closing = self.closing.back()?;
         Some(position(closing.segment.header.ordinal, closing.frames_end - 1))
@@ -105,16 +105,16 @@ impl AppendState {
         let offset = u64::from(place.offset_bytes);
         if let Some(active) = &self.active
             && active.segment.header.ordinal == place.ordinal
-            && offset >= active.frame_start
+            && offset >= active.frame_start_bytes
         {
-            let from = usize::try_from(offset - active.frame_start).ok()?;
+            let from = usize::try_from(offset - active.frame_start_bytes).ok()?;
             let len = usize::try_from(place.class.bytes_max()).ok()?;
             let rest = active.frame.bytes().get(from..)?;
             return Some(Bytes::copy_from_slice(&rest[..len.min(rest.len())]));
         }
         let queued = self.queued.iter().find(|queued| {
             queued.segment.header.ordinal == place.ordinal
-                && (queued.offset_bytes..queued.end).contains(&offset)
+                && (queued.offset_bytes..queued.end_bytes).contains(&offset)
         })?;
         let from = usize::try_from(offset - queued.offset_bytes).ok()?;
         (from < queued.bytes.len()).then(|| queued.bytes.slice(from..))
@@ -125,14 +125,14 @@ impl Active {
     pub(super) fn begin(segment: SegmentFile, spare: Vec<u8>) -> Self {
         Self {
             segment,
-            frame_start: FRAMES_START,
+            frame_start_bytes: FRAMES_START,
             frame: FrameBuilder::reusing(spare),
             sealer: Sealer::default(),
         }
     }
 
     pub(super) fn is_untouched(&self) -> bool {
-        self.frame.is_empty() && self.frame_start == FRAMES_START
+        self.frame.is_empty() && self.frame_start_bytes == FRAMES_START
     }
 
     /// The frame being gathered has room for `len_bytes` more.
@@ -142,20 +142,20 @@ impl Active {
 
     /// Where the frame being gathered begins.
     pub(super) fn start(&self) -> LogPosition {
-        position(self.segment.header.ordinal, self.frame_start)
+        position(self.segment.header.ordinal, self.frame_start_bytes)
     }
 
     /// Where the log ends, the frame being gathered included.
     pub(super) fn end(&self) -> LogPosition {
         let gathered = if self.frame.is_empty() { 0 } else { self.frame.len_bytes() as u64 };
-        position(self.segment.header.ordinal, self.frame_start + gathered)
+        position(self.segment.header.ordinal, self.frame_start_bytes + gathered)
     }
 
     /// Bytes of the segment if a record of `len_bytes` were added and it were then sealed.
     pub(super) fn sealed_bytes_with(&self, len_bytes: usize) -> u64 {
         // A record may come into the frame being gathered or into one of its own.
         let gathered = u64::from(self.frame.body_bytes());
-        self.frame_start
+        self.frame_start_bytes
             + frame_bytes(gathered)
             + frame_bytes(len_bytes as u64)
             + frame_bytes(0)
@@ -163,7 +163,7 @@ impl Active {
     }
 
     pub(super) fn place(&self, offset_in_frame: usize, value: &PreparedValue<'_>) -> Place {
-        let offset_bytes = self.frame_start + offset_in_frame as u64;
+        let offset_bytes = self.frame_start_bytes + offset_in_frame as u64;
         Place {
             ordinal: self.segment.header.ordinal,
             offset_bytes: u32::try_from(offset_bytes).expect("a segment is shorter than 4 GiB"),
@@ -187,16 +187,21 @@ impl Active {
         let frame = std::mem::replace(&mut self.frame, next);
         let crcs = frame.record_crcs().to_vec();
         let body_bytes = frame.body_bytes();
-        let (crc, bytes) = frame.finish(self.segment.header.seed(), self.frame_start, &place);
+        let (crc, bytes) = frame.finish(self.segment.header.seed(), self.frame_start_bytes, &place);
         self.sealer.frame(crc, &crcs, body_bytes);
         self.advance(bytes.len() as u64, bytes)
     }
 
     /// Takes the room of a frame.
     pub(super) fn advance(&mut self, frame_bytes: u64, bytes: Bytes) -> Queued {
-        let offset_bytes = self.frame_start;
-        self.frame_start += frame_bytes;
-        Queued { segment: self.segment.clone(), offset_bytes, end: self.frame_start, bytes }
+        let offset_bytes = self.frame_start_bytes;
+        self.frame_start_bytes += frame_bytes;
+        Queued {
+            segment: self.segment.clone(),
+            offset_bytes,
+            end_bytes: self.frame_start_bytes,
+            bytes,
+        }
     }
 }
 

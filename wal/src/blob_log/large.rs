@@ -77,7 +77,7 @@ impl BlobLog {
             self.take_back(&large, entry(value, place));
             return Err(error);
         }
-        self.note_written(&large.room, large.room.end - large.room.offset_bytes);
+        self.note_written(&large.room, large.room.end_bytes - large.room.offset_bytes);
         insert(place);
         Ok(Appended::At(place))
     }
@@ -85,31 +85,31 @@ impl BlobLog {
     /// Writes a large value's frame, its header last (B4). Without space for it, the file is as
     /// long as it was.
     fn write_large(&self, large: &Large, value: &PreparedValue<'_>) -> Result<(), WalError> {
-        let Queued { segment, offset_bytes, end, .. } = &*large.room;
+        let Queued { segment, offset_bytes, end_bytes, .. } = &*large.room;
         let file = &segment.file;
         let write = || {
-            if *end > self.options.segment_bytes {
-                file.allocate(*end)?;
+            if *end_bytes > self.options.segment_bytes {
+                file.allocate(*end_bytes)?;
             }
             let mut at = offset_bytes + large.head.len() as u64;
             for part in value.value.chunks(WRITE_BYTES) {
                 self.disk.write(file, at, Bytes::copy_from_slice(part))?;
                 at += part.len() as u64;
             }
-            let padding = Bytes::from_static(&[0; FRAME_ALIGN]).slice(..size(end - at));
+            let padding = Bytes::from_static(&[0; FRAME_ALIGN]).slice(..size(end_bytes - at));
             if !padding.is_empty() {
                 self.disk.write(file, at, padding)?;
             }
             self.disk.write(file, *offset_bytes, large.head.clone())
         };
-        let len_before = file.len_bytes();
+        let len_before_bytes = file.len_bytes();
         write().map_err(|error| {
             if error.is_no_space()
-                && let Ok(len_before) = len_before
+                && let Ok(len_before_bytes) = len_before_bytes
             {
                 // What was had of the space is of use to others. Should this fail, too, the space
                 // is had back when the segment is sealed.
-                let _ = file.set_len(len_before);
+                let _ = file.set_len(len_before_bytes);
             }
             self.refused(error)
         })
@@ -121,22 +121,22 @@ impl BlobLog {
     pub(super) fn take_back(&self, large: &Large, listed: ListEntry) {
         let mut state = self.append.lock();
         let AppendState { active, queued, .. } = &mut *state;
-        let Queued { segment, offset_bytes, end, .. } = &*large.room;
+        let Queued { segment, offset_bytes, end_bytes, .. } = &*large.room;
         let active = active.as_mut().expect("a large value went to the active segment");
         assert_eq!(active.segment.header, segment.header, "nothing ends a segment meanwhile");
         let slot = queued.iter().position(|queued| Arc::ptr_eq(queued, &large.room));
         let slot = slot.expect("only its own thread takes it from the queue");
-        if active.frame_start == *end && active.frame.is_empty() {
+        if active.frame_start_bytes == *end_bytes && active.frame.is_empty() {
             assert_eq!(slot + 1, queued.len(), "frames are queued in order");
             queued.pop_back();
-            active.frame_start = *offset_bytes;
+            active.frame_start_bytes = *offset_bytes;
             active.sealer.take_back(listed);
             return;
         }
         let header = FrameHeader {
             kind: FrameKind::Void,
             last: false,
-            body_bytes: u32::try_from(end - offset_bytes - FRAME_HEADER_BYTES as u64)
+            body_bytes: u32::try_from(end_bytes - offset_bytes - FRAME_HEADER_BYTES as u64)
                 .expect("the frame it replaces had this length at least"),
             body_check: 0,
             epoch: self.epoch,
@@ -148,7 +148,7 @@ impl BlobLog {
         queued[slot] = Arc::new(Queued {
             segment: segment.clone(),
             offset_bytes: *offset_bytes,
-            end: *end,
+            end_bytes: *end_bytes,
             bytes: Bytes::copy_from_slice(&encoded),
         });
     }
@@ -169,7 +169,7 @@ impl Active {
             sequence: place.sequence,
             synced: place.synced,
         };
-        let encoded = header.encode(self.segment.header.seed(), self.frame_start);
+        let encoded = header.encode(self.segment.header.seed(), self.frame_start_bytes);
         let head = Bytes::from([&encoded, value.header()].concat());
         self.sealer.frame(encoded_crc(&encoded), &[value.crc], header.body_bytes);
         let room = Arc::new(self.advance(header.frame_bytes(), Bytes::new()));

@@ -31,7 +31,7 @@ use crate::segment::SegmentFile;
 pub(super) struct Queued {
     pub(super) segment: SegmentFile,
     pub(super) offset_bytes: u64,
-    pub(super) end: u64,
+    pub(super) end_bytes: u64,
     pub(super) bytes: Bytes,
 }
 
@@ -85,9 +85,9 @@ impl BlobLog {
         let file = &queued.segment.file;
         self.disk.write(file, queued.offset_bytes, queued.bytes.clone())?;
         // A void frame's body may lie beyond what was reserved; the file has to reach its end.
-        let written = queued.offset_bytes + queued.bytes.len() as u64;
-        if written < queued.end && file.len_bytes()? < queued.end {
-            file.set_len(queued.end)?;
+        let written_end_bytes = queued.offset_bytes + queued.bytes.len() as u64;
+        if written_end_bytes < queued.end_bytes && file.len_bytes()? < queued.end_bytes {
+            file.set_len(queued.end_bytes)?;
         }
         Ok(())
     }
@@ -99,7 +99,7 @@ impl BlobLog {
         assert!(front.is_some_and(|front| Arc::ptr_eq(&front, written)), "frames go in order");
         let ordinal = written.segment.header.ordinal;
         state.unsynced.insert(ordinal, Arc::clone(&written.segment.file));
-        let end = position(ordinal, written.end);
+        let end = position(ordinal, written.end_bytes);
         self.written_upto.fetch_max(end.number(), Ordering::AcqRel);
         self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
     }

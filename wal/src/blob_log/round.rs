@@ -133,15 +133,15 @@ impl BlobLog {
         self.write_all(&write)?;
         let mut state = self.append.lock();
         let active = state.active.as_ref();
-        let active = active.map(|active| (active.segment.clone(), active.frame_start));
+        let active = active.map(|active| (active.segment.clone(), active.frame_start_bytes));
         let next = state.next.as_ref().map(|next| (next.clone(), FRAMES_START));
         let cut: Vec<_> = active.into_iter().chain(next).collect();
         for (segment, _) in &cut {
             state.unsynced.insert(segment.header.ordinal, Arc::clone(&segment.file));
         }
         drop(state);
-        for (segment, end) in cut {
-            segment.file.set_len(end)?;
+        for (segment, end_bytes) in cut {
+            segment.file.set_len(end_bytes)?;
         }
         self.round_holding(guard).carry_out()
     }

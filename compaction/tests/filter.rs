@@ -319,6 +319,11 @@ fn fields_that_do_not_fit_are_refused_by_name() {
     assert_eq!(refusal(7, &[1]), "zeros");
     assert_eq!(refusal(8, &[0; 4]), fingerprints);
     assert_eq!(refusal(8, &[0xff; 4]), fingerprints);
+    let mut two_segments = bytes[..FILTER_HEADER_BYTES].to_vec();
+    two_segments[5] = 2;
+    two_segments[8..12].fill(0);
+    two_segments.resize(FILTER_HEADER_BYTES + 8, 0);
+    assert_eq!(decode(mended(two_segments)).unwrap_err().what, fingerprints, "no first places");
     let keys = "a count of keys that the fingerprints can tell apart";
     assert_eq!(refusal(12, &[0; 4]), keys);
     assert_eq!(refusal(12, &[0xff; 4]), keys);

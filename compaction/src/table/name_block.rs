@@ -309,15 +309,15 @@ impl Block {
         u32::from_le_bytes(*bytes) as usize
     }
 
-    /// How many runs begin before (`name`, `commit`). They are the first ones.
-    fn runs_before(&self, name: &[u8], commit: u64) -> usize {
+    /// The last run that begins at (`name`, `commit`) or before; the first one if none does.
+    fn run_of(&self, name: &[u8], commit: u64) -> usize {
         let (mut low, mut high) = (0, self.run_count());
-        while low < high {
+        while high - low > 1 {
             let middle = low + (high - low) / 2;
             let head = Head::read(&self.bytes, self.run_offset(middle));
             let first = &self.bytes[head.rest_at..head.rest_at + head.rest_bytes];
-            if order((first, head.commit), (name, commit)).is_lt() {
-                low = middle + 1;
+            if order((first, head.commit), (name, commit)).is_le() {
+                low = middle;
             } else {
                 high = middle;
             }
@@ -447,9 +447,8 @@ impl Cursor {
     /// Goes to the first entry that is not before (`name`, `commit`), or past the end: see
     /// [`Block::seek`]. Says whether there was one.
     pub fn seek(&mut self, name: &[u8], commit: u64) -> bool {
-        let runs_before = self.block.runs_before(name, commit);
-        self.stand_on_first_of(runs_before.saturating_sub(1));
-        // What comes after the run is not before the target: the loop ends there at the latest.
+        self.stand_on_first_of(self.block.run_of(name, commit));
+        // The next run begins after the target: the loop ends there at the latest.
         while self.place == Place::On {
             let slot = &self.slots[self.at];
             if order((self.name_of(slot), slot.commit), (name, commit)).is_ge() {
@@ -564,7 +563,10 @@ fn varint(bytes: &[u8], at: &mut usize) -> u64 {
 
 /// How many bytes `left` and `right` begin with are equal.
 fn equal_bytes(left: &[u8], right: &[u8]) -> usize {
-    left.iter().zip(right).take_while(|(left, right)| left == right).count()
+    let (left_eights, right_eights) = (left.chunks_exact(8), right.chunks_exact(8));
+    let eights = left_eights.zip(right_eights).take_while(|(left, right)| left == right).count();
+    let (left, right) = (&left[eights * 8..], &right[eights * 8..]);
+    eights * 8 + left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
 
 /// N1: the entry with `next` comes after the one with `last`. Of their names, what stands after all
@@ -579,4 +581,27 @@ fn follows(last: (&[u8], u64), next: (&[u8], u64)) -> bool {
 /// Names ascending, the newest version of each first.
 fn order(left: (&[u8], u64), right: (&[u8], u64)) -> Ordering {
     left.0.cmp(right.0).then(right.1.cmp(&left.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pinstone_disk::{FileKind, Ordinal, StoreId, TableKind};
+
+    #[test]
+    fn a_cursor_holds_names_of_one_run_alone() {
+        let seed = Seed::of_file(&StoreId([1; 16]), FileKind::Table(TableKind::Names), Ordinal(1));
+        let mut builder = BlockBuilder::new();
+        for number in 0..200 {
+            builder.push(&[&[b'n'; NAME_BYTES_MAX - 1][..], &[number]].concat(), 1, None);
+        }
+        let block = Block::open(builder.finish(seed, 0).into(), seed, 0).unwrap();
+        let mut cursor = block.first();
+        while cursor.forward() {
+            assert!(cursor.names.len() < RUN_ENTRIES * NAME_BYTES_MAX, "N4");
+        }
+        while cursor.back() {
+            assert!(cursor.names.len() < RUN_ENTRIES * NAME_BYTES_MAX, "N4");
+        }
+    }
 }

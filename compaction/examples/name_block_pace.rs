@@ -12,6 +12,7 @@ use pinstone_disk::{Digest, FileKind, Ordinal, StoreId, TableKind};
 
 const NAMES: u64 = 1_000_000;
 const ROUNDS: usize = 7;
+const SEEKS: u64 = 100_000;
 
 fn seed() -> Seed {
     Seed::of_file(&StoreId([7; 16]), FileKind::Table(TableKind::Names), Ordinal(3))
@@ -140,15 +141,28 @@ fn main() {
             0
         };
         show("forward, kept", time(NAMES, kept));
-        let per_block = names.len() / blocks.len();
-        let seeks = || {
+        let first_of = |block: &Block| block.first().keep().unwrap().name;
+        let firsts: Vec<_> = blocks.iter().map(first_of).collect();
+        let mut cursor = Cursor::new(blocks[0].clone());
+        let seeks = |fresh: bool, cursor: &mut Cursor| {
             let mut found = 0;
-            for (n, block) in blocks.iter().enumerate() {
-                let name = &names[n * per_block];
-                found += u64::from(block.seek(name, u64::MAX).entry().is_some());
+            for n in 0..SEEKS {
+                // Within what the caches of a processor hold, in no order.
+                let at = usize::try_from(n * 7919 % 10_000).unwrap();
+                let block = &blocks[firsts[..400.min(firsts.len())]
+                    .partition_point(|first| *first <= names[at])
+                    - 1];
+                if fresh {
+                    found += u64::from(block.seek(&names[at], u64::MAX).entry().is_some());
+                } else {
+                    cursor.enter(block.clone());
+                    found += u64::from(cursor.seek(&names[at], u64::MAX));
+                }
             }
+            assert_eq!(found, SEEKS);
             found
         };
-        show("seek, new", time(blocks.len() as u64, seeks));
+        show("seek, new", time(SEEKS, || seeks(true, &mut cursor)));
+        show("seek", time(SEEKS, || seeks(false, &mut cursor)));
     }
 }

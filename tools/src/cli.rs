@@ -174,8 +174,9 @@ pub(crate) enum PointerCommand {
 /// Store a directory and all below it, and point a name at it
 ///
 /// Each file becomes a value, each directory a value that lists what is in it; one commit then
-/// points NAME at the root, whatever it named before. Symlinks, modes, modification times and names
-/// that are not UTF-8 are kept. The store itself is left out. Sockets, FIFOs, devices and what cannot
+/// points NAME at the root, whatever it named before. Symlinks, modes (setuid, setgid and sticky bits
+/// among them), modification times and names that are not UTF-8 are kept; owners, extended attributes
+/// and hard links are not. The store itself is left out. Sockets, FIFOs, devices and what cannot
 /// be read are reported and left out, and the exit code is 7.
 ///
 /// With --json: {"digest":"...","name":"...","files":N,"directories":N,"symlinks":N,"left_out":N,
@@ -196,6 +197,10 @@ pub(crate) struct ImportArgs {
 
 /// Make a directory of what import stored
 ///
+/// All that import kept comes back; files belong to whoever exports them. Modes come back whole, as
+/// restic, rsync -p and tar -p restore them, whoever runs it: a setuid or setgid program then runs as
+/// its new owner or group. How many there are is told on stderr; --drop-setuid leaves these bits unset.
+///
 /// What is missing or damaged is reported and left out, and the exit code is 1; what the file system
 /// does not take is reported, and the exit code is 7.
 ///
@@ -211,7 +216,7 @@ pub(crate) struct ExportArgs {
     /// The directory to make: absent or empty, and not in the store's
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// Leave the setuid and setgid bits of files unset: owners are not kept, so such a file runs as you
+    /// Leave the setuid and setgid bits of files unset; directories keep theirs, and all their sticky bits
     #[arg(long)]
     pub(crate) drop_setuid: bool,
 }

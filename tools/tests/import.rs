@@ -915,21 +915,32 @@ fn setuid_bits_come_back_and_are_told_or_are_dropped() {
     let sandbox = Sandbox::new();
     let (source, store) = (sandbox.path("source"), sandbox.path("store"));
     std::fs::create_dir(&source).unwrap();
-    make_file(&open_dir(&source), b"program", b"program", 0o4755, (1, 1));
+    let dir = open_dir(&source);
+    make_file(&dir, b"setgid", b"program", 0o2711, (1, 1));
+    make_file(&dir, b"setuid", b"program", 0o4755, (1, 1));
+    make_file(&dir, b"sticky", b"", 0o1644, (1, 1));
+    finish_dir(&make_dir(&dir, b"shared"), 0o3775, (1, 1));
     import_json(&store, 0, &source);
-    let mode = |target: &Path| manifest(target, &[])[&b"program"[..]].mode;
+    let names = ["setgid", "setuid", "shared", "sticky"].map(str::as_bytes);
+    let modes = |target: &Path| {
+        let found = manifest(target, &[]);
+        names.map(|name| found[name].mode)
+    };
 
     let kept = sandbox.path("kept");
     let output = pinstone(&store, ["export".as_ref(), OsStr::new("@tree"), kept.as_ref()]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(stderr(&output).contains("1 file is setuid or setgid"), "{}", stderr(&output));
-    assert_eq!(mode(&kept), 0o4755);
+    let told =
+        "2 files are setuid or setgid and run as you (--drop-setuid leaves these bits unset)\n";
+    assert!(stderr(&output).contains(told), "{}", stderr(&output));
+    assert_eq!(modes(&kept), [0o2711, 0o4755, 0o3775, 0o1644]);
 
     let dropped = sandbox.path("dropped");
     let args = ["export".as_ref(), OsStr::new("@tree"), dropped.as_ref(), "--drop-setuid".as_ref()];
     let output = pinstone(&store, args);
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(mode(&dropped), 0o755);
+    assert!(!stderr(&output).contains("setuid"), "{}", stderr(&output));
+    assert_eq!(modes(&dropped), [0o711, 0o755, 0o3775, 0o1644]);
 }
 
 #[test]

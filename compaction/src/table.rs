@@ -1,7 +1,11 @@
 //! What is known of a table without opening it.
 
+pub mod container;
 pub mod filter;
+pub mod filter_set;
+pub mod index;
 pub mod name_block;
+pub mod names;
 
 use bytes::Bytes;
 use pinstone_disk::{Epoch, FileHeader, FileKind, FileName, Ordinal, StoreId, TableKind};

@@ -1,0 +1,605 @@
+//! One table's file, whatever its entries: written from its start to its end, read in units.
+//!
+//! ```text
+//! header, zeros | unit | unit | ... | directory | filters | footer | trailer
+//! 0             4096
+//! ```
+//!
+//! 1. A unit is a page of rows or a block of names; its first four bytes are its checksum, seeded
+//!    with its place. Its owner makes and understands it.
+//! 2. The footer names the sections, the first and last key, and the tables that this one was made
+//!    from, each with the keys that it replaces of it. The trailer holds the footer's hash; so does
+//!    the root.
+//! 3. Directory and filters are derived from the units: damaged, they are made again.
+//!
+//! - T1: a table is written whole and synced before anything names it; then it never changes.
+//! - T2: the footer holds a hash of all units' checksums, so that none can be exchanged for another
+//!   that is valid.
+//! - T3: a unit is checked each time it is read from the device.
+//! - T4: a table whose file is to go loses it when its last reader lets go of it, not before.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pinstone_disk::checksum::Seed;
+use pinstone_disk::codec::{Malformed, Reader, put_varint, size};
+use pinstone_disk::env::{AtomicBool, AtomicU64, FixedSeed, Ordering};
+use pinstone_disk::{
+    Disk, DiskExt, Epoch, File, FileHeader, FileName, HEADER_BYTES, OpenMode, Ordinal, REPEATED,
+    StoreId, TRAILER_BYTES, Trailer,
+};
+
+use crate::error::TableError;
+use crate::table::name_block::Block;
+use crate::table::{TableId, TableMeta};
+
+/// Where a table's first unit begins: pages stand at multiples of their own length.
+pub const UNITS_START: u64 = 4096;
+
+/// Bytes gathered before they are written together.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Bytes that the first read of a table's tail takes: most footers are shorter.
+const TAIL_BYTES: u64 = 4096;
+
+/// Bytes of the longest footer: two keys of a kilobyte for each table that this one replaces.
+const FOOTER_BYTES_MAX: u32 = 64 << 20;
+
+const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
+const _: () = assert!(HEADER_BYTES as u64 <= UNITS_START);
+
+/// A table that another one was made from, and the keys of it that the other one holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// Its ordinal, in the same tree.
+    pub ordinal: Ordinal,
+    /// Its writer's epoch.
+    pub epoch: Epoch,
+    /// The first key that is replaced.
+    pub first: Bytes,
+    /// The last one.
+    pub last: Bytes,
+}
+
+/// What a table's footer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footer {
+    /// Entries.
+    pub entry_count: u64,
+    /// Pages or blocks.
+    pub unit_count: u64,
+    /// Where the units end and the directory begins.
+    pub units_end: u64,
+    /// Where the directory ends and the filters begin.
+    pub directory_end: u64,
+    /// Where the filters end and the footer begins.
+    pub filters_end: u64,
+    /// The seed under which keys are hashed for the filters; 0 if there are none.
+    pub filter_seed: u64,
+    /// The lowest and the highest number of a commit in it; 0 where entries have none.
+    pub commits: (u64, u64),
+    /// BLAKE3 of all units' checksums, in order.
+    pub units_hash: [u8; 32],
+    /// The first key.
+    pub first: Bytes,
+    /// The last key.
+    pub last: Bytes,
+    /// The tables that this one was made from, unless their files were durably gone by then.
+    pub replaced: Vec<Replaced>,
+}
+
+impl Footer {
+    fn encode(&self, header: &FileHeader) -> Vec<u8> {
+        let mut bytes = FOOTER_MAGIC.to_vec();
+        // Version, kinds, feature bits, store, ordinal and epoch stand as in the header.
+        bytes.extend_from_slice(&header.encode()[REPEATED]);
+        let numbers = [
+            self.entry_count,
+            self.unit_count,
+            self.units_end,
+            self.directory_end,
+            self.filters_end,
+            self.filter_seed,
+            self.commits.0,
+            self.commits.1,
+        ];
+        for number in numbers {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.units_hash);
+        put_key(&mut bytes, &self.first);
+        put_key(&mut bytes, &self.last);
+        put_varint(&mut bytes, self.replaced.len() as u64);
+        for replaced in &self.replaced {
+            bytes.extend_from_slice(&replaced.ordinal.0.to_le_bytes());
+            bytes.extend_from_slice(&replaced.epoch.0.to_le_bytes());
+            put_key(&mut bytes, &replaced.first);
+            put_key(&mut bytes, &replaced.last);
+        }
+        bytes
+    }
+
+    fn decode(header: &FileHeader, bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let magic = reader.take(8, "a footer's magic")?;
+        let copy = reader.take(REPEATED.len(), "a header's copy")?;
+        if magic != FOOTER_MAGIC || *copy != header.encode()[REPEATED] {
+            return Err(Malformed { offset: 0, what: "the footer of this file" });
+        }
+        let mut number = || reader.u64("a number");
+        let (entry_count, unit_count) = (number()?, number()?);
+        let (units_end, directory_end, filters_end) = (number()?, number()?, number()?);
+        let filter_seed = number()?;
+        let commits = (number()?, number()?);
+        let units_hash = reader.array("a hash")?;
+        let (first, last) = (key(&mut reader)?, key(&mut reader)?);
+        let count = reader.varint_usize("a count of tables")?;
+        // Two numbers and two empty keys take ten bytes.
+        let mut replaced = Vec::with_capacity(count.min(reader.left() / 10));
+        for _ in 0..count {
+            let ordinal = Ordinal(reader.u32("an ordinal")?);
+            let epoch = Epoch(reader.u32("an epoch")?);
+            let (first, last) = (key(&mut reader)?, key(&mut reader)?);
+            replaced.push(Replaced { ordinal, epoch, first, last });
+        }
+        reader.end("the footer's end")?;
+        Ok(Self {
+            entry_count,
+            unit_count,
+            units_end,
+            directory_end,
+            filters_end,
+            filter_seed,
+            commits,
+            units_hash,
+            first,
+            last,
+            replaced,
+        })
+    }
+}
+
+fn put_key(out: &mut Vec<u8>, key: &[u8]) {
+    put_varint(out, key.len() as u64);
+    out.extend_from_slice(key);
+}
+
+fn key(reader: &mut Reader<'_>) -> Result<Bytes, Malformed> {
+    let len = reader.varint_usize("a key's length")?;
+    Ok(Bytes::copy_from_slice(reader.take(len, "a key")?))
+}
+
+/// What the tables of a store share: the disk, the open files, the cache, the counts.
+#[derive(Debug)]
+pub struct Tables {
+    disk: Arc<dyn Disk>,
+    store_id: StoreId,
+    files: Cache<TableId, Arc<dyn File>, quick_cache::UnitWeighter>,
+    units: Cache<UnitKey, Unit, ByUnitBytes>,
+    /// Bytes of directories and filters in memory.
+    resident_bytes: AtomicU64,
+    unit_asks: AtomicU64,
+    unit_reads: AtomicU64,
+    unit_read_bytes: AtomicU64,
+    /// Names were removed since the directory was last synced.
+    removed: AtomicBool,
+}
+
+type Cache<K, V, W> = quick_cache::sync::Cache<K, V, W, FixedSeed>;
+
+/// A unit as it is kept in memory, checked.
+#[derive(Clone, Debug)]
+pub enum Unit {
+    /// A page of rows.
+    Page(Bytes),
+    /// A block of names.
+    Block(Block),
+}
+
+/// A unit of a table, by where it begins.
+type UnitKey = (TableId, u64);
+
+/// What a cached unit takes beside its bytes, about: key, handle, the cache's own.
+const CACHED_BESIDES_BYTES: u64 = 128;
+
+#[derive(Clone, Copy, Debug)]
+struct ByUnitBytes;
+
+impl quick_cache::Weighter<UnitKey, Unit> for ByUnitBytes {
+    fn weight(&self, _key: &UnitKey, unit: &Unit) -> u64 {
+        let len_bytes = match unit {
+            Unit::Page(page) => page.len(),
+            Unit::Block(block) => block.len_bytes(),
+        };
+        len_bytes as u64 + CACHED_BESIDES_BYTES
+    }
+}
+
+/// Figures of what tables share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TablesFigures {
+    /// Bytes of cached units.
+    pub cache_bytes: u64,
+    /// Bytes of directories and filters in memory.
+    pub resident_bytes: u64,
+    /// Units asked for.
+    pub unit_asks: u64,
+    /// Of these, not found in the cache, and read from the device.
+    pub unit_reads: u64,
+    /// Bytes of these.
+    pub unit_read_bytes: u64,
+}
+
+impl Tables {
+    /// What the tables of this store share. At most `open_files_max` files are kept open, and about
+    /// `cache_bytes` of units in memory.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        store_id: StoreId,
+        open_files_max: usize,
+        cache_bytes: u64,
+    ) -> Arc<Self> {
+        let unit_count = size(cache_bytes / (UNITS_START + CACHED_BESIDES_BYTES)).max(1);
+        let lifecycle = quick_cache::sync::DefaultLifecycle::default();
+        let units = Cache::with(unit_count, cache_bytes, ByUnitBytes, FixedSeed, lifecycle);
+        let (by_count, lifecycle) =
+            (quick_cache::UnitWeighter, quick_cache::sync::DefaultLifecycle::default());
+        let capacity = open_files_max as u64;
+        let files = Cache::with(open_files_max, capacity, by_count, FixedSeed, lifecycle);
+        Arc::new(Self {
+            disk,
+            store_id,
+            files,
+            units,
+            resident_bytes: AtomicU64::new(0),
+            unit_asks: AtomicU64::new(0),
+            unit_reads: AtomicU64::new(0),
+            unit_read_bytes: AtomicU64::new(0),
+            removed: AtomicBool::new(false),
+        })
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// What it comes to now.
+    pub fn figures(&self) -> TablesFigures {
+        TablesFigures {
+            cache_bytes: self.units.weight(),
+            resident_bytes: self.resident_bytes.load(Ordering::Relaxed),
+            unit_asks: self.unit_asks.load(Ordering::Relaxed),
+            unit_reads: self.unit_reads.load(Ordering::Relaxed),
+            unit_read_bytes: self.unit_read_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Files were removed since this was last asked: the directory is to be synced before anyone
+    /// relies on their being gone.
+    pub fn take_removed(&self) -> bool {
+        self.removed.swap(false, Ordering::AcqRel)
+    }
+
+    fn file(&self, id: TableId) -> Result<Arc<dyn File>, TableError> {
+        let open = || self.disk.open(id.file_name(), OpenMode::Read);
+        Ok(self.files.get_or_insert_with(&id, open)?)
+    }
+}
+
+/// Writes one table.
+#[derive(Debug)]
+pub struct TableBuilder {
+    tables: Arc<Tables>,
+    id: TableId,
+    header: FileHeader,
+    file: Arc<dyn File>,
+    /// What is not written yet, and where it goes.
+    buffer: Vec<u8>,
+    buffer_start: u64,
+    unit_count: u64,
+    hasher: blake3::Hasher,
+}
+
+/// What the owner of a table's entries knows of them when all are written.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// Entries.
+    pub entry_count: u64,
+    /// The first key.
+    pub first: Bytes,
+    /// The last key.
+    pub last: Bytes,
+    /// The lowest and the highest number of a commit, where entries have one.
+    pub commits: (u64, u64),
+    /// The seed under which keys were hashed for the filters.
+    pub filter_seed: u64,
+    /// The tables that this one was made from.
+    pub replaced: Vec<Replaced>,
+}
+
+impl TableBuilder {
+    /// Creates the file. Whoever gives the table up removes it by [`TableBuilder::abandon`].
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    pub fn create(tables: &Arc<Tables>, id: TableId) -> Result<Self, TableError> {
+        let file = tables.disk.open(id.file_name(), OpenMode::Create)?;
+        let header = id.header(tables.store_id);
+        let mut buffer = header.encode().to_vec();
+        buffer.resize(size(UNITS_START), 0);
+        Ok(Self {
+            tables: Arc::clone(tables),
+            id,
+            header,
+            file,
+            buffer,
+            buffer_start: 0,
+            unit_count: 0,
+            hasher: blake3::Hasher::new(),
+        })
+    }
+
+    /// The seed of its checksums.
+    pub fn seed(&self) -> Seed {
+        self.header.seed()
+    }
+
+    /// Where the next unit begins: bytes of the table so far.
+    pub fn end(&self) -> u64 {
+        self.buffer_start + self.buffer.len() as u64
+    }
+
+    /// Appends a unit, which begins with its checksum.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    pub fn unit(&mut self, unit: &[u8]) -> Result<(), TableError> {
+        self.hasher.update(&unit[..4]);
+        self.unit_count += 1;
+        self.append(unit)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), TableError> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<(), TableError> {
+        let bytes = Bytes::from(std::mem::take(&mut self.buffer));
+        self.tables.disk.write(&self.file, self.buffer_start, bytes.clone())?;
+        self.buffer_start += bytes.len() as u64;
+        // Its memory again, unless the disk has kept it.
+        self.buffer = bytes.try_into_mut().map_or_else(|_| Vec::new(), Vec::from);
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Ends the table; its bytes are durable on return, its name is not (D2).
+    ///
+    /// # Errors
+    /// Whatever the machine says. Of a failed sync [`pinstone_disk::DiskError::operation`] tells.
+    pub fn finish(
+        &mut self,
+        directory: &[u8],
+        filters: &[u8],
+        contents: Contents,
+    ) -> Result<TableMeta, TableError> {
+        assert!(contents.entry_count > 0, "no table is empty");
+        let units_end = self.end();
+        self.append(directory)?;
+        let directory_end = self.end();
+        self.append(filters)?;
+        let filters_end = self.end();
+        let footer = Footer {
+            entry_count: contents.entry_count,
+            unit_count: self.unit_count,
+            units_end,
+            directory_end,
+            filters_end,
+            filter_seed: contents.filter_seed,
+            commits: contents.commits,
+            units_hash: *self.hasher.finalize().as_bytes(),
+            first: contents.first,
+            last: contents.last,
+            replaced: contents.replaced,
+        };
+        let encoded = footer.encode(&self.header);
+        let trailer = Trailer::of(&encoded, filters_end);
+        self.append(&encoded)?;
+        self.append(&trailer.encode())?;
+        self.write()?;
+        self.tables.disk.sync(&self.file)?;
+        Ok(TableMeta {
+            id: self.id,
+            first: footer.first,
+            last: footer.last,
+            entry_count: footer.entry_count,
+            file_bytes: self.end(),
+            footer_hash: trailer.footer_hash,
+        })
+    }
+
+    /// Gives the table up and removes its file.
+    pub fn abandon(self) {
+        // Nothing names the file; what cannot be removed now is removed at the next open.
+        let _ = self.tables.disk.remove(self.id.file_name());
+    }
+}
+
+/// A table that can be read.
+#[derive(Debug)]
+pub struct TableFile {
+    tables: Arc<Tables>,
+    meta: TableMeta,
+    seed: Seed,
+    footer: Footer,
+    /// Its file goes when this is dropped.
+    doomed: AtomicBool,
+    resident_bytes: AtomicU64,
+}
+
+impl TableFile {
+    /// Opens a table by its tail: one read, of a few kilobytes.
+    ///
+    /// # Errors
+    /// Damage: also a file that is missing, or is not the one that `meta` describes.
+    pub fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Self, TableError> {
+        let name = meta.id.file_name();
+        let corrupt = |offset, what: &str| TableError::corrupt(name, offset, what);
+        let file = match tables.file(meta.id) {
+            Err(TableError::Disk(error)) if error.is_not_found() => {
+                return Err(corrupt(0, "the root names it, and it is not there"));
+            }
+            file => file?,
+        };
+        let file_bytes = file.len_bytes()?;
+        if file_bytes != meta.file_bytes {
+            let what = format!("it has {file_bytes} bytes, the root says {}", meta.file_bytes);
+            return Err(corrupt(file_bytes.min(meta.file_bytes), &what));
+        }
+        let mut tail_start = file_bytes.saturating_sub(TAIL_BYTES);
+        let mut tail = tables.disk.read(&file, tail_start, size(file_bytes - tail_start))?;
+        let trailer = Trailer::decode(&name, file_bytes, &tail)?;
+        let start = trailer.footer_offset_bytes;
+        if trailer.footer_hash != meta.footer_hash {
+            return Err(corrupt(start, "it is not the table that the root names"));
+        }
+        if trailer.footer_bytes > FOOTER_BYTES_MAX {
+            return Err(corrupt(start, "its footer is longer than any"));
+        }
+        if start < tail_start {
+            tail_start = start;
+            tail = tables.disk.read(&file, start, size(file_bytes - start))?;
+        }
+        let footer_end = tail.len().saturating_sub(TRAILER_BYTES);
+        let footer = tail.get(size(start - tail_start)..footer_end).unwrap_or(&[]);
+        if !trailer.is_of(footer) {
+            return Err(corrupt(start, "its footer is not the one that its trailer names"));
+        }
+        let header = meta.id.header(tables.store_id);
+        let footer = Footer::decode(&header, footer)
+            .map_err(|error| corrupt(start + error.offset as u64, error.what))?;
+        let ends = [UNITS_START, footer.units_end, footer.directory_end, footer.filters_end];
+        if !ends.is_sorted() || footer.filters_end != start {
+            return Err(corrupt(start, "its footer's offsets do not fit the file"));
+        }
+        let said = (footer.entry_count, &footer.first, &footer.last);
+        if said != (meta.entry_count, &meta.first, &meta.last) {
+            return Err(corrupt(start, "its footer does not say what the root says"));
+        }
+        Ok(Self {
+            tables: Arc::clone(tables),
+            seed: header.seed(),
+            meta,
+            footer,
+            doomed: AtomicBool::new(false),
+            resident_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// What the root says of it.
+    pub fn meta(&self) -> &TableMeta {
+        &self.meta
+    }
+
+    /// What its footer says.
+    pub fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    /// Its file's name.
+    pub fn name(&self) -> FileName {
+        self.meta.id.file_name()
+    }
+
+    /// The seed of its checksums.
+    pub fn seed(&self) -> Seed {
+        self.seed
+    }
+
+    /// Its file is to be removed once nobody reads it any more (T4). Only for a table that no
+    /// durable root names.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    /// Counts memory that this table holds from now on.
+    pub fn note_resident(&self, bytes: usize) {
+        self.resident_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.tables.resident_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of memory that its directory and filters take.
+    pub fn resident_bytes(&self) -> u64 {
+        self.resident_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The unit in this range of the file; from the cache, unless it must be read, checked by `open`
+    /// and put there.
+    ///
+    /// # Errors
+    /// What `open` says, or the machine.
+    pub fn unit(
+        &self,
+        range: Range<u64>,
+        open: impl FnOnce(Bytes) -> Result<Unit, TableError>,
+    ) -> Result<Unit, TableError> {
+        let key = (self.meta.id, range.start);
+        self.tables.unit_asks.fetch_add(1, Ordering::Relaxed);
+        self.tables.units.get_or_insert_with(&key, || {
+            let bytes = self.read(range)?;
+            self.tables.unit_reads.fetch_add(1, Ordering::Relaxed);
+            self.tables.unit_read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            open(bytes)
+        })
+    }
+
+    /// Checks bytes that begin with their checksum and stand at this offset.
+    ///
+    /// # Errors
+    /// Damage.
+    pub fn check_sum(&self, offset_bytes: u64, bytes: &[u8]) -> Result<(), TableError> {
+        let Some((crc, rest)) = bytes.split_first_chunk() else {
+            return Err(self.corrupt(offset_bytes, "there is no room for a checksum"));
+        };
+        if self.seed.at(offset_bytes, &[rest]) != u32::from_le_bytes(*crc) {
+            return Err(self.corrupt(offset_bytes, "a checksum does not match"));
+        }
+        Ok(())
+    }
+
+    /// Bytes of the file, unchecked, past every cache.
+    ///
+    /// # Errors
+    /// Damage if the file ends before; whatever the machine says.
+    pub fn read(&self, range: Range<u64>) -> Result<Bytes, TableError> {
+        let file = self.tables.file(self.meta.id)?;
+        let len_bytes = size(range.end - range.start);
+        let bytes = self.tables.disk.read(&file, range.start, len_bytes)?;
+        if bytes.len() != len_bytes {
+            return Err(self.corrupt(range.start + bytes.len() as u64, "it ends here"));
+        }
+        Ok(bytes)
+    }
+
+    /// Damage of this table.
+    pub fn corrupt(&self, offset_bytes: u64, what: &str) -> TableError {
+        TableError::corrupt(self.name(), offset_bytes, what)
+    }
+}
+
+impl Drop for TableFile {
+    fn drop(&mut self) {
+        self.tables.resident_bytes.fetch_sub(self.resident_bytes(), Ordering::Relaxed);
+        if !self.doomed.load(Ordering::Acquire) {
+            return;
+        }
+        self.tables.files.remove(&self.meta.id);
+        // What cannot be removed now is removed at the next open: no root names it.
+        if self.tables.disk.remove(self.name()).is_ok() {
+            self.tables.removed.store(true, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The filters of one table: one for every part of it, so that the keys gathered in memory while it
+//! is written, and what is read at once to use it, are bounded.
+//!
+//! 1. The table's builder adds keys, and says where a part ends.
+//! 2. The filters stand one after the other behind the directory, which says where each ends.
+//! 3. A reader reads a filter when a look-up first needs it, and keeps it.
+//!
+//! - F1: a filter that is damaged, or could not be built, says nothing: what it covers is read.
+
+use std::ops::RangeInclusive;
+use std::sync::OnceLock;
+
+use pinstone_disk::checksum::Seed;
+
+use crate::error::TableError;
+use crate::table::container::TableFile;
+use crate::table::filter::Filter;
+
+/// Gathers the keys of a table, and makes its filters.
+#[derive(Debug, Default)]
+pub struct FilterSetBuilder {
+    /// The keys of the part that has not ended.
+    keys: Vec<u64>,
+    filters: Vec<Option<Filter>>,
+}
+
+impl FilterSetBuilder {
+    /// Adds a key to the part that has not ended.
+    pub fn push(&mut self, key: u64) {
+        self.keys.push(key);
+    }
+
+    /// Ends a part, if it has keys.
+    pub fn end_part(&mut self) {
+        if !self.keys.is_empty() {
+            self.filters.push(Filter::build(&mut self.keys));
+            self.keys.clear();
+        }
+    }
+
+    /// How many parts have ended.
+    pub fn part_count(&self) -> usize {
+        self.filters.len()
+    }
+
+    /// The filters' bytes, to stand at `start`, and where each ends, counted from there.
+    pub fn finish(&mut self, seed: Seed, start: u64) -> (Vec<u8>, Vec<u32>) {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(self.filters.len()));
+        for filter in self.filters.drain(..) {
+            if let Some(filter) = filter {
+                let at = start + bytes.len() as u64;
+                bytes.extend_from_slice(&filter.encode(seed, at));
+            }
+            ends.push(u32::try_from(bytes.len()).expect("a table's filters have less than 4 GiB"));
+        }
+        (bytes, ends)
+    }
+}
+
+/// The filters of a table that is read.
+#[derive(Debug, Default)]
+pub struct FilterSet {
+    /// Where each ends, counted from where the first begins.
+    ends: Box<[u32]>,
+    /// Those that were needed; `None` for one that says nothing.
+    slots: OnceLock<Box<[OnceLock<Option<Filter>>]>>,
+}
+
+impl FilterSet {
+    /// Filters that end at these offsets, counted from where the first begins.
+    pub fn new(ends: Box<[u32]>) -> Self {
+        Self { ends, slots: OnceLock::new() }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Whether `key` may be in any of these parts.
+    ///
+    /// # Errors
+    /// Whatever the machine says when a filter is read.
+    pub fn may_contain(
+        &self,
+        file: &TableFile,
+        parts: RangeInclusive<usize>,
+        key: u64,
+    ) -> Result<bool, TableError> {
+        if self.is_empty() {
+            return Ok(true);
+        }
+        let slots = self.slots.get_or_init(|| {
+            file.note_resident(self.ends.len() * size_of::<OnceLock<Option<Filter>>>());
+            self.ends.iter().map(|_| OnceLock::new()).collect()
+        });
+        for part in parts {
+            let Some(slot) = slots.get(part) else { return Ok(true) };
+            let filter = match slot.get() {
+                Some(filter) => filter,
+                None => {
+                    let filter = self.read(file, part)?;
+                    slot.get_or_init(|| {
+                        file.note_resident(filter.as_ref().map_or(0, Filter::memory_bytes));
+                        filter
+                    })
+                }
+            };
+            if filter.as_ref().is_none_or(|filter| filter.may_contain(key)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn read(&self, file: &TableFile, part: usize) -> Result<Option<Filter>, TableError> {
+        match self.check_one(file, part) {
+            Err(TableError::Format(error)) => {
+                tracing::warn!(%error, "a damaged filter is not used");
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    fn check_one(&self, file: &TableFile, part: usize) -> Result<Option<Filter>, TableError> {
+        let filters_start = file.footer().directory_end;
+        let start = if part == 0 { 0 } else { self.ends[part - 1] };
+        let start = filters_start + u64::from(start);
+        let end = filters_start + u64::from(self.ends[part]);
+        if start == end {
+            return Ok(None);
+        }
+        let bytes = file.read(start..end)?;
+        let filter = Filter::decode(&bytes, file.seed(), start)
+            .map_err(|error| file.corrupt(start + error.offset as u64, error.what))?;
+        Ok(Some(filter))
+    }
+
+    /// Reads and checks all of them.
+    ///
+    /// # Errors
+    /// The first damage, or whatever the machine says.
+    pub fn check(&self, file: &TableFile) -> Result<(), TableError> {
+        (0..self.len()).try_for_each(|part| self.check_one(file, part).map(drop))
+    }
+}

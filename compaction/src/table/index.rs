@@ -1,0 +1,583 @@
+//! Tables of the digest index: rows of one width, sorted, found by the top bits of their key.
+//!
+//! 1. A row is 16 bytes: 7 of the digest, then the place of the value. Rows stand in pages of 4 KiB,
+//!    255 to a page, in ascending order of all their bytes.
+//! 2. The directory holds the top 32 bits of each page's first key. Keys are uniform, so where to
+//!    look in it is computed, and mended by a few steps; one page is read.
+//! 3. Every [`FILTER_PAGES`] pages have a filter of their keys. A page is read only if its filter
+//!    says that the key may be there.
+//!
+//! Directory and filters are read when they are first needed, and stay. A damaged directory is made
+//! again from the pages; without its filter a page is simply read.
+//!
+//! - I1: what is found has the key asked for; whether it is the value asked for, the caller finds
+//!   out by the whole digest. Any number of rows may share a key.
+//! - I2: a row is never missed: pages that begin with the key's top bits, and the one before them,
+//!   are all looked at.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use pinstone_disk::codec::{Malformed, Reader, size};
+use pinstone_disk::env::{AtomicU64, Ordering};
+
+use crate::error::TableError;
+use crate::table::container::{
+    Contents, Replaced, TableBuilder, TableFile, Tables, UNITS_START, Unit,
+};
+use crate::table::filter::digest_key;
+use crate::table::filter_set::{FilterSet, FilterSetBuilder};
+use crate::table::{TableId, TableMeta};
+
+/// Bytes of a page.
+pub const PAGE_BYTES: usize = 4096;
+
+/// Pages that one filter covers: its keys are gathered in memory while a table is written.
+pub const FILTER_PAGES: usize = 256;
+
+/// Pages read at once by who reads them all.
+const SCAN_PAGES: u64 = 64;
+
+const PAGE_HEADER_BYTES: usize = 16;
+const ROW_BYTES: usize = 16;
+/// Rows of a full page.
+pub const PAGE_ROWS: usize = (PAGE_BYTES - PAGE_HEADER_BYTES) / ROW_BYTES;
+const DIRECTORY_HEADER_BYTES: usize = 16;
+const _: () = assert!(PAGE_ROWS == 255);
+const _: () = assert!(UNITS_START.is_multiple_of(PAGE_BYTES as u64));
+
+/// The first 7 bytes of a digest, as a number: what the index knows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IndexKey(u64);
+
+impl IndexKey {
+    /// Bytes of a key.
+    pub const BYTES: usize = 7;
+
+    /// The key of a digest, of which only the first `bits` count: 56, or fewer to force collisions.
+    pub fn of(digest: &[u8; 32], bits: u32) -> Self {
+        let first = u64::from_be_bytes(*digest.first_chunk().expect("eight of 32 bytes"));
+        let bits = bits.clamp(1, 56);
+        Self(first >> (64 - bits) << (56 - bits))
+    }
+
+    /// The number, below 2^56.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    fn top(self) -> u32 {
+        u32::try_from(self.0 >> 24).expect("56 bits less 24 are 32")
+    }
+
+    fn bytes(self) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_be_bytes()[1..])
+    }
+}
+
+/// One row: a key, and 72 bits that its owner gives a meaning. Rows are ordered as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Row(u128);
+
+impl Row {
+    /// A row of `key`, with the low 72 bits of `payload`.
+    pub fn new(key: IndexKey, payload: u128) -> Self {
+        Self(u128::from(key.0) << 72 | payload & ((1 << 72) - 1))
+    }
+
+    /// Its key.
+    pub fn key(self) -> IndexKey {
+        IndexKey(u64::try_from(self.0 >> 72).expect("128 bits less 72 are 56"))
+    }
+
+    /// Its payload, 72 bits.
+    pub fn payload(self) -> u128 {
+        self.0 & ((1 << 72) - 1)
+    }
+}
+
+/// Writes one table of the index.
+#[derive(Debug)]
+pub struct IndexBuilder {
+    file: TableBuilder,
+    filter_seed: Option<u64>,
+    page: Vec<u8>,
+    row_count: u64,
+    first: Option<Row>,
+    last: Option<Row>,
+    /// The top bits of each page's first key.
+    tops: Vec<u32>,
+    filters: FilterSetBuilder,
+}
+
+impl IndexBuilder {
+    /// Begins a table, with filters if there is a seed for them.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    pub fn create(
+        tables: &Arc<Tables>,
+        id: TableId,
+        filter_seed: Option<u64>,
+    ) -> Result<Self, TableError> {
+        Ok(Self {
+            file: TableBuilder::create(tables, id)?,
+            filter_seed,
+            page: Vec::with_capacity(PAGE_BYTES),
+            row_count: 0,
+            first: None,
+            last: None,
+            tops: Vec::new(),
+            filters: FilterSetBuilder::default(),
+        })
+    }
+
+    /// Bytes of its rows' pages so far.
+    pub fn len_bytes(&self) -> u64 {
+        self.file.end()
+    }
+
+    /// The last row.
+    pub fn last(&self) -> Option<Row> {
+        self.last
+    }
+
+    /// Adds a row, greater than all before it.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    pub fn push(&mut self, row: Row) -> Result<(), TableError> {
+        assert!(self.last.is_none_or(|last| last < row), "rows come in order");
+        if self.page.is_empty() {
+            self.page.resize(PAGE_HEADER_BYTES, 0);
+            self.tops.push(row.key().top());
+        }
+        self.page.extend_from_slice(&row.0.to_be_bytes());
+        if let Some(seed) = self.filter_seed {
+            self.filters.push(digest_key(row.key().0, seed));
+        }
+        self.first.get_or_insert(row);
+        self.last = Some(row);
+        self.row_count += 1;
+        if self.page.len() == PAGE_BYTES { self.end_page() } else { Ok(()) }
+    }
+
+    fn end_page(&mut self) -> Result<(), TableError> {
+        let count = (self.page.len() - PAGE_HEADER_BYTES) / ROW_BYTES;
+        let count = u16::try_from(count).expect("a page has at most 255 rows");
+        self.page[4..6].copy_from_slice(&count.to_le_bytes());
+        self.page.resize(PAGE_BYTES, 0);
+        let crc = self.file.seed().at(self.file.end(), &[&self.page[4..]]);
+        self.page[..4].copy_from_slice(&crc.to_le_bytes());
+        self.file.unit(&self.page)?;
+        self.page.clear();
+        if self.tops.len().is_multiple_of(FILTER_PAGES) {
+            self.filters.end_part();
+        }
+        Ok(())
+    }
+
+    /// Ends the table, made from these; its bytes are durable on return, its name is not.
+    ///
+    /// # Errors
+    /// Whatever the machine says; the file is removed again if it can be.
+    pub fn finish(mut self, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
+        let finished = self.try_finish(replaced);
+        if finished.is_err() {
+            self.file.abandon();
+        }
+        finished
+    }
+
+    fn try_finish(&mut self, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
+        let (Some(first), Some(last)) = (self.first, self.last) else {
+            panic!("no table is empty");
+        };
+        if !self.page.is_empty() {
+            self.end_page()?;
+        }
+        self.filters.end_part();
+        let directory_start = self.file.end();
+        let numbers = self.tops.len() + self.filters.part_count();
+        let directory_bytes = (DIRECTORY_HEADER_BYTES + 4 * numbers) as u64;
+        let (filters, ends) =
+            self.filters.finish(self.file.seed(), directory_start + directory_bytes);
+        let mut directory = vec![0; 4];
+        for count in [self.tops.len(), ends.len(), 0] {
+            let count = u32::try_from(count).expect("a table has fewer pages");
+            directory.extend_from_slice(&count.to_le_bytes());
+        }
+        for number in self.tops.iter().chain(&ends) {
+            directory.extend_from_slice(&number.to_le_bytes());
+        }
+        let crc = self.file.seed().at(directory_start, &[&directory[4..]]);
+        directory[..4].copy_from_slice(&crc.to_le_bytes());
+        let contents = Contents {
+            entry_count: self.row_count,
+            first: first.key().bytes(),
+            last: last.key().bytes(),
+            filter_seed: self.filter_seed.unwrap_or(0),
+            replaced,
+            ..Contents::default()
+        };
+        self.file.finish(&directory, &filters, contents)
+    }
+
+    /// Gives the table up and removes its file.
+    pub fn abandon(self) {
+        self.file.abandon();
+    }
+}
+
+/// A table of the index that can be read; many threads at once.
+#[derive(Debug)]
+pub struct IndexTable {
+    file: TableFile,
+    directory: OnceLock<Directory>,
+    figures: Probes,
+}
+
+#[derive(Debug, Default)]
+struct Probes {
+    asked: AtomicU64,
+    filtered: AtomicU64,
+    found: AtomicU64,
+}
+
+/// How often a table was asked, and what its filters spared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeFigures {
+    /// Look-ups whose key lies in the table's range.
+    pub asked: u64,
+    /// Of these, spared by a filter.
+    pub filtered: u64,
+    /// Of these, that found a row.
+    pub found: u64,
+}
+
+#[derive(Debug)]
+struct Directory {
+    /// The top bits of each page's first key.
+    tops: Box<[u32]>,
+    filters: FilterSet,
+}
+
+impl IndexTable {
+    /// Opens a table by its tail.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    pub fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Self, TableError> {
+        let file = TableFile::open(tables, meta)?;
+        let (footer, name) = (file.footer(), file.name());
+        let pages_bytes = footer.unit_count.checked_mul(PAGE_BYTES as u64);
+        let fits = pages_bytes.is_some_and(|bytes| UNITS_START + bytes == footer.units_end)
+            && footer.entry_count <= footer.unit_count * PAGE_ROWS as u64;
+        if !fits {
+            return Err(TableError::corrupt(name, footer.filters_end, "its counts do not agree"));
+        }
+        Ok(Self { file, directory: OnceLock::new(), figures: Probes::default() })
+    }
+
+    /// Its file.
+    pub fn file(&self) -> &TableFile {
+        &self.file
+    }
+
+    /// How often it was asked since it was opened.
+    pub fn figures(&self) -> ProbeFigures {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        ProbeFigures {
+            asked: load(&self.figures.asked),
+            filtered: load(&self.figures.filtered),
+            found: load(&self.figures.found),
+        }
+    }
+
+    /// Calls `each` with the rows of `key` until it breaks; at most one page is read, unless the
+    /// key's rows go over several.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    pub fn find(
+        &self,
+        key: IndexKey,
+        mut each: impl FnMut(Row) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, TableError> {
+        self.figures.asked.fetch_add(1, Ordering::Relaxed);
+        let directory = self.directory()?;
+        let pages = directory.pages(key);
+        let Some(last) = pages.clone().last() else { return Ok(ControlFlow::Continue(())) };
+        let parts = pages.start / FILTER_PAGES..=last / FILTER_PAGES;
+        let hashed = digest_key(key.0, self.file.footer().filter_seed);
+        if !directory.filters.may_contain(&self.file, parts, hashed)? {
+            self.figures.filtered.fetch_add(1, Ordering::Relaxed);
+            return Ok(ControlFlow::Continue(()));
+        }
+        let mut found = false;
+        for page in pages {
+            let unit = self.page(page as u64)?;
+            let rows = self.rows_of(page as u64, &unit)?;
+            let start = rows.partition_point(|row| read(row).key() < key);
+            for row in rows[start..].iter().map(read).take_while(|row| row.key() == key) {
+                if !std::mem::replace(&mut found, true) {
+                    self.figures.found.fetch_add(1, Ordering::Relaxed);
+                }
+                if each(row).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn directory(&self) -> Result<&Directory, TableError> {
+        if let Some(directory) = self.directory.get() {
+            return Ok(directory);
+        }
+        let footer = self.file.footer();
+        let bytes = self.file.read(footer.units_end..footer.directory_end)?;
+        let read = self.file.check_sum(footer.units_end, &bytes).map_err(|error| error.to_string());
+        let read = read.and_then(|()| {
+            let filters_bytes = footer.filters_end - footer.directory_end;
+            Directory::decode(&bytes, footer.unit_count, filters_bytes)
+                .map_err(|error| error.to_string())
+        });
+        let directory = match read {
+            Ok(directory) => directory,
+            Err(error) => {
+                let file = self.file.name();
+                tracing::warn!(%file, error, "a damaged directory is made again");
+                self.rebuild_directory()?
+            }
+        };
+        Ok(self.directory.get_or_init(|| {
+            self.file.note_resident(4 * (directory.tops.len() + directory.filters.len()));
+            directory
+        }))
+    }
+
+    /// The directory as the pages make it, without filters: where they stand is not known.
+    fn rebuild_directory(&self) -> Result<Directory, TableError> {
+        let mut tops = Vec::new();
+        for page in 0..self.file.footer().unit_count {
+            let unit = self.page(page)?;
+            let rows = self.rows_of(page, &unit)?;
+            tops.push(rows.first().map_or(u32::MAX, |row| read(row).key().top()));
+        }
+        Ok(Directory { tops: tops.into(), filters: FilterSet::default() })
+    }
+
+    /// A page, checked, through the cache.
+    fn page(&self, page: u64) -> Result<Bytes, TableError> {
+        let range = page_range(page);
+        let opened = self.file.unit(range.clone(), |unit| {
+            self.file.check_sum(range.start, &unit)?;
+            Ok(Unit::Page(unit))
+        })?;
+        match opened {
+            Unit::Page(unit) => Ok(unit),
+            Unit::Block(_) => unreachable!("a table of the index has pages alone"),
+        }
+    }
+
+    /// The rows of a page.
+    fn rows_of<'a>(&self, page: u64, unit: &'a [u8]) -> Result<&'a [[u8; ROW_BYTES]], TableError> {
+        let rows = unit.get(PAGE_HEADER_BYTES..).unwrap_or(&[]).as_chunks().0;
+        let count = usize::from(u16::from_le_bytes([unit[4], unit[5]]));
+        match rows.get(..count) {
+            Some(rows) if count > 0 => Ok(rows),
+            _ => Err(self.file.corrupt(page_range(page).start + 4, "a page's count is wrong")),
+        }
+    }
+
+    /// All rows in order, read past the cache.
+    pub fn rows(self: &Arc<Self>) -> Rows {
+        Rows { table: Arc::clone(self), next_page: 0, chunk: Bytes::new(), chunk_page: 0, row: 0 }
+    }
+
+    /// Whether all of it is as it was written: every page, their order, the counts, the hash, the
+    /// directory and the filters. Calls `each` with every row.
+    ///
+    /// # Errors
+    /// The first damage, or whatever the machine says.
+    pub fn check(self: &Arc<Self>, mut each: impl FnMut(Row)) -> Result<(), TableError> {
+        let footer = self.file.footer();
+        let bad = |at, what| Err(self.file.corrupt(at, what));
+        let (mut hasher, mut last, mut row_count) = (blake3::Hasher::new(), None, 0);
+        let mut tops = Vec::new();
+        for page in 0..footer.unit_count {
+            let range = page_range(page);
+            let unit = self.file.read(range.clone())?;
+            self.file.check_sum(range.start, &unit)?;
+            hasher.update(&unit[..4]);
+            let rows = self.rows_of(page, &unit)?;
+            tops.push(read(&rows[0]).key().top());
+            for row in rows.iter().map(read) {
+                if last.is_some_and(|last| last >= row) {
+                    return bad(range.start, "rows are out of order");
+                }
+                last = Some(row);
+                row_count += 1;
+                each(row);
+            }
+        }
+        if hasher.finalize() != footer.units_hash {
+            return bad(footer.filters_end, "its pages are not the ones that it was written with");
+        }
+        let last_key = last.map(|last| last.key().bytes());
+        if row_count != footer.entry_count || last_key.as_ref() != Some(&footer.last) {
+            return bad(footer.filters_end, "its footer does not say what its pages hold");
+        }
+        let directory = self.file.read(footer.units_end..footer.directory_end)?;
+        self.file.check_sum(footer.units_end, &directory)?;
+        let filters_bytes = footer.filters_end - footer.directory_end;
+        let decoded = Directory::decode(&directory, footer.unit_count, filters_bytes);
+        let directory = decoded.map_err(|error| {
+            self.file.corrupt(footer.units_end + error.offset as u64, error.what)
+        })?;
+        if *directory.tops != *tops {
+            return bad(footer.units_end, "its directory is not the pages'");
+        }
+        directory.filters.check(&self.file)
+    }
+}
+
+fn page_range(page: u64) -> Range<u64> {
+    let start = UNITS_START + page * PAGE_BYTES as u64;
+    start..start + PAGE_BYTES as u64
+}
+
+fn read(row: &[u8; ROW_BYTES]) -> Row {
+    Row(u128::from_be_bytes(*row))
+}
+
+impl Directory {
+    /// Decodes a directory whose checksum agrees.
+    fn decode(bytes: &[u8], page_count: u64, filters_bytes: u64) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        reader.u32("a checksum")?;
+        let count = reader.u32("a count of pages")?;
+        let filter_count = reader.u32("a count of filters")?;
+        reader.u32("reserved bytes")?;
+        let filters_wanted = page_count.div_ceil(FILTER_PAGES as u64);
+        if u64::from(count) != page_count
+            || (filter_count != 0 && u64::from(filter_count) != filters_wanted)
+        {
+            return Err(reader.malformed("as many pages and filters as the table has"));
+        }
+        let mut numbers = |count: u32, what| -> Result<Box<[u32]>, Malformed> {
+            let bytes = reader.take(4 * size(count.into()), what)?;
+            Ok(bytes.as_chunks().0.iter().map(|number| u32::from_le_bytes(*number)).collect())
+        };
+        let tops = numbers(count, "the pages' first keys")?;
+        let filter_ends = numbers(filter_count, "the filters' ends")?;
+        reader.end("the directory's end")?;
+        let last_end = filter_ends.last().map_or(0, |end| u64::from(*end));
+        if !tops.is_sorted() || !filter_ends.is_sorted() || last_end != filters_bytes {
+            return Err(Malformed { offset: DIRECTORY_HEADER_BYTES, what: "ascending numbers" });
+        }
+        Ok(Self { tops, filters: FilterSet::new(filter_ends) })
+    }
+
+    /// The pages that may hold `key` (I2).
+    fn pages(&self, key: IndexKey) -> Range<usize> {
+        let top = key.top();
+        let end = self.first_above(top, |page| page <= top);
+        if end == 0 {
+            return 0..0;
+        }
+        // The page before the first that begins with these bits may end with them.
+        let mut start = end - 1;
+        while start > 0 && self.tops[start] == top {
+            start -= 1;
+        }
+        start..end
+    }
+
+    /// How many pages `is_before` holds for, which are the first ones: from where a uniform key
+    /// would be, in growing steps, then by halves.
+    fn first_above(&self, top: u32, is_before: impl Fn(u32) -> bool) -> usize {
+        let len = self.tops.len();
+        let guess = size((u64::from(top) * len as u64) >> 32).min(len - 1);
+        let (mut low, mut high, mut step) = (0, len, 1);
+        if is_before(self.tops[guess]) {
+            low = guess + 1;
+            while low < len {
+                let probe = (low + step - 1).min(len - 1);
+                if !is_before(self.tops[probe]) {
+                    high = probe;
+                    break;
+                }
+                low = probe + 1;
+                step *= 2;
+            }
+        } else {
+            high = guess;
+            while high > 0 {
+                let probe = high.saturating_sub(step);
+                if is_before(self.tops[probe]) {
+                    low = probe + 1;
+                    break;
+                }
+                high = probe;
+                step *= 2;
+            }
+        }
+        low + self.tops[low..high].partition_point(|page| is_before(*page))
+    }
+}
+
+/// The rows of a table in order; owns what it reads.
+#[derive(Debug)]
+pub struct Rows {
+    table: Arc<IndexTable>,
+    next_page: u64,
+    /// Pages read at once, and the number of the first of them that has rows left.
+    chunk: Bytes,
+    chunk_page: u64,
+    row: usize,
+}
+
+impl Rows {
+    fn step(&mut self) -> Result<Option<Row>, TableError> {
+        loop {
+            if self.chunk.is_empty() && !self.read_chunk()? {
+                return Ok(None);
+            }
+            let rows = self.table.rows_of(self.chunk_page, &self.chunk[..PAGE_BYTES])?;
+            if let Some(row) = rows.get(self.row) {
+                self.row += 1;
+                return Ok(Some(read(row)));
+            }
+            self.chunk = self.chunk.slice(PAGE_BYTES..);
+            self.chunk_page += 1;
+            self.row = 0;
+        }
+    }
+
+    fn read_chunk(&mut self) -> Result<bool, TableError> {
+        let file = &self.table.file;
+        let end = (self.next_page + SCAN_PAGES).min(file.footer().unit_count);
+        if self.next_page == end {
+            return Ok(false);
+        }
+        let (first, last) = (page_range(self.next_page), page_range(end - 1));
+        self.chunk = file.read(first.start..last.end)?;
+        for (page, unit) in (self.next_page..end).zip(self.chunk.chunks_exact(PAGE_BYTES)) {
+            file.check_sum(page_range(page).start, unit)?;
+        }
+        self.chunk_page = self.next_page;
+        self.next_page = end;
+        Ok(true)
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row, TableError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().transpose()
+    }
+}

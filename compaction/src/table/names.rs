@@ -1,0 +1,669 @@
+//! Tables of the pointer table: versions of names, in blocks.
+//!
+//! 1. Entries stand in ascending order of names, the newest version of each first, in blocks of
+//!    about [`BLOCK_BYTES`].
+//! 2. The directory has a key for each block: as few of its first name's bytes as tell it from the
+//!    block before, or, where a name's versions go over several blocks, the name and a commit. The
+//!    last block whose key is not above what is looked for is the one to look in.
+//! 3. Every [`FILTER_BLOCKS`] blocks have a filter of their names, hashed under a seed of the
+//!    table's own.
+//!
+//! - N1: what is looked for stands in the block found, or else it is the first entry of the next.
+//! - N2: a damaged directory is made again from the blocks; so are its keys, if longer than before.
+//! - N3: iterators own what they read.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use pinstone_disk::Digest;
+use pinstone_disk::codec::{Malformed, Reader, put_varint, size};
+
+use crate::error::TableError;
+use crate::merge::NameEntry;
+use crate::table::container::{
+    Contents, Replaced, TableBuilder, TableFile, Tables, UNITS_START, Unit,
+};
+use crate::table::filter::name_key;
+use crate::table::filter_set::{FilterSet, FilterSetBuilder};
+use crate::table::name_block::{Block, BlockBuilder, Cursor, Entry, NAME_BYTES_MAX};
+use crate::table::{TableId, TableMeta};
+
+/// Bytes after which a block ends.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// Blocks that one filter covers: the keys of their names are gathered in memory while a table is
+/// written.
+pub const FILTER_BLOCKS: usize = 1024;
+
+/// Bytes read at once by who reads all entries.
+const SCAN_BYTES: u64 = 256 << 10;
+
+/// Writes one table of names.
+#[derive(Debug)]
+pub struct NameBuilder {
+    file: TableBuilder,
+    filter_seed: Option<u64>,
+    block: BlockBuilder,
+    entry_count: u64,
+    commits: (u64, u64),
+    first: Bytes,
+    /// The last entry's name and commit.
+    last: Vec<u8>,
+    last_commit: u64,
+    /// The directory, and the key of each block: where its bytes end, and its commit.
+    block_lens: Vec<u32>,
+    keys: Keys,
+    filters: FilterSetBuilder,
+}
+
+/// The keys of blocks: names, shortened, each with a commit.
+#[derive(Debug, Default)]
+struct Keys {
+    names: Vec<u8>,
+    /// Where each name ends.
+    ends: Vec<u32>,
+    commits: Vec<u64>,
+}
+
+impl Keys {
+    fn push(&mut self, name: &[u8], commit: u64) {
+        self.names.extend_from_slice(name);
+        let end = u32::try_from(self.names.len()).expect("a table's keys have less than 4 GiB");
+        self.ends.push(end);
+        self.commits.push(commit);
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn name(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.names[start as usize..self.ends[index] as usize]
+    }
+
+    /// The last block whose key is not above (`name`, `commit`), if any.
+    fn find(&self, name: &[u8], commit: u64) -> Option<usize> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if order((self.name(middle), self.commits[middle]), (name, commit)).is_gt() {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low.checked_sub(1)
+    }
+}
+
+/// Names ascending, of one name the greatest commit first.
+fn order(left: (&[u8], u64), right: (&[u8], u64)) -> Ordering {
+    left.0.cmp(right.0).then(right.1.cmp(&left.1))
+}
+
+impl NameBuilder {
+    /// Begins a table, with filters if there is a seed for them.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    pub fn create(
+        tables: &Arc<Tables>,
+        id: TableId,
+        filter_seed: Option<u64>,
+    ) -> Result<Self, TableError> {
+        Ok(Self {
+            file: TableBuilder::create(tables, id)?,
+            filter_seed,
+            block: BlockBuilder::new(),
+            entry_count: 0,
+            commits: (u64::MAX, 0),
+            first: Bytes::new(),
+            last: Vec::new(),
+            last_commit: 0,
+            block_lens: Vec::new(),
+            keys: Keys::default(),
+            filters: FilterSetBuilder::default(),
+        })
+    }
+
+    /// Bytes of its blocks so far, but for the one being filled.
+    pub fn len_bytes(&self) -> u64 {
+        self.file.end()
+    }
+
+    /// The last name; empty before the first.
+    pub fn last_name(&self) -> &[u8] {
+        &self.last
+    }
+
+    /// Adds a version, which comes after all before it.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    pub fn push(
+        &mut self,
+        name: &[u8],
+        commit: u64,
+        to: Option<&Digest>,
+    ) -> Result<(), TableError> {
+        let last = (&self.last[..], self.last_commit);
+        let is_first = self.entry_count == 0;
+        assert!(is_first || order(last, (name, commit)).is_lt(), "entries come in order");
+        let is_new_name = *name != *self.last;
+        if self.block.is_empty() {
+            let shared = name.iter().zip(&self.last).take_while(|(a, b)| a == b).count();
+            let (key, commit) = match is_new_name {
+                true => (&name[..name.len().min(shared + 1)], u64::MAX),
+                false => (name, commit),
+            };
+            self.keys.push(key, commit);
+        }
+        if is_first {
+            self.first = Bytes::copy_from_slice(name);
+        }
+        if let Some(seed) = self.filter_seed
+            && (is_new_name || self.block.is_empty())
+        {
+            self.filters.push(name_key(name, seed));
+        }
+        self.block.push(name, commit, to);
+        self.entry_count += 1;
+        self.commits = (self.commits.0.min(commit), self.commits.1.max(commit));
+        if is_new_name {
+            self.last.clear();
+            self.last.extend_from_slice(name);
+        }
+        self.last_commit = commit;
+        if self.block.len_bytes() >= BLOCK_BYTES { self.end_block() } else { Ok(()) }
+    }
+
+    fn end_block(&mut self) -> Result<(), TableError> {
+        let block = self.block.finish(self.file.seed(), self.file.end());
+        self.block_lens.push(u32::try_from(block.len()).expect("a block is short"));
+        self.file.unit(&block)?;
+        if self.block_lens.len().is_multiple_of(FILTER_BLOCKS) {
+            self.filters.end_part();
+        }
+        Ok(())
+    }
+
+    /// Ends the table, made from these; its bytes are durable on return, its name is not.
+    ///
+    /// # Errors
+    /// Whatever the machine says; the file is removed again if it can be.
+    pub fn finish(mut self, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
+        let finished = self.try_finish(replaced);
+        if finished.is_err() {
+            self.file.abandon();
+        }
+        finished
+    }
+
+    fn try_finish(&mut self, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
+        if !self.block.is_empty() {
+            self.end_block()?;
+        }
+        self.filters.end_part();
+        let mut numbers = vec![0; 4];
+        for count in [self.block_lens.len(), self.filters.part_count()] {
+            let count = u32::try_from(count).expect("a table has fewer blocks");
+            numbers.extend_from_slice(&count.to_le_bytes());
+        }
+        for (index, len) in self.block_lens.iter().enumerate() {
+            put_varint(&mut numbers, u64::from(*len));
+            // One more, and 0 for the greatest: most keys have that one.
+            put_varint(&mut numbers, self.keys.commits[index].wrapping_add(1));
+            put_varint(&mut numbers, self.keys.name(index).len() as u64);
+            numbers.extend_from_slice(self.keys.name(index));
+        }
+        let start = self.file.end();
+        let ends_bytes = 4 * self.filters.part_count();
+        let filters_start = start + (numbers.len() + ends_bytes) as u64;
+        let (filters, ends) = self.filters.finish(self.file.seed(), filters_start);
+        let mut directory = numbers;
+        directory.extend(ends.iter().flat_map(|end| end.to_le_bytes()));
+        let crc = self.file.seed().at(start, &[&directory[4..]]);
+        directory[..4].copy_from_slice(&crc.to_le_bytes());
+        let contents = Contents {
+            entry_count: self.entry_count,
+            first: std::mem::take(&mut self.first),
+            last: Bytes::from(std::mem::take(&mut self.last)),
+            commits: self.commits,
+            filter_seed: self.filter_seed.unwrap_or(0),
+            replaced,
+        };
+        self.file.finish(&directory, &filters, contents)
+    }
+
+    /// Gives the table up and removes its file.
+    pub fn abandon(self) {
+        self.file.abandon();
+    }
+}
+
+/// A table of names that can be read; many threads at once.
+#[derive(Debug)]
+pub struct NameTable {
+    file: TableFile,
+    directory: OnceLock<Directory>,
+}
+
+#[derive(Debug)]
+struct Directory {
+    /// Where each block ends in the file.
+    ends: Vec<u64>,
+    keys: Keys,
+    filters: FilterSet,
+}
+
+impl Directory {
+    fn resident_bytes(&self) -> usize {
+        self.ends.len() * 20 + self.keys.names.len() + 4 * self.filters.len()
+    }
+
+    fn range(&self, block: usize) -> Range<u64> {
+        let start = if block == 0 { UNITS_START } else { self.ends[block - 1] };
+        start..self.ends[block]
+    }
+
+    /// Decodes a directory whose checksum agrees, of blocks that end at `units_end`.
+    fn decode(bytes: &[u8], units_end: u64, filters_bytes: u64) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        reader.u32("a checksum")?;
+        let count = size(reader.u32("a count of blocks")?.into());
+        let filter_count = size(reader.u32("a count of filters")?.into());
+        // A block takes three bytes at least.
+        let capacity = count.min(reader.left() / 3);
+        let (mut ends, mut keys) = (Vec::with_capacity(capacity), Keys::default());
+        let mut end = UNITS_START;
+        for index in 0..count {
+            let malformed = reader.clone();
+            let malformed = |what| Err(malformed.malformed(what));
+            let len = reader.varint("a block's length")?;
+            let commit = reader.varint("a commit's number")?.wrapping_sub(1);
+            let name_bytes = reader.varint_usize("a key's length")?;
+            if name_bytes > NAME_BYTES_MAX {
+                return malformed("a key no longer than names are");
+            }
+            let name = reader.take(name_bytes, "a key")?;
+            end = match end.checked_add(len) {
+                Some(end) if len > 0 && end <= units_end => end,
+                _ => return malformed("a block within the table"),
+            };
+            let in_order = index == 0
+                || order((keys.name(index - 1), keys.commits[index - 1]), (name, commit)).is_lt();
+            if !in_order {
+                return malformed("a key that comes after the one before");
+            }
+            ends.push(end);
+            keys.push(name, commit);
+        }
+        let filter_ends = reader.take(4 * filter_count, "the filters' ends")?;
+        let filter_ends: Box<[u32]> =
+            filter_ends.as_chunks().0.iter().map(|end| u32::from_le_bytes(*end)).collect();
+        reader.end("the directory's end")?;
+        let last_end = filter_ends.last().map_or(0, |end| u64::from(*end));
+        let has_filters = filter_count == 0 || filter_count == count.div_ceil(FILTER_BLOCKS);
+        let fits = end == units_end && last_end == filters_bytes;
+        if !fits || !has_filters || !filter_ends.is_sorted() {
+            return Err(Malformed { offset: 4, what: "blocks and filters as the table has" });
+        }
+        Ok(Self { ends, keys, filters: FilterSet::new(filter_ends) })
+    }
+}
+
+impl NameTable {
+    /// Opens a table by its tail.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    pub fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Self, TableError> {
+        Ok(Self { file: TableFile::open(tables, meta)?, directory: OnceLock::new() })
+    }
+
+    /// Its file.
+    pub fn file(&self) -> &TableFile {
+        &self.file
+    }
+
+    /// The newest version of `name` that is not newer than `commit`: the number of its commit, and
+    /// where it points, if anywhere. At most one block is read, or two where one ends.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    pub fn find(
+        &self,
+        name: &[u8],
+        commit: u64,
+    ) -> Result<Option<(u64, Option<Digest>)>, TableError> {
+        let directory = self.directory()?;
+        let Some(block) = directory.keys.find(name, commit) else {
+            // Only versions newer than the commit come before the first block's key.
+            return Ok(None);
+        };
+        let last = (block + 1).min(directory.keys.len() - 1);
+        let parts = block / FILTER_BLOCKS..=last / FILTER_BLOCKS;
+        if !directory.filters.is_empty() {
+            let key = name_key(name, self.file.footer().filter_seed);
+            if !directory.filters.may_contain(&self.file, parts, key)? {
+                return Ok(None);
+            }
+        }
+        for block in block..=last {
+            let cursor = self.block(directory, block)?.seek(name, commit);
+            if let Some(entry) = cursor.entry() {
+                let found = (entry.name == name).then_some((entry.commit, entry.to));
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The block, through the cache.
+    fn block(&self, directory: &Directory, block: usize) -> Result<Block, TableError> {
+        let range = directory.range(block);
+        let opened = self
+            .file
+            .unit(range.clone(), |bytes| self.open_block(bytes, range.start).map(Unit::Block))?;
+        match opened {
+            Unit::Block(block) => Ok(block),
+            Unit::Page(_) => unreachable!("a table of names has blocks alone"),
+        }
+    }
+
+    fn open_block(&self, bytes: Bytes, offset_bytes: u64) -> Result<Block, TableError> {
+        Block::open(bytes, self.file.seed(), offset_bytes)
+            .map_err(|error| self.file.corrupt(offset_bytes + error.offset as u64, error.what))
+    }
+
+    fn directory(&self) -> Result<&Directory, TableError> {
+        if let Some(directory) = self.directory.get() {
+            return Ok(directory);
+        }
+        let directory = match self.read_directory() {
+            Err(TableError::Format(error)) => {
+                tracing::warn!(%error, "a damaged directory is made again");
+                self.rebuild_directory()?
+            }
+            read => read?,
+        };
+        Ok(self.directory.get_or_init(|| {
+            self.file.note_resident(directory.resident_bytes());
+            directory
+        }))
+    }
+
+    fn read_directory(&self) -> Result<Directory, TableError> {
+        let footer = self.file.footer();
+        let start = footer.units_end;
+        let bytes = self.file.read(start..footer.directory_end)?;
+        self.file.check_sum(start, &bytes)?;
+        let filters_bytes = footer.filters_end - footer.directory_end;
+        let decoded = Directory::decode(&bytes, footer.units_end, filters_bytes)
+            .map_err(|error| self.file.corrupt(start + error.offset as u64, error.what))?;
+        if decoded.ends.len() as u64 != footer.unit_count {
+            return Err(self.file.corrupt(start, "it does not have as many blocks as the footer"));
+        }
+        Ok(decoded)
+    }
+
+    /// The directory as the blocks make it, without filters: where they stand is not known.
+    ///
+    /// Where a block ends it does not say; but it ends where its checksum agrees.
+    fn rebuild_directory(&self) -> Result<Directory, TableError> {
+        let footer = self.file.footer();
+        let (mut ends, mut keys) = (Vec::new(), Keys::default());
+        let mut start = UNITS_START;
+        while start < footer.units_end {
+            let block = self.next_block(start)?;
+            let cursor = block.first();
+            let entry = cursor.entry().expect("a block has an entry");
+            keys.push(entry.name, entry.commit);
+            start += block.len_bytes() as u64;
+            ends.push(start);
+        }
+        if ends.len() as u64 != footer.unit_count {
+            return Err(self.file.corrupt(start, "it does not have as many blocks as the footer"));
+        }
+        Ok(Directory { ends, keys, filters: FilterSet::default() })
+    }
+
+    /// The block that begins at `start`: the shortest run of bytes whose checksum agrees, and that
+    /// is a block.
+    fn next_block(&self, start: u64) -> Result<Block, TableError> {
+        let end = self.file.footer().units_end;
+        let longest = (BLOCK_BYTES + BLOCK_OVERSHOOT_BYTES) as u64;
+        let bytes = self.file.read(start..end.min(start + longest))?;
+        let seed = self.file.seed();
+        let Some((crc, rest)) = bytes.split_first_chunk() else {
+            return Err(self.file.corrupt(start, "there is no room for a block"));
+        };
+        let wanted = u32::from_le_bytes(*crc);
+        let mut sum = seed.at(start, &[]);
+        for (index, byte) in rest.iter().enumerate() {
+            sum = pinstone_disk::checksum::append(sum, &[*byte]);
+            if sum == wanted
+                && let Ok(block) = Block::open(bytes.slice(..4 + index + 1), seed, start)
+            {
+                return Ok(block);
+            }
+        }
+        Err(self.file.corrupt(start, "no block begins here"))
+    }
+
+    /// All entries in order, read past the cache.
+    pub fn entries(self: &Arc<Self>) -> Entries {
+        Entries {
+            table: Arc::clone(self),
+            next_block: 0,
+            chunk: Bytes::new(),
+            chunk_start: UNITS_START,
+            cursor: None,
+        }
+    }
+
+    /// A cursor before the first entry, which reads through the cache.
+    pub fn cursor(self: &Arc<Self>) -> TableCursor {
+        TableCursor { table: Arc::clone(self), block: 0, cursor: None }
+    }
+
+    /// Whether all of it is as it was written: every block, their order, the counts, the hash, the
+    /// directory and the filters. Calls `each` with every entry.
+    ///
+    /// # Errors
+    /// The first damage, or whatever the machine says.
+    pub fn check(self: &Arc<Self>, mut each: impl FnMut(&NameEntry)) -> Result<(), TableError> {
+        let footer = self.file.footer();
+        let bad = |at, what| Err(self.file.corrupt(at, what));
+        let directory = self.read_directory()?;
+        let mut hasher = blake3::Hasher::new();
+        let mut last: Option<NameEntry> = None;
+        let (mut first, mut entry_count, mut commits) = (None, 0, (u64::MAX, 0));
+        for index in 0..directory.ends.len() {
+            let range = directory.range(index);
+            let bytes = self.file.read(range.clone())?;
+            hasher.update(bytes.get(..4).unwrap_or(&[]));
+            let block = self.open_block(bytes, range.start)?;
+            let mut cursor = block.first();
+            while let Some(entry) = cursor.keep() {
+                if last.as_ref().is_some_and(|last| *last >= entry) {
+                    return bad(range.start, "names are out of order");
+                }
+                if directory.keys.find(&entry.name, entry.commit) != Some(index) {
+                    return bad(footer.units_end, "its directory does not lead to its entries");
+                }
+                first.get_or_insert_with(|| entry.name.clone());
+                entry_count += 1;
+                commits = (entry.commit.min(commits.0), entry.commit.max(commits.1));
+                each(&entry);
+                last = Some(entry);
+                cursor.forward();
+            }
+        }
+        if hasher.finalize() != footer.units_hash {
+            return bad(footer.filters_end, "its blocks are not the ones that it was written with");
+        }
+        let bounds = (first.unwrap_or_default(), last.map(|last| last.name).unwrap_or_default());
+        if (entry_count, commits) != (footer.entry_count, footer.commits)
+            || bounds != (footer.first.clone(), footer.last.clone())
+        {
+            return bad(footer.filters_end, "its footer does not say what its blocks hold");
+        }
+        directory.filters.check(&self.file)
+    }
+}
+
+/// What a block may have beyond [`BLOCK_BYTES`]: an entry with a name of full length, and its end.
+const BLOCK_OVERSHOOT_BYTES: usize = 4096;
+
+/// The entries of a table in order; owns what it reads.
+#[derive(Debug)]
+pub struct Entries {
+    table: Arc<NameTable>,
+    next_block: usize,
+    /// Bytes read at once, and where they begin.
+    chunk: Bytes,
+    chunk_start: u64,
+    cursor: Option<Cursor>,
+}
+
+impl Entries {
+    fn step(&mut self) -> Result<Option<NameEntry>, TableError> {
+        loop {
+            if let Some(cursor) = &mut self.cursor
+                && cursor.forward()
+            {
+                return Ok(cursor.keep());
+            }
+            let Some(block) = self.read_block()? else { return Ok(None) };
+            match &mut self.cursor {
+                Some(cursor) => cursor.enter(block),
+                None => self.cursor = Some(Cursor::new(block)),
+            }
+        }
+    }
+
+    fn read_block(&mut self) -> Result<Option<Block>, TableError> {
+        let table = Arc::clone(&self.table);
+        let directory = table.directory()?;
+        if self.next_block == directory.ends.len() {
+            return Ok(None);
+        }
+        let range = directory.range(self.next_block);
+        if range.end > self.chunk_start + self.chunk.len() as u64 {
+            // As many whole blocks as go into one read, and one at least.
+            let most = range.start + SCAN_BYTES;
+            let rest = &directory.ends[self.next_block..];
+            let count = rest.partition_point(|end| *end <= most).max(1);
+            self.chunk = table.file.read(range.start..rest[count - 1])?;
+            self.chunk_start = range.start;
+        }
+        self.next_block += 1;
+        let start = size(range.start - self.chunk_start);
+        let bytes = self.chunk.slice(start..start + size(range.end - range.start));
+        table.open_block(bytes, range.start).map(Some)
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<NameEntry, TableError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().transpose()
+    }
+}
+
+/// A place in a table: before the first entry, on one, or past the last. Owns what it reads.
+#[derive(Debug)]
+pub struct TableCursor {
+    table: Arc<NameTable>,
+    block: usize,
+    /// `None` before the first entry of all, until it moves.
+    cursor: Option<Cursor>,
+}
+
+impl TableCursor {
+    /// The entry it is on, if it is on one.
+    pub fn entry(&self) -> Option<Entry<'_>> {
+        self.cursor.as_ref()?.entry()
+    }
+
+    /// Goes to the first entry that is not before (`name`, `commit`), or past the end. Says whether
+    /// there was one.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    pub fn seek(&mut self, name: &[u8], commit: u64) -> Result<bool, TableError> {
+        let table = Arc::clone(&self.table);
+        let block = table.directory()?.keys.find(name, commit).unwrap_or(0);
+        self.enter(block)?.seek(name, commit);
+        if self.entry().is_some() { Ok(true) } else { self.forward() }
+    }
+
+    /// Goes past the last entry.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    pub fn seek_end(&mut self) -> Result<(), TableError> {
+        let table = Arc::clone(&self.table);
+        let directory = table.directory()?;
+        self.block = directory.ends.len() - 1;
+        let block = table.block(directory, self.block)?;
+        self.cursor.get_or_insert_with(|| Cursor::new(block.clone())).enter_at_end(block);
+        Ok(())
+    }
+
+    /// Goes to the next entry. Says whether there was one.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    pub fn forward(&mut self) -> Result<bool, TableError> {
+        loop {
+            let next = match &mut self.cursor {
+                None => 0,
+                Some(cursor) => {
+                    if cursor.forward() {
+                        return Ok(true);
+                    }
+                    self.block + 1
+                }
+            };
+            if next == self.table.directory()?.ends.len() {
+                return Ok(false);
+            }
+            self.enter(next)?;
+        }
+    }
+
+    /// Goes to the entry before. Says whether there was one.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    pub fn back(&mut self) -> Result<bool, TableError> {
+        loop {
+            let Some(cursor) = &mut self.cursor else { return Ok(false) };
+            if cursor.back() {
+                return Ok(true);
+            }
+            if self.block == 0 {
+                return Ok(false);
+            }
+            let block = self.table.block(self.table.directory()?, self.block - 1)?;
+            self.block -= 1;
+            cursor.enter_at_end(block);
+        }
+    }
+
+    /// Goes before the first entry of a block.
+    fn enter(&mut self, block: usize) -> Result<&mut Cursor, TableError> {
+        let table = Arc::clone(&self.table);
+        let opened = table.block(table.directory()?, block)?;
+        self.block = block;
+        let cursor = self.cursor.get_or_insert_with(|| Cursor::new(opened.clone()));
+        cursor.enter(opened);
+        Ok(cursor)
+    }
+}

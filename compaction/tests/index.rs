@@ -1,0 +1,302 @@
+//! Tables of the digest index: what was written is found, in whatever state the file is, or the
+//! damage is named.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use pinstone_compaction::table::container::{Replaced, Tables};
+use pinstone_compaction::table::index::{
+    FILTER_PAGES, IndexBuilder, IndexKey, IndexTable, PAGE_BYTES, PAGE_ROWS, Row,
+};
+use pinstone_compaction::{TableError, TableId, TableMeta};
+use pinstone_disk::sim::SimDisk;
+use pinstone_disk::{Digest, Disk, Epoch, FormatError, Ordinal, StoreId, TableKind};
+use proptest::prelude::*;
+
+const ID: TableId = TableId { table: TableKind::Index, ordinal: Ordinal(3), epoch: Epoch(2) };
+
+fn tables(disk: &Arc<SimDisk>) -> Arc<Tables> {
+    Tables::new(Arc::clone(disk) as Arc<dyn Disk>, StoreId([7; 16]), 4, 1 << 20)
+}
+
+/// Rows of the first `count` numbers' digests, of whose keys only some bits count.
+fn rows(count: u64, bits: u32) -> Vec<Row> {
+    let row = |number: u64| {
+        let digest = Digest::of(&number.to_le_bytes());
+        Row::new(IndexKey::of(digest.as_bytes(), bits), u128::from(number))
+    };
+    let mut rows: Vec<Row> = (0..count).map(row).collect();
+    rows.sort_unstable();
+    rows
+}
+
+fn write(tables: &Arc<Tables>, rows: &[Row], with_filters: bool) -> TableMeta {
+    let mut builder = IndexBuilder::create(tables, ID, with_filters.then_some(5)).unwrap();
+    for row in rows {
+        builder.push(*row).unwrap();
+    }
+    builder.finish(Vec::new()).unwrap()
+}
+
+fn find(table: &IndexTable, key: IndexKey) -> Result<Vec<Row>, TableError> {
+    let mut found = Vec::new();
+    let all = table.find(key, |row| {
+        found.push(row);
+        ControlFlow::Continue(())
+    })?;
+    assert!(all.is_continue());
+    Ok(found)
+}
+
+/// What a look-up should find.
+fn wanted(rows: &[Row], key: IndexKey) -> &[Row] {
+    let start = rows.partition_point(|row| row.key() < key);
+    let end = rows.partition_point(|row| row.key() <= key);
+    &rows[start..end]
+}
+
+fn finds_all(table: &IndexTable, rows: &[Row], absent: &[Row]) {
+    for row in rows.iter().chain(absent) {
+        assert_eq!(find(table, row.key()).unwrap(), wanted(rows, row.key()));
+    }
+}
+
+#[test]
+fn every_row_is_found_and_no_other_key() {
+    let page = PAGE_ROWS as u64;
+    let counts = [1, 2, page - 1, page, page + 1, 10_000, (FILTER_PAGES as u64 + 1) * page + 7];
+    for (count, with_filters) in
+        counts.into_iter().flat_map(|count| [(count, true), (count, false)])
+    {
+        let disk = SimDisk::new(1);
+        let tables = tables(&disk);
+        let rows = rows(count, 56);
+        let meta = write(&tables, &rows, with_filters);
+        let file_bytes = disk.file_bytes(&ID.file_name().to_string()).unwrap().len();
+        assert_eq!((meta.entry_count, meta.file_bytes), (count, file_bytes as u64));
+        let table = Arc::new(IndexTable::open(&tables, meta).unwrap());
+        let mut absent = self::rows(count + 1000, 56);
+        absent.retain(|row| row.payload() >= u128::from(count));
+        finds_all(&table, &rows, &absent);
+        let read: Vec<Row> = table.rows().map(Result::unwrap).collect();
+        assert_eq!(read, rows);
+        let mut checked = Vec::new();
+        table.check(|row| checked.push(row)).unwrap();
+        assert_eq!(checked, rows);
+    }
+}
+
+#[test]
+fn a_filter_spares_nearly_every_read_for_absent_keys() {
+    let disk = SimDisk::new(1);
+    let tables = tables(&disk);
+    let rows = rows(100_000, 56);
+    let table = IndexTable::open(&tables, write(&tables, &rows, true)).unwrap();
+    let before = tables.figures().unit_asks;
+    for number in 200_000..220_000u64 {
+        let digest = Digest::of(&number.to_le_bytes());
+        assert_eq!(find(&table, IndexKey::of(digest.as_bytes(), 56)).unwrap(), []);
+    }
+    let asks = tables.figures().unit_asks - before;
+    assert!(asks < 20_000 / 100, "{asks} pages were read");
+    let figures = table.figures();
+    assert_eq!((figures.asked, figures.found), (20_000, 0));
+    assert_eq!(figures.filtered + asks, 20_000);
+    let resident_bytes = tables.figures().resident_bytes;
+    assert!(resident_bytes > 0 && resident_bytes == table.file().resident_bytes());
+    drop(table);
+    assert_eq!(tables.figures().resident_bytes, 0);
+}
+
+#[test]
+fn keys_that_collide_by_the_thousand_are_all_found() {
+    for bits in [1, 3, 8] {
+        let disk = SimDisk::new(1);
+        let tables = tables(&disk);
+        let mut rows = rows(5000, bits);
+        // One of the keys is absent.
+        let gone = rows[2500].key();
+        rows.retain(|row| row.key() != gone);
+        let table = IndexTable::open(&tables, write(&tables, &rows, true)).unwrap();
+        let mut keys: Vec<Row> = rows.clone();
+        keys.dedup_by_key(|row| row.key());
+        finds_all(&table, &rows, &keys);
+        assert_eq!(find(&table, gone).unwrap(), []);
+        // A caller that has enough is not told more.
+        let mut told = 0;
+        let ended = table.find(rows[0].key(), |_| {
+            told += 1;
+            if told == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(ended.unwrap().is_break() && told == 3);
+    }
+}
+
+#[test]
+fn every_changed_byte_is_found_and_no_look_up_lies() {
+    let disk = SimDisk::new(1);
+    let rows = rows(1000, 56);
+    let meta = write(&tables(&disk), &rows, true);
+    let name = ID.file_name().to_string();
+    let (mut refused, mut answered) = (0, 0);
+    for offset in (0..meta.file_bytes).step_by(7).chain(meta.file_bytes - 400..meta.file_bytes) {
+        disk.corrupt(&name, offset, |bytes| bytes[0] ^= 0x10);
+        let tables = tables(&disk);
+        match IndexTable::open(&tables, meta.clone()).map(Arc::new) {
+            Err(error) => refused += names(&error, &name),
+            Ok(table) => {
+                for row in rows.iter().step_by(50) {
+                    match find(&table, row.key()) {
+                        Ok(found) => assert_eq!(found, [*row], "the byte at {offset} changed"),
+                        Err(error) => refused += names(&error, &name),
+                    }
+                    answered += 1;
+                }
+                // The header and the zeros behind it are not the reader's to check.
+                if offset >= 4096 {
+                    names(&table.check(|_| {}).unwrap_err(), &name);
+                }
+            }
+        }
+        disk.corrupt(&name, offset, |bytes| bytes[0] ^= 0x10);
+    }
+    assert!(refused > 500 && answered > 10_000, "{refused} {answered}");
+}
+
+fn names(error: &TableError, name: &str) -> usize {
+    let TableError::Format(FormatError::Corrupt { file, .. }) = error else {
+        panic!("{error} is no damage");
+    };
+    assert_eq!(file, name);
+    1
+}
+
+#[test]
+fn a_file_that_is_missing_cut_or_another_table_is_refused_by_name() {
+    let disk = SimDisk::new(1);
+    let rows = rows(3000, 56);
+    let meta = write(&tables(&disk), &rows, true);
+    let name = ID.file_name().to_string();
+    let bytes = disk.file_bytes(&name).unwrap();
+    let refused = |meta: &TableMeta| {
+        let error = IndexTable::open(&tables(&disk), meta.clone()).unwrap_err();
+        names(&error, &name);
+        error.to_string()
+    };
+    for len in [0, 1, 63, 64, 4096, bytes.len() - 1, bytes.len() + 1] {
+        let mut cut = bytes.clone();
+        cut.resize(len, 0);
+        disk.put_file(&name, cut);
+        assert!(refused(&meta).contains("bytes, the root says"));
+    }
+    disk.put_file(&name, &bytes);
+    let other = TableMeta { footer_hash: [1; 32], ..meta.clone() };
+    assert!(refused(&other).contains("not the table that the root names"));
+    let other = TableMeta { entry_count: 2999, ..meta.clone() };
+    assert!(refused(&other).contains("does not say what the root says"));
+    disk.remove_file(&name);
+    assert!(refused(&meta).contains("is not there"));
+    // A table of another store with the same name and bytes, its root's word taken.
+    disk.put_file(&name, &bytes);
+    let stranger = Tables::new(Arc::clone(&disk) as Arc<dyn Disk>, StoreId([8; 16]), 4, 1 << 20);
+    names(&IndexTable::open(&stranger, meta).unwrap_err(), &name);
+}
+
+#[test]
+fn a_damaged_directory_is_made_again_and_a_damaged_filter_done_without() {
+    let disk = SimDisk::new(1);
+    let rows = rows(5000, 56);
+    let meta = write(&tables(&disk), &rows, true);
+    let name = ID.file_name().to_string();
+    let units_end = 4096 + 5000u64.div_ceil(PAGE_ROWS as u64) * PAGE_BYTES as u64;
+    for offset in [units_end, units_end + 4, units_end + 20, meta.file_bytes - 1000] {
+        disk.corrupt(&name, offset, |bytes| bytes[0] ^= 1);
+        let tables = tables(&disk);
+        let table = Arc::new(IndexTable::open(&tables, meta.clone()).unwrap());
+        finds_all(&table, &rows, &self::rows(100, 55));
+        assert!(table.check(|_| {}).is_err());
+        disk.corrupt(&name, offset, |bytes| bytes[0] ^= 1);
+    }
+}
+
+#[test]
+fn what_a_table_replaces_stands_in_its_footer() {
+    let disk = SimDisk::new(1);
+    let tables = tables(&disk);
+    let replaced: Vec<Replaced> = (0..600)
+        .map(|number| Replaced {
+            ordinal: Ordinal(number),
+            epoch: Epoch(1),
+            first: vec![1; 7].into(),
+            last: vec![9; 7].into(),
+        })
+        .collect();
+    let mut builder = IndexBuilder::create(&tables, ID, Some(5)).unwrap();
+    builder.push(rows(1, 56)[0]).unwrap();
+    let meta = builder.finish(replaced.clone()).unwrap();
+    let table = IndexTable::open(&tables, meta).unwrap();
+    assert_eq!(table.file().footer().replaced, replaced);
+}
+
+#[test]
+fn a_doomed_table_goes_with_its_last_reader() {
+    let disk = SimDisk::new(1);
+    let tables = tables(&disk);
+    let rows = rows(2000, 56);
+    let table = Arc::new(IndexTable::open(&tables, write(&tables, &rows, true)).unwrap());
+    let mut reader = table.rows();
+    assert_eq!(reader.next().unwrap().unwrap(), rows[0]);
+    table.file().doom();
+    drop(table);
+    assert_eq!(reader.by_ref().count(), 1999, "the reader has it still");
+    assert!(!tables.take_removed());
+    drop(reader);
+    assert!(tables.take_removed() && disk.names().is_empty(), "{:?}", disk.names());
+}
+
+#[test]
+fn what_is_given_up_leaves_no_file() {
+    let disk = SimDisk::new(1);
+    let tables = tables(&disk);
+    let mut builder = IndexBuilder::create(&tables, ID, Some(5)).unwrap();
+    builder.push(rows(1, 56)[0]).unwrap();
+    builder.abandon();
+    assert!(disk.names().is_empty());
+    // Nor does what fails.
+    disk.set_capacity(Some(100 << 10));
+    let mut builder = IndexBuilder::create(&tables, ID, Some(5)).unwrap();
+    for row in rows(20_000, 56) {
+        builder.push(row).unwrap();
+    }
+    let error = builder.finish(Vec::new()).unwrap_err();
+    assert!(matches!(&error, TableError::Disk(error) if error.is_no_space()), "{error}");
+    assert!(disk.names().is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Keys that are anything but uniform.
+    #[test]
+    fn look_ups_agree_with_a_sorted_list(
+        keys in proptest::collection::vec((any::<u8>(), 0..8u32), 1..3000),
+        asked in proptest::collection::vec((any::<u8>(), 0..8u32), 1..50),
+    ) {
+        let key = |(byte, zeros): (u8, u32)| {
+            let mut digest = [byte; 32];
+            digest[..zeros as usize].fill(0);
+            IndexKey::of(&digest, 56)
+        };
+        let numbered = keys.into_iter().zip(0u128..);
+        let mut rows: Vec<Row> = numbered.map(|(drawn, number)| Row::new(key(drawn), number)).collect();
+        rows.sort_unstable();
+        let disk = SimDisk::new(1);
+        let tables = tables(&disk);
+        let table = IndexTable::open(&tables, write(&tables, &rows, true)).unwrap();
+        for drawn in asked {
+            prop_assert_eq!(find(&table, key(drawn)).unwrap(), wanted(&rows, key(drawn)));
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Tables of names: what was written is found and walked through in both directions, in whatever
+//! state the file is, or the damage is named.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pinstone_compaction::merge::NameEntry;
+use pinstone_compaction::table::container::Tables;
+use pinstone_compaction::table::names::{NameBuilder, NameTable, TableCursor};
+use pinstone_compaction::{TableError, TableId, TableMeta};
+use pinstone_disk::sim::SimDisk;
+use pinstone_disk::{Digest, Disk, Epoch, FormatError, Ordinal, StoreId, TableKind};
+use proptest::prelude::*;
+
+const ID: TableId = TableId { table: TableKind::Names, ordinal: Ordinal(3), epoch: Epoch(2) };
+
+fn tables(disk: &Arc<SimDisk>) -> Arc<Tables> {
+    Tables::new(Arc::clone(disk) as Arc<dyn Disk>, StoreId([7; 16]), 4, 1 << 20)
+}
+
+fn entry(name: impl Into<Bytes>, commit: u64) -> NameEntry {
+    let to = (!commit.is_multiple_of(5)).then(|| Digest::of(&commit.to_le_bytes()));
+    NameEntry { name: name.into(), commit, to }
+}
+
+fn write(disk: &Arc<SimDisk>, entries: &[NameEntry], filter_seed: Option<u64>) -> TableMeta {
+    let mut builder = NameBuilder::create(&tables(disk), ID, filter_seed).unwrap();
+    for entry in entries {
+        builder.push(&entry.name, entry.commit, entry.to.as_ref()).unwrap();
+    }
+    builder.finish(Vec::new()).unwrap()
+}
+
+fn open(disk: &Arc<SimDisk>, meta: &TableMeta) -> Arc<NameTable> {
+    Arc::new(NameTable::open(&tables(disk), meta.clone()).unwrap())
+}
+
+/// What a look-up should find.
+fn wanted(entries: &[NameEntry], name: &[u8], commit: u64) -> Option<(u64, Option<Digest>)> {
+    let found = entries.iter().find(|entry| entry.name == name && entry.commit <= commit)?;
+    Some((found.commit, found.to))
+}
+
+fn here(cursor: &TableCursor) -> Option<NameEntry> {
+    cursor.entry().map(NameEntry::from)
+}
+
+/// Names of many kinds, a hundred of them with many versions.
+fn entries(count: u64) -> Vec<NameEntry> {
+    let mut entries: Vec<NameEntry> = (0..count)
+        .map(|number| match number % 4 {
+            0 => entry(format!("services/registry/{:06}/current", number * 7), number + 1),
+            1 => entry(Digest::of(&number.to_le_bytes()).as_bytes().to_vec(), number + 1),
+            2 => entry(format!("many versions/{}", number % 100), number + 1),
+            _ => entry([b"x".repeat(length(number)), vec![0, 0xff]].concat(), number + 1),
+        })
+        .collect();
+    entries.sort_unstable();
+    entries
+}
+
+fn length(number: u64) -> usize {
+    usize::try_from(number * 37 % 1021).unwrap()
+}
+
+#[test]
+fn every_version_is_found_and_nothing_else() {
+    for (count, seed) in [(1, None), (2, Some(1)), (300, None), (4000, Some(9))] {
+        let disk = SimDisk::new(1);
+        let entries = entries(count);
+        let meta = write(&disk, &entries, seed);
+        assert_eq!(meta.entry_count, count);
+        let table = open(&disk, &meta);
+        for NameEntry { name, commit, to } in &entries {
+            assert_eq!(table.find(name, *commit).unwrap(), Some((*commit, *to)));
+            for commit in [0, commit - 1, commit + 1, u64::MAX] {
+                let found = table.find(name, commit).unwrap();
+                assert_eq!(found, wanted(&entries, name, commit), "{name:?} {commit}");
+            }
+            for absent in [[&name[..], b"\0"].concat(), name[..name.len() - 1].to_vec()] {
+                let wanted = wanted(&entries, &absent, u64::MAX);
+                assert_eq!(table.find(&absent, u64::MAX).unwrap(), wanted, "{absent:?}");
+            }
+        }
+        let read: Vec<NameEntry> = table.entries().map(Result::unwrap).collect();
+        assert_eq!(read, entries);
+        let mut checked = Vec::new();
+        table.check(|entry| checked.push(entry.clone())).unwrap();
+        assert_eq!(checked, entries);
+        let commits = table.file().footer().commits;
+        assert_eq!(commits, (1, count));
+    }
+}
+
+#[test]
+fn a_cursor_goes_both_ways_from_anywhere() {
+    let disk = SimDisk::new(1);
+    let entries = entries(1500);
+    let table = open(&disk, &write(&disk, &entries, None));
+    let mut cursor = table.cursor();
+    let mut walked = Vec::new();
+    assert_eq!(here(&cursor), None);
+    while cursor.forward().unwrap() {
+        walked.push(here(&cursor).unwrap());
+    }
+    assert_eq!(walked, entries);
+    assert!(!cursor.forward().unwrap(), "past the end it stays");
+    walked.clear();
+    while cursor.back().unwrap() {
+        walked.push(here(&cursor).unwrap());
+    }
+    walked.reverse();
+    assert_eq!(walked, entries);
+    assert!(!cursor.back().unwrap(), "before the first it stays");
+    cursor.seek_end().unwrap();
+    assert!(cursor.back().unwrap());
+    assert_eq!(here(&cursor).as_ref(), entries.last());
+    for (index, wanted) in entries.iter().enumerate().step_by(13) {
+        assert!(cursor.seek(&wanted.name, wanted.commit).unwrap());
+        assert_eq!(here(&cursor).as_ref(), Some(wanted));
+        assert_eq!(cursor.back().unwrap(), index > 0);
+        assert_eq!(here(&cursor).as_ref(), index.checked_sub(1).map(|before| &entries[before]));
+        assert!(cursor.forward().unwrap());
+        assert_eq!(here(&cursor).as_ref(), Some(wanted));
+        // A name that is not there leads to the next one.
+        let absent = [&wanted.name[..], b"\0"].concat();
+        let next = entries.iter().position(|entry| *entry.name > absent[..]);
+        assert_eq!(cursor.seek(&absent, u64::MAX).unwrap(), next.is_some());
+        assert_eq!(here(&cursor).as_ref(), next.map(|next| &entries[next]));
+    }
+    assert!(!cursor.seek(&[0xff; 1024], 0).unwrap());
+    assert!(cursor.back().unwrap());
+    assert_eq!(here(&cursor).as_ref(), entries.last());
+}
+
+#[test]
+fn absent_names_are_filtered() {
+    let disk = SimDisk::new(1);
+    let entries: Vec<NameEntry> =
+        (0..20_000).map(|number| entry(format!("name {number:06}"), number + 1)).collect();
+    let tables = tables(&disk);
+    let meta = write(&disk, &entries, Some(77));
+    let table = NameTable::open(&tables, meta).unwrap();
+    for number in 0..10_000 {
+        assert_eq!(table.find(format!("name {number:06}x").as_bytes(), 1 << 40).unwrap(), None);
+    }
+    let asks = tables.figures().unit_asks;
+    assert!(asks < 10_000 / 50, "{asks} blocks were read");
+}
+
+#[test]
+fn every_changed_byte_is_found_and_no_look_up_lies() {
+    let disk = SimDisk::new(1);
+    let entries = entries(250);
+    let meta = write(&disk, &entries, Some(3));
+    let name = ID.file_name().to_string();
+    let (mut refused, mut answered) = (0, 0);
+    for offset in (0..meta.file_bytes).step_by(11).chain(meta.file_bytes - 300..meta.file_bytes) {
+        disk.corrupt(&name, offset, |bytes| bytes[0] ^= 0x04);
+        match NameTable::open(&tables(&disk), meta.clone()).map(Arc::new) {
+            Err(error) => refused += names(&error, &name),
+            Ok(table) => {
+                for entry in entries.iter().step_by(40) {
+                    match table.find(&entry.name, entry.commit) {
+                        Ok(found) => assert_eq!(found, Some((entry.commit, entry.to)), "{offset}"),
+                        Err(error) => refused += names(&error, &name),
+                    }
+                    answered += 1;
+                }
+                let read: Result<Vec<NameEntry>, TableError> = table.entries().collect();
+                match read {
+                    Ok(read) => assert_eq!(read, entries, "{offset}"),
+                    Err(error) => refused += names(&error, &name),
+                }
+                // The header and the zeros behind it are not the reader's to check.
+                if offset >= 4096 {
+                    names(&table.check(|_| {}).unwrap_err(), &name);
+                }
+            }
+        }
+        disk.corrupt(&name, offset, |bytes| bytes[0] ^= 0x04);
+    }
+    assert!(refused > 500 && answered > 10_000, "{refused} {answered}");
+}
+
+fn names(error: &TableError, name: &str) -> usize {
+    let TableError::Format(FormatError::Corrupt { file, .. }) = error else {
+        panic!("{error} is no damage");
+    };
+    assert_eq!(file, name);
+    1
+}
+
+#[test]
+fn a_damaged_directory_is_made_again_from_the_blocks() {
+    let disk = SimDisk::new(1);
+    let entries = entries(1000);
+    let meta = write(&disk, &entries, Some(3));
+    let name = ID.file_name().to_string();
+    let units_end = open(&disk, &meta).file().footer().units_end;
+    disk.corrupt(&name, units_end + 9, |bytes| bytes[0] ^= 0x04);
+    let table = open(&disk, &meta);
+    for entry in &entries {
+        let found = table.find(&entry.name, entry.commit).unwrap();
+        assert_eq!(found, Some((entry.commit, entry.to)));
+    }
+    let read: Vec<NameEntry> = table.entries().map(Result::unwrap).collect();
+    assert_eq!(read, entries);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Few letters and few commits, so that names share much and versions go over blocks.
+    #[test]
+    fn look_ups_and_walks_agree_with_a_sorted_list(
+        drawn in proptest::collection::btree_set(("[ab]{1,4}", 1..300u64), 1..1200),
+        long in proptest::collection::btree_set((1..40usize, 300..330u64), 0..40),
+        asked in proptest::collection::vec(("[abc]{0,5}", 0..310u64), 30),
+    ) {
+        let long = long.into_iter().map(|(len, commit)| ("b".repeat(25 * len), commit));
+        let all = drawn.into_iter().chain(long);
+        let mut entries: Vec<NameEntry> =
+            all.map(|(name, commit)| entry(name.into_bytes(), commit)).collect();
+        entries.sort_unstable();
+        let disk = SimDisk::new(1);
+        let table = open(&disk, &write(&disk, &entries, Some(8)));
+        let mut cursor = table.cursor();
+        for (name, commit) in asked {
+            let name = name.as_bytes();
+            prop_assert_eq!(table.find(name, commit).unwrap(), wanted(&entries, name, commit));
+            cursor.seek(name, commit).unwrap();
+            let next = entries.iter().find(|entry| {
+                (&entry.name[..], std::cmp::Reverse(entry.commit))
+                    >= (name, std::cmp::Reverse(commit))
+            });
+            prop_assert_eq!(here(&cursor), next.cloned());
+        }
+        table.check(|_| {}).unwrap();
+    }
+}

@@ -290,10 +290,15 @@ fn a_store_with_values_longer_than_its_segments_opens_on_a_full_disk() {
     // Once they are sealed, their share goes back.
     store.maintain().unwrap();
     assert!(reserved() > 0 && reserved() + (200 << 10) < most, "{most}, then {}", reserved());
-    disk.set_capacity(Some(disk.used_bytes()));
-    let refused = store.put(&[7; 50 << 10]).unwrap_err();
-    assert!(matches!(refused, Error::NoSpace { .. }), "{}", common::told(&refused));
-    opens_on_a_full_disk("refused");
+    let before = reserved();
+    // Room for its share, and not for the value.
+    disk.set_capacity(Some(disk.used_bytes() + (70 << 10)));
+    for _ in 0..5 {
+        let refused = store.put(&[7; 50 << 10]).unwrap_err();
+        assert!(matches!(refused, Error::NoSpace { .. }), "{}", common::told(&refused));
+        assert_eq!(reserved(), before, "a refused value takes no share");
+        opens_on_a_full_disk("refused");
+    }
 }
 
 #[test]

@@ -45,7 +45,13 @@ fn append(inner: &Inner, digest: Digest, value: &[u8]) -> Result<bool> {
             }
             inner.reserve.raise(oversize_bytes)?;
             let grow = || maintain::grow_blob_log_holding(inner, &growing);
-            append_growing(inner, digest, value, grow)?
+            let appended = append_growing(inner, digest, value, grow);
+            if !matches!(appended, Ok(true))
+                && let Err(error) = inner.reserve.lower(oversize_bytes)
+            {
+                tracing::warn!(%error, "more space is set aside than is needed");
+            }
+            appended?
         }
     };
     // The value is in; what maintenance meets is met again by whoever needs it done.

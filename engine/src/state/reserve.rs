@@ -79,6 +79,16 @@ impl Reserve {
         Ok(())
     }
 
+    /// Takes back a [`Reserve::raise`]: the value was refused.
+    pub(crate) fn lower(&self, bytes: u64) -> Result<(), DiskError> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        let mut held = self.held.lock();
+        held.oversize_bytes = held.oversize_bytes.saturating_sub(bytes);
+        self.cut(&held)
+    }
+
     /// Unsealed segments are longer than they should be by so much only: gives back the rest.
     pub(crate) fn settle(&self, oversize_bytes: impl FnOnce() -> u64) -> Result<(), DiskError> {
         let mut held = self.held.lock();
@@ -86,6 +96,10 @@ impl Reserve {
             return Ok(());
         }
         held.oversize_bytes = oversize_bytes();
+        self.cut(&held)
+    }
+
+    fn cut(&self, held: &Held) -> Result<(), DiskError> {
         match &held.file {
             Some(file) => file.set_len(self.bytes + held.oversize_bytes),
             None => Ok(()),

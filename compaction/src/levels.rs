@@ -62,7 +62,7 @@ pub enum LevelFault {
         level: u8,
     },
     /// V2: the first key is above the last, or the table has no entries.
-    #[error("{} holds nothing: its first key is above its last, or it has no entries", .id.file_name())]
+    #[error("{} holds nothing: no entries, or a first key above the last", .id.file_name())]
     Empty {
         /// The table.
         id: TableId,

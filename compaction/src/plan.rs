@@ -16,7 +16,9 @@
 //! 5. Below level 0, of all runs of neighbouring tables, the one with the least to rewrite for its
 //!    bytes goes down, the longest of equals: a level of uniform keys goes down whole, as far as
 //!    the bound of input allows, and does then not burden what comes next from above.
-//! 6. What overlaps nothing in the level where it goes is moved as it is.
+//! 6. What overlaps nothing in the level where it goes is moved as it is, but for small tables:
+//!    those of level 0 go together if all are small, and a run of small ones is written as fewer.
+//!    So tables do not stay as small as a store that is often closed flushes them.
 //!
 //! - P1: newer versions of a key stand above older ones. Both trees could do without (the index is
 //!   a set; versions of names carry their commits), but readers of names may then stop at the first
@@ -28,8 +30,8 @@
 //! - P4: a plan's input is bounded: by the shape's bound, but for one table and what it overlaps;
 //!   from level 0 by that bound, or by what level 0 should hold, and what the base holds.
 //!
-//! Figures, by `compaction/tests/plan/simulation.rs`: bytes flushed and rewritten for a flushed byte,
-//! uniform keys of 16 bytes a row in flushes of 13 MB, at rest; the rows in millions.
+//! Figures, by `compaction/tests/plan/simulation.rs`: bytes flushed and rewritten for a flushed
+//! byte, uniform keys of 16 bytes a row in flushes of 13 MB, at rest; the rows in millions.
 //!
 //! | what is chosen | 20 | 100 | 300 |
 //! |---|---|---|---|
@@ -41,7 +43,7 @@
 //! | one table of least overlap, levels of ten times | 3.4 | 6.9 | 10.0 |
 //!
 //! A full compaction of 20 million rows after that makes it 4.4 in all. Names in order are moved,
-//! never rewritten (1.0). Moved tables stay as small as they were flushed.
+//! never rewritten (1.0).
 //!
 //! The oldest table first (round robin, without state) is the worst of choices for uniform keys:
 //! when the base has just been rewritten, its tables are as old as they stand by key, and it is the
@@ -75,7 +77,8 @@ pub struct Shape {
     /// Default 4: less costs look-ups, more costs rewriting.
     pub size_ratio_max: u32,
     /// Bytes after which a compaction begins another table. Default 16 MiB: a million rows of the
-    /// index. Write amplification hardly depends on it; less means more files, more a coarser choice.
+    /// index. Write amplification hardly depends on it; less means more files, more a coarser
+    /// choice.
     pub table_bytes: u64,
     /// Bytes that one compaction below level 0 reads, at most, unless a single table and what it
     /// overlaps have more. Default 512 MiB: more saves little rewriting, and takes as much free
@@ -92,6 +95,13 @@ impl Default for Shape {
             table_bytes: 16 << 20,
             input_bytes_max: 512 << 20,
         }
+    }
+}
+
+impl Shape {
+    /// A table of fewer bytes is better written again with its neighbours than kept.
+    fn small_bytes(&self) -> u64 {
+        self.table_bytes / 2
     }
 }
 
@@ -113,11 +123,20 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn new(levels: &Levels, source: u8, target: u8, source_tables: Vec<Arc<TableMeta>>) -> Self {
+    fn new(
+        levels: &Levels,
+        shape: &Shape,
+        source: u8,
+        target: u8,
+        source_tables: Vec<Arc<TableMeta>>,
+    ) -> Self {
         let (first, last) = keys(&source_tables);
         let target_tables = levels.run(target, first, last).to_vec();
-        // Tables of one group overlap each other, unless there is one.
-        let is_move = target_tables.is_empty() && (source > 0 || source_tables.len() == 1);
+        let is_one = source_tables.len() == 1;
+        // Tables of level 0 that go together overlap, or are small.
+        let mean_bytes = bytes(&source_tables) / source_tables.len() as u64;
+        let are_small = source == 0 || mean_bytes < shape.small_bytes();
+        let is_move = target_tables.is_empty() && (is_one || !are_small);
         let mut plan =
             Self { source, target, source_tables, target_tables, is_move, is_bottom: false };
         let (first, last) = plan.keys();
@@ -142,7 +161,7 @@ impl Plan {
         bytes(self.inputs())
     }
 
-    /// The edit that puts `outputs` in place of the plan's tables; of a move, the tables themselves.
+    /// The edit that puts `outputs` in place of the plan's tables; of a move, those themselves.
     ///
     /// # Panics
     /// If there are outputs of a move.
@@ -287,22 +306,23 @@ fn plan_between(levels: &Levels, shape: &Shape, source: u8, target: u8) -> Plan 
         let run = least_overlap(levels.tables(source), levels.tables(target), shape);
         levels.tables(source)[run].to_vec()
     };
-    Plan::new(levels, source, target, tables)
+    Plan::new(levels, shape, source, target, tables)
 }
 
 /// The group of level 0 that has the least to rewrite for its bytes, the oldest of equals; of a
-/// vast one its oldest tables, as many as one input may hold.
+/// vast one its oldest tables, as many as one input may hold. All that there is, if it is small.
 fn l0_group(levels: &Levels, shape: &Shape, target: u8) -> Vec<Arc<TableMeta>> {
-    let mut groups = groups(levels.tables(0));
-    let cost = |group: &Vec<Arc<TableMeta>>| {
-        let (first, last) = keys(group);
-        ratio(bytes(levels.run(target, first, last)), bytes(group))
+    let mut group = if levels.sums(0).file_bytes <= shape.small_bytes() {
+        levels.tables(0).to_vec()
+    } else {
+        let cost = |group: &Vec<Arc<TableMeta>>| {
+            let (first, last) = keys(group);
+            ratio(bytes(levels.run(target, first, last)), bytes(group))
+        };
+        let groups = groups(levels.tables(0)).into_iter();
+        let best = groups.min_by(|a, b| cost(a).total_cmp(&cost(b)));
+        best.expect("level 0 holds something")
     };
-    let best = (0..groups.len())
-        .map(|index| (cost(&groups[index]), index))
-        .min_by(|a, b| a.0.total_cmp(&b.0))
-        .expect("level 0 holds something");
-    let mut group = groups.swap_remove(best.1);
     let bytes_max = shape.input_bytes_max.max(shape.l0_bytes);
     let mut taken = 0u64;
     let fits = group.iter().take_while(|table| {

@@ -156,6 +156,21 @@ fn tables_of_level_0_that_overlap_nothing_are_moved() {
 }
 
 #[test]
+fn small_tables_are_written_as_fewer_instead_of_moved() {
+    let small = Shape { table_bytes: 40 << 20, ..SHAPE };
+    for drawing in
+        ["L0: [k-l 4M] [m-n 4M] [o-p 4M] [q-r 4M]", "L5: [a-b 9M] [c-d 9M]\nL6: [x-z 9M]"]
+    {
+        let levels = drawn(drawing);
+        for (shape, is_move) in [(SHAPE, true), (small, false)] {
+            let plan = plan(&levels, &shape).unwrap();
+            assert_eq!(plan.is_move, is_move, "{plan:?}");
+            assert!(is_move || plan.source_tables.len() == levels.tables(plan.source).len());
+        }
+    }
+}
+
+#[test]
 fn of_level_0_the_group_with_least_to_rewrite_goes() {
     // 1, 3 and 5 are linked through 3; 2 and 4 by one key. 6 is alone, over a large table.
     planned(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use pinstone_compaction::levels::LEVELS_MAX;
 use pinstone_compaction::plan::{Shape, debt_bytes, plan, plan_full, score};
 use proptest::prelude::*;
 
@@ -70,8 +71,9 @@ proptest! {
             if plan.source == 0 {
                 let newest = plan.source_tables.iter().map(|table| table.id).max();
                 for table in levels.tables(0).iter().filter(|table| !ids.contains(&table.id)) {
-                    let links = plan.source_tables.iter().any(|t| t.overlaps(&table.first, &table.last));
-                    prop_assert!(!links || Some(table.id) > newest);
+                    let mut taken = plan.source_tables.iter();
+                    let is_linked = taken.any(|other| other.overlaps(&table.first, &table.last));
+                    prop_assert!(!is_linked || Some(table.id) > newest);
                 }
             }
             for between in plan.source + 1..plan.target {
@@ -84,8 +86,8 @@ proptest! {
                 }
             }
             let (first, last) = plan.keys();
-            let below = (plan.target + 1..7).any(|at| levels.overlapping(at, first, last).next().is_some());
-            prop_assert_eq!(plan.is_bottom, !below);
+            let is_empty = |level| levels.overlapping(level, first, last).next().is_none();
+            prop_assert_eq!(plan.is_bottom, (plan.target + 1..LEVELS_MAX).all(is_empty));
             let keys = tree.keys();
             tree.carry_out(&plan);
             prop_assert_eq!(keys, tree.keys());

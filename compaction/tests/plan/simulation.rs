@@ -150,6 +150,19 @@ fn small_flushes_do_not_rewrite_a_large_base() {
     expect!["11.9; L0 0, L2 2, L4 70, L5 39, L6 312"].assert_eq(&text);
 }
 
+#[test]
+fn small_flushes_in_order_do_not_leave_as_many_tables() {
+    let mut tree = Tree::new(Shape::default(), KEY_BYTES);
+    for key in 0..5000 {
+        tree.flush(BTreeSet::from([key]));
+        tree.run(plan);
+    }
+    let table_count = tree.levels.total().table_count;
+    let text =
+        format!("{:.1}; {}; {table_count} tables", amplification(&tree), tree.levels_in_mb());
+    expect!["3.8; L0 0, L2 0, L4 14, L6 84; 29 tables"].assert_eq(&text);
+}
+
 /// Where the planner would take a run of tables, the one with the lowest ordinal alone.
 fn the_oldest(levels: &Levels, shape: &Shape) -> Option<Plan> {
     let plan = plan(levels, shape)?;

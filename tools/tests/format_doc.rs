@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pinstone::{Batch, Maintenance, Options, Store};
 use pinstone_disk::dump::{Dump, Row};
-use pinstone_disk::sim::{Fault, Filter, SimDisk};
-use pinstone_disk::{Digest, Operation};
+use pinstone_disk::sim::SimDisk;
+use pinstone_disk::{Digest, FileName, LogKind};
 use pinstone_tools::tree::{Entry, Meta, Node, TreeBuilder};
+use pinstone_wal::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, Scan, SegmentHeader};
 
 /// A line of a table.
 #[derive(Clone, Debug)]
@@ -148,17 +149,33 @@ fn store_files() -> Vec<(String, Vec<u8>)> {
             store.commit(batch).unwrap();
         }
     }
-    // Nothing waits to be written before a value that has a frame to itself, and is refused.
-    store.sync().unwrap();
-    disk.fail_when(Filter::any().operation(Operation::Write), Fault::Enospc);
-    store.put(&[7; 300]).unwrap_err();
-    disk.heal();
-    store.put(b"behind it").unwrap();
+    store.put(b"the last").unwrap();
     store.sync().unwrap();
     let mut files = files(&disk);
+    let voided =
+        files.iter().map(|(name, bytes)| (name.clone(), with_last_frame_void(name, bytes)));
+    let voided: Vec<_> = voided.collect();
+    files.extend(voided);
     store.close().unwrap();
     files.extend(self::files(&disk));
     files
+}
+
+/// The file as it were if the record of its last frame had been refused while others were put behind
+/// it; the file itself if it has no such frame.
+fn with_last_frame_void(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let Ok(name @ FileName::Segment { log: LogKind::Blob, .. }) = name.parse() else {
+        return bytes;
+    };
+    let header = SegmentHeader::decode(&name, &bytes).unwrap();
+    let scan = Scan::of(header, bytes.clone().into());
+    let Some(last) = scan.frames.last() else { return bytes };
+    let void = FrameHeader { kind: FrameKind::Void, ..last.header };
+    let offset = usize::try_from(last.offset_bytes).unwrap();
+    bytes[offset..][..FRAME_HEADER_BYTES]
+        .copy_from_slice(&void.encode(header.seed(), last.offset_bytes));
+    bytes
 }
 
 fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {

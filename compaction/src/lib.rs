@@ -10,6 +10,7 @@ mod error;
 pub mod levels;
 pub mod merge;
 pub mod plan;
+pub mod run;
 pub mod table;
 
 pub use error::TableError;

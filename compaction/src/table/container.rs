@@ -58,8 +58,8 @@ pub struct Replaced {
     pub epoch: Epoch,
     /// The first key that is replaced.
     pub first: Bytes,
-    /// The last one.
-    pub last: Bytes,
+    /// The first key that is not; none if all from `first` on are.
+    pub until: Option<Bytes>,
 }
 
 /// What a table's footer says.
@@ -115,7 +115,8 @@ impl Footer {
             bytes.extend_from_slice(&replaced.ordinal.0.to_le_bytes());
             bytes.extend_from_slice(&replaced.epoch.0.to_le_bytes());
             put_key(&mut bytes, &replaced.first);
-            put_key(&mut bytes, &replaced.last);
+            // No key is below an empty one, so that it says that there is none.
+            put_key(&mut bytes, replaced.until.as_ref().unwrap_or(&Bytes::new()));
         }
         bytes
     }
@@ -140,8 +141,9 @@ impl Footer {
         for _ in 0..count {
             let ordinal = Ordinal(reader.u32("an ordinal")?);
             let epoch = Epoch(reader.u32("an epoch")?);
-            let (first, last) = (key(&mut reader)?, key(&mut reader)?);
-            replaced.push(Replaced { ordinal, epoch, first, last });
+            let (first, until) = (key(&mut reader)?, key(&mut reader)?);
+            let until = (!until.is_empty()).then_some(until);
+            replaced.push(Replaced { ordinal, epoch, first, until });
         }
         reader.end("the footer's end")?;
         Ok(Self {

@@ -71,7 +71,8 @@ impl IndexKey {
         u32::try_from(self.0 >> 24).expect("56 bits less 24 are 32")
     }
 
-    fn bytes(self) -> Bytes {
+    /// Its bytes, in the order of keys.
+    pub fn bytes(self) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_be_bytes()[1..])
     }
 }

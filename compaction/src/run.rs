@@ -1,0 +1,357 @@
+//! Writing runs of tables, and rewriting tables into a deeper level.
+//!
+//! 1. A [`RunWriter`] takes entries in order and cuts them into tables, never within a key. A flush
+//!    is one; so is what a compaction writes.
+//! 2. A [`Rewrite`] carries out a plan: it merges the plan's tables, drops what its owner drops, and
+//!    writes the rest. It does so in steps, each of as much input as its owner says: whoever steps
+//!    decides how fast it goes, and may let others in between.
+//! 3. What it has written is one edit of the levels, which its owner commits and publishes.
+//!
+//! - X1: every table that is written names the tables it was made from, each with the keys that it
+//!   replaces of it: together they cover each of those whole. So whoever finds only files can tell
+//!   what is stale.
+//! - X2: whatever fails, or is given up, leaves no table behind, if they can be removed; nothing
+//!   names them.
+//!
+//! Which tables to rewrite, when, and how fast, is not decided here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pinstone_disk::{Ordinal, TableKind};
+
+use crate::edit::LevelEdit;
+use crate::error::TableError;
+use crate::merge::{Merge, NameEntry};
+use crate::plan::Plan;
+use crate::table::container::{Replaced, Tables};
+use crate::table::index::{IndexBuilder, IndexTable, Row, Rows};
+use crate::table::names::{Entries, NameBuilder, NameTable};
+use crate::table::{TableId, TableMeta};
+
+/// A tree, to who writes its tables whatever is in them.
+pub trait Tree: fmt::Debug + Send + 'static {
+    /// Its tables' number on disk.
+    const KIND: TableKind;
+    /// What stands in its tables.
+    type Entry: Ord + Send;
+    /// A table that can be read.
+    type Table: fmt::Debug + Send + Sync;
+    /// A table that is being written.
+    type Builder: fmt::Debug + Send;
+    /// The entries of one table, in order.
+    type Entries: Iterator<Item = Result<Self::Entry, TableError>> + Send;
+
+    /// The entry's key, as tables' bounds have it.
+    fn key(entry: &Self::Entry) -> Bytes;
+
+    /// All entries of a table.
+    fn entries(table: &Arc<Self::Table>) -> Self::Entries;
+
+    /// Begins a table, with filters if there is a seed for them.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    fn create(
+        tables: &Arc<Tables>,
+        id: TableId,
+        filter_seed: Option<u64>,
+    ) -> Result<Self::Builder, TableError>;
+
+    /// Adds an entry, which comes after all before it.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    fn push(builder: &mut Self::Builder, entry: &Self::Entry) -> Result<(), TableError>;
+
+    /// The table is longer than this, and the entry has another key than the last one: the table
+    /// may end here.
+    fn ends_before(builder: &Self::Builder, entry: &Self::Entry, table_bytes: u64) -> bool;
+
+    /// Ends a table; its bytes are durable on return, its name is not.
+    ///
+    /// # Errors
+    /// Whatever the machine says; then the file is removed.
+    fn finish(builder: Self::Builder, replaced: Vec<Replaced>) -> Result<TableMeta, TableError>;
+
+    /// Gives a table up and removes its file.
+    fn abandon(builder: Self::Builder);
+}
+
+/// The digest index.
+#[derive(Clone, Copy, Debug)]
+pub struct Index;
+
+impl Tree for Index {
+    const KIND: TableKind = TableKind::Index;
+    type Entry = Row;
+    type Table = IndexTable;
+    type Builder = IndexBuilder;
+    type Entries = Rows;
+
+    fn key(entry: &Row) -> Bytes {
+        entry.key().bytes()
+    }
+
+    fn entries(table: &Arc<IndexTable>) -> Rows {
+        table.rows()
+    }
+
+    fn create(
+        tables: &Arc<Tables>,
+        id: TableId,
+        filter_seed: Option<u64>,
+    ) -> Result<IndexBuilder, TableError> {
+        IndexBuilder::create(tables, id, filter_seed)
+    }
+
+    fn push(builder: &mut IndexBuilder, entry: &Row) -> Result<(), TableError> {
+        builder.push(*entry)
+    }
+
+    fn ends_before(builder: &IndexBuilder, entry: &Row, table_bytes: u64) -> bool {
+        builder.len_bytes() >= table_bytes
+            && builder.last().is_some_and(|last| last.key() != entry.key())
+    }
+
+    fn finish(builder: IndexBuilder, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
+        builder.finish(replaced)
+    }
+
+    fn abandon(builder: IndexBuilder) {
+        builder.abandon();
+    }
+}
+
+/// The pointer table.
+#[derive(Clone, Copy, Debug)]
+pub struct Names;
+
+impl Tree for Names {
+    const KIND: TableKind = TableKind::Names;
+    type Entry = NameEntry;
+    type Table = NameTable;
+    type Builder = NameBuilder;
+    type Entries = Entries;
+
+    fn key(entry: &NameEntry) -> Bytes {
+        entry.name.clone()
+    }
+
+    fn entries(table: &Arc<NameTable>) -> Entries {
+        table.entries()
+    }
+
+    fn create(
+        tables: &Arc<Tables>,
+        id: TableId,
+        filter_seed: Option<u64>,
+    ) -> Result<NameBuilder, TableError> {
+        NameBuilder::create(tables, id, filter_seed)
+    }
+
+    fn push(builder: &mut NameBuilder, entry: &NameEntry) -> Result<(), TableError> {
+        builder.push(&entry.name, entry.commit, entry.to.as_ref())
+    }
+
+    fn ends_before(builder: &NameBuilder, entry: &NameEntry, table_bytes: u64) -> bool {
+        builder.len_bytes() >= table_bytes && *builder.last_name() != *entry.name
+    }
+
+    fn finish(builder: NameBuilder, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
+        builder.finish(replaced)
+    }
+
+    fn abandon(builder: NameBuilder) {
+        builder.abandon();
+    }
+}
+
+/// How a run is to be written.
+pub struct RunOptions {
+    /// Bytes after which another table begins, unless that would part a key's entries.
+    pub table_bytes: u64,
+    /// The seed of the tables' filters; none for tables without.
+    pub filter_seed: Option<u64>,
+    /// The next table's id; none once ordinals are spent.
+    pub next_id: Box<dyn FnMut() -> Option<TableId> + Send>,
+}
+
+impl fmt::Debug for RunOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunOptions")
+            .field("table_bytes", &self.table_bytes)
+            .field("filter_seed", &self.filter_seed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Writes entries that come in order into as many tables as they need.
+#[derive(Debug)]
+pub struct RunWriter<T: Tree> {
+    tables: Arc<Tables>,
+    options: RunOptions,
+    /// What is rewritten: each table, whole.
+    inputs: Vec<TableMeta>,
+    /// What those replaced themselves, if it may be there yet.
+    carried: Vec<Replaced>,
+    current: Option<T::Builder>,
+    /// The first key of the current table; none for the first table, which replaces all before it.
+    start: Option<Bytes>,
+    finished: Vec<TableMeta>,
+}
+
+impl<T: Tree> RunWriter<T> {
+    /// Writes a run that replaces `inputs`, none for a flush, and goes on naming `carried`.
+    pub fn new(
+        tables: &Arc<Tables>,
+        options: RunOptions,
+        inputs: Vec<TableMeta>,
+        carried: Vec<Replaced>,
+    ) -> Self {
+        let tables = Arc::clone(tables);
+        let finished = Vec::new();
+        Self { tables, options, inputs, carried, current: None, start: None, finished }
+    }
+
+    /// Adds an entry, which comes after all before it.
+    ///
+    /// # Errors
+    /// Whatever the machine says; give the run up then.
+    pub fn push(&mut self, entry: &T::Entry) -> Result<(), TableError> {
+        let ends = |builder: &T::Builder| T::ends_before(builder, entry, self.options.table_bytes);
+        if self.current.as_ref().is_some_and(ends) {
+            self.end_table(Some(&T::key(entry)))?;
+        }
+        if self.current.is_none() {
+            let id = (self.options.next_id)().ok_or_else(|| no_ordinal::<T>())?;
+            self.current = Some(T::create(&self.tables, id, self.options.filter_seed)?);
+        }
+        T::push(self.current.as_mut().expect("it was just made"), entry)
+    }
+
+    /// Ends the current table, which is followed by one that begins with the key `next`, if any.
+    fn end_table(&mut self, next: Option<&Bytes>) -> Result<(), TableError> {
+        let Some(builder) = self.current.take() else { return Ok(()) };
+        let replaced = self.replaced(next);
+        self.start = next.cloned();
+        self.finished.push(T::finish(builder, replaced)?);
+        Ok(())
+    }
+
+    /// What the current table replaces: from its start to `until`, which it does not hold (X1).
+    fn replaced(&self, until: Option<&Bytes>) -> Vec<Replaced> {
+        let of_input = |input: &TableMeta| {
+            let first = self.start.as_ref().map_or(&input.first, |start| start.max(&input.first));
+            let until = until.filter(|until| **until <= input.last);
+            let is_within = *first <= input.last && until.is_none_or(|until| first < until);
+            is_within.then(|| Replaced {
+                ordinal: input.id.ordinal,
+                epoch: input.id.epoch,
+                first: first.clone(),
+                until: until.cloned(),
+            })
+        };
+        self.inputs.iter().filter_map(of_input).chain(self.carried.iter().cloned()).collect()
+    }
+
+    /// Ends the run; its tables' bytes are durable on return, their names are not.
+    ///
+    /// # Errors
+    /// Whatever the machine says; nothing of the run is left then, if it can be removed.
+    pub fn finish(mut self) -> Result<Vec<TableMeta>, TableError> {
+        match self.end_table(None) {
+            Ok(()) => Ok(std::mem::take(&mut self.finished)),
+            Err(error) => {
+                self.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the run up and removes what it has written.
+    pub fn abandon(self) {
+        if let Some(builder) = self.current {
+            T::abandon(builder);
+        }
+        for meta in self.finished {
+            // Nothing names the file; what cannot be removed now is removed at the next open.
+            let _ = self.tables.disk().remove(meta.id.file_name());
+        }
+    }
+}
+
+fn no_ordinal<T: Tree>() -> TableError {
+    let last =
+        TableId { table: T::KIND, ordinal: Ordinal(u32::MAX), epoch: pinstone_disk::Epoch::FIRST };
+    TableError::corrupt(last.file_name(), 0, "no table can follow: its ordinals are spent")
+}
+
+/// A plan being carried out.
+pub struct Rewrite<T: Tree> {
+    plan: Plan,
+    entries: Box<dyn Iterator<Item = Result<T::Entry, TableError>> + Send>,
+    writer: RunWriter<T>,
+}
+
+impl<T: Tree> fmt::Debug for Rewrite<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rewrite").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+/// What goes into a merge of a tree's tables.
+pub type Merged<T> = Merge<<T as Tree>::Entries, <T as Tree>::Entry, TableError>;
+
+impl<T: Tree> Rewrite<T> {
+    /// Begins to carry out `plan`, which is no mere move, over its tables, in any order. `kept` makes
+    /// of their merged entries those that stay.
+    pub fn new<I>(
+        tables: &Arc<Tables>,
+        plan: Plan,
+        inputs: &[Arc<T::Table>],
+        options: RunOptions,
+        carried: Vec<Replaced>,
+        kept: impl FnOnce(Merged<T>) -> I,
+    ) -> Self
+    where
+        I: Iterator<Item = Result<T::Entry, TableError>> + Send + 'static,
+    {
+        assert!(!plan.is_move, "a move writes nothing");
+        let merged = Merge::new(inputs.iter().map(T::entries).collect());
+        let entries = Box::new(kept(merged));
+        let metas = plan.inputs().map(|meta| TableMeta::clone(meta)).collect();
+        let writer = RunWriter::new(tables, options, metas, carried);
+        Self { plan, entries, writer }
+    }
+
+    /// Goes on by about `entry_count` entries that stay; false if there are no more.
+    ///
+    /// # Errors
+    /// Damage of a table that is read, or whatever the machine says; give it up then.
+    pub fn step(&mut self, entry_count: u64) -> Result<bool, TableError> {
+        for _ in 0..entry_count {
+            match self.entries.next() {
+                Some(entry) => self.writer.push(&entry?)?,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends it: the edit that puts what was written in place of what was read. All of it is durable
+    /// but for the names.
+    ///
+    /// # Errors
+    /// Whatever the machine says; nothing of it is left then, if it can be removed.
+    pub fn finish(self) -> Result<LevelEdit, TableError> {
+        let outputs = self.writer.finish()?;
+        Ok(self.plan.edit(outputs))
+    }
+
+    /// Gives it up and removes what it has written.
+    pub fn abandon(self) {
+        self.writer.abandon();
+    }
+}

@@ -118,12 +118,39 @@ fn step(inner: &Inner) -> Result<bool> {
     if seal_next(inner)? {
         return Ok(true);
     }
-    let grows = inner.blob.wants_next();
+    let grows = inner.blob.wants_next() && !inner.growth_refused.load(Ordering::Relaxed);
     if grows {
         let _one_at_a_time = inner.maintaining.lock();
-        grow_blob_log(inner)?;
+        let grown = grow_blob_log(inner);
+        // Whoever needs the segment tries again; until then nobody has to.
+        inner.growth_refused.store(grown.is_err(), Ordering::Relaxed);
+        grown?;
     }
     Ok(grows)
+}
+
+/// Before a log grows: seals what is full, unless the maintenance thread keeps up with that.
+///
+/// # Errors
+/// Why it cannot be sealed. What is unsealed stays bounded: the log does not grow then.
+pub(crate) fn bound_unsealed(inner: &Inner) -> Result<()> {
+    let is_over = || {
+        inner.blob.closing_count() > CLOSING_MAX
+            || inner.pointer_closing.load(Ordering::Relaxed) > CLOSING_MAX
+    };
+    while is_over() && seal_next(inner)? {}
+    Ok(())
+}
+
+/// Sets aside what recovery may need, if it is not.
+///
+/// # Errors
+/// *No space*: it is not there.
+pub(crate) fn hold_reserve(inner: &Inner) -> Result<()> {
+    let _growing = inner.growing.lock();
+    // What is set aside after a close would stay so.
+    inner.poison.check()?;
+    Ok(inner.reserve.hold(inner.root.record_bytes())?)
 }
 
 /// Seals the oldest full segment; false if there is none.
@@ -134,6 +161,7 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
         match seal(inner, &mut closing) {
             Ok(sealed) => {
                 inner.segments.add_sealed(sealed.header.ordinal, sealed.header.epoch);
+                inner.blob.note_sealed();
                 // Not while a long value is between its share of the reserve and its segment.
                 let _growing = inner.growing.lock();
                 inner.reserve.settle(|| inner.blob.oversize_bytes())?;
@@ -145,16 +173,25 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
         }
         return Ok(true);
     }
-    let pointer_closing = inner.pointer_log.lock().closing.pop_front();
-    if let Some(mut closing) = pointer_closing {
-        if let Err(error) = seal(inner, &mut closing) {
-            inner.pointer_log.lock().closing.push_front(closing);
-            inner.pointer_due.store(true, Ordering::Relaxed);
-            return Err(error);
-        }
-        return Ok(true);
+    let Some(mut closing) = take_pointer_closing(inner) else { return Ok(false) };
+    let sealed = seal(inner, &mut closing);
+    let mut log = inner.pointer_log.lock();
+    log.sealing = None;
+    if let Err(error) = sealed {
+        log.closing.push_front(closing);
+        inner.pointer_closing.store(log.closing.len(), Ordering::Relaxed);
+        inner.pointer_due.store(true, Ordering::Relaxed);
+        return Err(error);
     }
-    Ok(false)
+    Ok(true)
+}
+
+fn take_pointer_closing(inner: &Inner) -> Option<Closing> {
+    let mut log = inner.pointer_log.lock();
+    let closing = log.closing.pop_front()?;
+    log.sealing = Some(closing.end());
+    inner.pointer_closing.store(log.closing.len(), Ordering::Relaxed);
+    Some(closing)
 }
 
 fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
@@ -179,7 +216,7 @@ pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>
     if inner.blob.has_next() {
         return Ok(());
     }
-    inner.reserve.hold()?;
+    inner.reserve.hold(inner.root.record_bytes())?;
     let segment = inner.root.add_segment(LogKind::Blob, inner.options.segment_bytes)?;
     inner.segments.add_unsealed(segment.clone());
     inner.blob.offer(segment).expect("none waits, and only this function offers");

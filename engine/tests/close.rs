@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use pinstone::{Batch, Error, Maintenance, Store};
+use pinstone::{Batch, CheckOptions, Error, Maintenance, Store};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation};
 
@@ -40,4 +40,47 @@ fn who_closes_second_is_told_what_became_of_the_first() {
     drop(third);
     assert_eq!(disk.names(), names);
     reopened.close().unwrap();
+}
+
+#[test]
+fn a_closed_handle_does_not_check_what_may_be_anothers() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    store.put(b"value").unwrap();
+    let other = store.clone();
+    store.close().unwrap();
+    let again = open(&disk);
+    let refused = other.check(&CheckOptions::default());
+    assert!(matches!(refused, Err(Error::Poisoned { .. })), "{refused:?}");
+    assert!(again.check(&CheckOptions::default()).unwrap().findings.is_empty());
+}
+
+/// Threads put, and segments fill up, while one closes.
+#[test]
+fn a_close_that_succeeded_leaves_nothing_to_mend() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || {
+        let builder = Store::builder().segment_bytes(16 << 10).append_buffer_bytes(4 << 10);
+        builder.reserve_bytes(1 << 20).open(dir.path()).unwrap()
+    };
+    let mut put_count = 0;
+    for round in 0..40u64 {
+        let store = open();
+        let putting = |thread: u64| {
+            let store = store.clone();
+            move || {
+                let value = |id: u64| [round, thread, id].map(u64::to_le_bytes).concat().repeat(80);
+                (0..).take_while(|id| store.put(&value(*id)).is_ok()).count()
+            }
+        };
+        let start = |thread| pinstone_disk::env::spawn("put", putting(thread)).unwrap();
+        let threads: Vec<_> = (0..4).map(start).collect();
+        while store.stats().since_open.put_count < 20 * (round % 7) {
+            pinstone_disk::env::yield_now();
+        }
+        store.close().unwrap();
+        put_count += threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>();
+        assert!(open().stats().recovery.clean, "round {round}");
+    }
+    assert!(put_count > 1000, "{put_count}");
 }

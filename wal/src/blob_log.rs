@@ -38,6 +38,14 @@ mod large;
 mod queue;
 mod round;
 
+/// Bytes that a copy of the segment whose frames end at `end` takes on a device, about; none if it
+/// is known to be durable, because the log is said to be up to `told`.
+pub fn copy_bytes(end: LogPosition, told: LogPosition) -> u64 {
+    /// What files take is a multiple of this, on most file systems.
+    const BLOCK_BYTES: u64 = 4096;
+    if end <= told { 0 } else { end.offset_bytes().next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES }
+}
+
 /// The limits of a blob log.
 #[derive(Clone, Copy, Debug)]
 pub struct BlobLogOptions {
@@ -259,9 +267,14 @@ impl BlobLog {
     /// that have one to themselves.
     pub fn oversize_bytes(&self) -> u64 {
         let state = self.append.lock();
-        let closing = state.closing.iter().map(|closing| closing.frames_end);
-        let active = state.active.as_ref().map(|active| active.end().offset_bytes());
-        closing.chain(active).map(|end| end.saturating_sub(self.options.segment_bytes)).sum()
+        let ends = state.unsealed_ends().map(LogPosition::offset_bytes);
+        ends.map(|end| end.saturating_sub(self.options.segment_bytes)).sum()
+    }
+
+    /// Bytes that copies of the unsealed segments take on a device, about, of those with anything
+    /// beyond `told`.
+    pub fn copies_bytes(&self, told: LogPosition) -> u64 {
+        self.append.lock().unsealed_ends().map(|end| copy_bytes(end, told)).sum()
     }
 
     /// Takes the oldest full segment, to be sealed. All its frames are durable, and no round syncs
@@ -275,7 +288,9 @@ impl BlobLog {
             let Some(oldest) = state.closing.front() else { return Ok(None) };
             let last = position(oldest.segment.header.ordinal, oldest.frames_end - 1);
             if self.synced.of(LogKind::Blob) > last {
-                return Ok(state.closing.pop_front());
+                let closing = state.closing.pop_front();
+                state.sealing = closing.as_ref().map(Closing::end);
+                return Ok(closing);
             }
             drop(state);
             self.sync(last)?;
@@ -284,7 +299,14 @@ impl BlobLog {
 
     /// Gives back a segment that could not be sealed now.
     pub fn return_closing(&self, closing: Closing) {
-        self.append.lock().closing.push_front(closing);
+        let mut state = self.append.lock();
+        state.sealing = None;
+        state.closing.push_front(closing);
+    }
+
+    /// The segment taken last is sealed, and the root says so.
+    pub fn note_sealed(&self) {
+        self.append.lock().sealing = None;
     }
 
     /// All values at positions below this are written.

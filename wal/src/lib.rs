@@ -19,7 +19,7 @@ mod scan;
 mod segment;
 
 pub use appender::{Appender, Closing, Sealed, create_segment};
-pub use blob_log::{Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound};
+pub use blob_log::{Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound, copy_bytes};
 pub use commit::{Change, CommitRecord};
 pub use error::{WalError, corrupt};
 pub use frame::{

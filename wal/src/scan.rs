@@ -236,6 +236,8 @@ pub struct LogEnd {
     pub bytes_cut: u64,
     /// The segment in which it ends has its last frame: the next append needs another.
     pub complete: bool,
+    /// The log is known to have been durable to here; not beyond its end.
+    pub durable_upto: LogPosition,
 }
 
 impl LogEnd {
@@ -246,6 +248,7 @@ impl LogEnd {
             position: scan.end(),
             bytes_cut: bytes_cut + if torn { scan.dirty_end - scan.valid_end } else { 0 },
             complete: scan.is_complete(),
+            durable_upto: LogPosition::START,
         }
     }
 }
@@ -386,7 +389,7 @@ pub fn judge(verdict: &Verdict<'_>, log: LogKind) -> Result<Option<LogEnd>, WalE
             .expect("the end lies in a scanned segment");
         return Err(proven(scan, &testimony));
     }
-    Ok(Some(end))
+    Ok(Some(LogEnd { durable_upto: testimony.durable, ..end }))
 }
 
 fn proven(scan: &Scan, testimony: &Testimony) -> WalError {

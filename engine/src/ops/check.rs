@@ -18,6 +18,10 @@ use crate::stats::{CheckOptions, CheckReport, Finding};
 
 /// Looks at everything; what is wrong is in the report, what prevents looking is an error.
 pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport> {
+    if inner.lock.lock().is_none() {
+        // The files may be another opener's by now.
+        return Err(Error::Poisoned { cause: "it was closed".to_owned() });
+    }
     // What is only in memory has no bytes to check. A full disk is no damage.
     match inner.blob.write_out() {
         Ok(()) | Err(WalError::Disk(_) | WalError::Poisoned { .. }) => {}
@@ -195,7 +199,7 @@ impl Check<'_> {
         let scan = Scan::of(footer.header, bytes.slice(..end.min(bytes.len())));
         if !self.frames(&scan, footer.frames_end) {
             // The values behind the damage are found by the list.
-            self.listed(&list, &bytes, name);
+            self.listed(&list, &bytes, &footer.header);
             return Ok(());
         }
         let sealer = self.records(&scan);
@@ -210,8 +214,9 @@ impl Check<'_> {
     /// Hashes every value of whole frames; returns what sealing them would write.
     fn records(&mut self, scan: &Scan) -> Sealer {
         let name = scan.header.file_name();
+        let ordinal = scan.header.ordinal;
         let findings = Mutex::new(Vec::new());
-        let mut value_count = 0;
+        let (mut value_count, mut bad) = (0, Vec::new());
         let sealer = scan.sealer(scan.valid_end, |sealer, offset, record| {
             let find = |what: String| findings.lock().push((offset, what));
             if record.kind == RecordKind::Commit as u8 {
@@ -225,25 +230,36 @@ impl Check<'_> {
                 return find("expected a value".to_owned());
             };
             value_count += 1;
-            if self.options.read_data && Digest::of(value.value) != value.digest {
-                find(format!("the bytes of value {} have another digest", value.digest));
-                self.bad.insert(value.digest);
-            }
-            sealer.value(ListEntry {
+            let entry = ListEntry {
                 digest: value.digest,
                 offset_bytes: u32::try_from(offset).expect("a segment is shorter than 4 GiB"),
                 class: SizeClass::covering(record.len_bytes as u64),
-            });
+            };
+            if self.options.read_data && Digest::of(value.value) != value.digest {
+                find(format!("the bytes of value {} have another digest", value.digest));
+                bad.push(entry);
+            }
+            sealer.value(entry);
         });
         self.report.value_count += value_count;
+        for entry in bad {
+            self.note_bad(&entry, ordinal);
+        }
         for (offset, what) in findings.into_inner() {
             self.find(name, Some(offset), what);
         }
         sealer
     }
 
+    /// A copy cannot be read as written: putting the value anew heals it.
+    fn note_bad(&mut self, entry: &ListEntry, ordinal: u32) {
+        self.bad.insert(entry.digest);
+        self.inner.index.mark_bad(&entry.digest, entry.place(ordinal));
+    }
+
     /// Reads each value of a damaged segment by its list.
-    fn listed(&mut self, list: &[ListEntry], bytes: &Bytes, name: FileName) {
+    fn listed(&mut self, list: &[ListEntry], bytes: &Bytes, header: &SegmentHeader) {
+        let name = header.file_name();
         let seed = self.inner.blob.store_seed();
         for entry in list {
             let rest = bytes.get(entry.offset_bytes as usize..).unwrap_or(&[]);
@@ -253,7 +269,7 @@ impl Check<'_> {
             if !read.is_ok_and(|value| Digest::of(value.value) == entry.digest) {
                 let what = format!("value {} cannot be read", entry.digest);
                 self.find(name, Some(u64::from(entry.offset_bytes)), what);
-                self.bad.insert(entry.digest);
+                self.note_bad(entry, header.ordinal);
             }
         }
     }

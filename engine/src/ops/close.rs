@@ -21,7 +21,7 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
         };
     }
     inner.signal.stop();
-    let closed = settle(inner);
+    let closed = seal_all(inner).and_then(|()| settle(inner));
     let _ = inner.poison.set("it was closed");
     wait_until_quiet(inner);
     *lock = None;
@@ -38,16 +38,28 @@ fn wait_until_quiet(inner: &Inner) {
     let _ = inner.root.end();
 }
 
-fn settle(inner: &Inner) -> Result<()> {
-    if let Err(error) = seal_all(inner) {
-        // What is not sealed is whole all the same, and is sealed by the next writer.
-        if !matches!(error, Error::NoSpace { .. }) {
-            return Err(error);
+/// Seals what is full. What cannot be sealed for want of space is whole all the same, and is sealed
+/// by the next writer.
+fn seal_all(inner: &Inner) -> Result<()> {
+    loop {
+        match maintain::seal_next(inner) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error @ Error::NoSpace { .. }) => {
+                tracing::warn!(%error, "full segments stay unsealed");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         }
-        tracing::warn!(%error, "full segments stay unsealed");
     }
+}
+
+/// Ends both logs and tells the root. What could add to them, to the root or to the reserve waits
+/// meanwhile, and then finds that writing has ended.
+fn settle(inner: &Inner) -> Result<()> {
     let _maintaining = inner.maintaining.lock();
     let mut log = inner.pointer_log.lock();
+    let _growing = inner.growing.lock();
     inner.poison.check()?;
     // From here on neither log takes anything: what the root is told stays true.
     log.closed = true;
@@ -60,15 +72,12 @@ fn settle(inner: &Inner) -> Result<()> {
         pointer = appender.end();
     }
     inner.root.close(Ends { blob: inner.blob.figures().end, pointer })?;
-    if let Err(error) = inner.reserve.rest() {
+    if let Err(error) = inner.reserve.rest(inner.root.record_bytes()) {
         tracing::warn!(%error, "the reserve stays as it is");
     }
     tracing::debug!(path = %inner.path.display(), "store closed");
-    Ok(())
-}
-
-fn seal_all(inner: &Inner) -> Result<()> {
-    while maintain::seal_next(inner)? {}
+    // Before the locks are let go.
+    let _ = inner.poison.set("it was closed");
     Ok(())
 }
 

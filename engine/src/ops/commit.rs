@@ -37,6 +37,9 @@ use crate::state::inner::{Inner, PointerLog, Ticket, TicketState, count};
 /// Bytes of commits after which a group takes no more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of the reserve that a deletion is given at first, on a full device.
+const RELEASE_BYTES: u64 = 16 << 10;
+
 /// Makes the batch's changes, all or none; durable on return.
 pub(crate) fn commit(inner: &Inner, batch: Batch) -> Result<CommitId> {
     let parts = batch.into_parts()?;
@@ -45,6 +48,12 @@ pub(crate) fn commit(inner: &Inner, batch: Batch) -> Result<CommitId> {
         return Err(Error::Limit { what: "a commit's length in bytes", max, found });
     }
     inner.poison.check()?;
+    if parts.changes.values().any(Option::is_some) {
+        inner.begin_writing()?;
+        if inner.pointer_closing.load(Ordering::Relaxed) > 0 {
+            maintain::bound_unsealed(inner)?;
+        }
+    }
     let depends = resolve(inner, &parts)?;
     let ticket = Arc::new(Ticket {
         parts: Mutex::new(Some(parts)),
@@ -101,10 +110,39 @@ fn tell(ticket: &Ticket, news: TicketState) {
     ticket.changed.notify_one();
 }
 
+/// Answers everyone if the leader's thread panics: what it was doing is not known, and nobody else
+/// would lead.
+struct Leading<'a> {
+    inner: &'a Inner,
+    /// Whom its group consists of.
+    group: Vec<Arc<Ticket>>,
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let cause = "a commit panicked";
+        let _ = self.inner.poison.set(cause);
+        let waiting = std::mem::take(&mut self.inner.commits.lock().waiting);
+        for ticket in self.group.drain(..).chain(waiting) {
+            let mut state = ticket.state.lock();
+            if matches!(*state, TicketState::Waiting) {
+                *state = TicketState::Done(Err(Error::Indeterminate { cause: cause.to_owned() }));
+                ticket.changed.notify_one();
+            }
+        }
+        self.inner.commits.lock().leading = false;
+    }
+}
+
 /// Commits one group, then hands the lead on.
 fn lead(inner: &Inner) {
+    let mut leading = Leading { inner, group: Vec::new() };
     let mut log = inner.pointer_log.lock();
     let mut group = Group::take(inner);
+    leading.group.extend(group.members.iter().map(|member| Arc::clone(&member.ticket)));
     let mut outcome = group.commit(inner, &mut log);
     if let Err(GroupError::NotHappened(Error::NoSpace { .. })) = outcome {
         // Deletions go on with what is set aside for them.
@@ -128,6 +166,8 @@ struct Group {
     /// What the group changes so far.
     changed: BTreeMap<Bytes, Option<Digest>>,
     depends: LogPosition,
+    /// Nothing is reserved ahead of what is written.
+    is_frugal: bool,
 }
 
 struct Member {
@@ -139,8 +179,7 @@ struct Member {
 
 impl Group {
     fn take(inner: &Inner) -> Self {
-        let mut group =
-            Self { members: Vec::new(), changed: BTreeMap::new(), depends: LogPosition::START };
+        let mut group = Self::of(Vec::new());
         let mut bytes = 0;
         let mut queue = inner.commits.lock();
         while bytes < GROUP_BYTES_MAX
@@ -157,23 +196,37 @@ impl Group {
     fn take_deletions(&mut self) -> Self {
         let deletes = |member: &mut Member| member.parts.changes.values().all(|to| to.is_none());
         let members = self.members.extract_if(.., deletes).collect();
-        Self { members, changed: BTreeMap::new(), depends: LogPosition::START }
+        Self::of(members)
     }
 
-    /// As [`Group::commit`], releasing the reserve if there is no space otherwise.
+    fn of(members: Vec<Member>) -> Self {
+        let (changed, depends) = (BTreeMap::new(), LogPosition::START);
+        Self { members, changed, depends, is_frugal: false }
+    }
+
+    /// As [`Group::commit`], with what recovery would not need of the reserve if there is no space
+    /// otherwise. What it commits recovery does not need to copy, since it is testified to.
     fn commit_with_reserve(
         &mut self,
         inner: &Inner,
         log: &mut PointerLog,
     ) -> Result<(), GroupError> {
-        let outcome = self.commit(inner, log);
-        if let Err(GroupError::NotHappened(Error::NoSpace { .. })) = outcome
-            && inner.reserve.release()?
-        {
+        self.is_frugal = true;
+        let mut step_bytes = RELEASE_BYTES;
+        loop {
+            let outcome = self.commit(inner, log);
+            let Err(GroupError::NotHappened(Error::NoSpace { .. })) = outcome else {
+                return outcome;
+            };
             self.changed.clear();
-            return self.commit(inner, log);
+            let [blob, pointer] = [&inner.told_blob, &inner.told_pointer]
+                .map(|told| LogPosition::from_number(told.load(Ordering::Acquire)));
+            let copies_bytes = inner.blob.copies_bytes(blob) + log.copies_bytes(pointer);
+            if !inner.reserve.release(step_bytes, copies_bytes)? {
+                return outcome;
+            }
+            step_bytes *= 2;
         }
-        outcome
     }
 
     /// Decides, writes, syncs and publishes; an error is every accepted member's.
@@ -186,6 +239,7 @@ impl Group {
         if log.closed {
             return Err(Error::Poisoned { cause: "it was closed".to_owned() }.into());
         }
+        inner.begin_appending()?;
         let is_durable =
             self.depends == LogPosition::START || inner.synced.of(LogKind::Blob) > self.depends;
         let round =
@@ -199,7 +253,7 @@ impl Group {
         };
         let records = self.records(depends_upto);
         let unwritten = planted::is(Bug::AckBeforeWrite);
-        if !unwritten && let Err(error) = append(inner, log, &records) {
+        if !unwritten && let Err(error) = append(inner, log, &records, self.is_frugal) {
             if let Some(round) = round {
                 round.abandon();
             }
@@ -213,6 +267,12 @@ impl Group {
             return Ok(());
         }
         sync(inner, log, round)?;
+        if self.is_frugal {
+            // It is durable; and the space to copy it may not be there.
+            if let Err(error) = maintain::testify(inner) {
+                tracing::warn!(%error, "a deletion is not testified to");
+            }
+        }
         log.depends_upto = depends_upto;
         self.publish(inner, records);
         Ok(())
@@ -286,7 +346,12 @@ impl Group {
 }
 
 /// Appends the group's frame to the pointer log, in a further segment if this one is full.
-fn append(inner: &Inner, log: &mut PointerLog, records: &[CommitRecord]) -> Result<(), GroupError> {
+fn append(
+    inner: &Inner,
+    log: &mut PointerLog,
+    records: &[CommitRecord],
+    is_frugal: bool,
+) -> Result<(), GroupError> {
     let mut frame = FrameBuilder::with_capacity(1024);
     let mut payload = Vec::new();
     for record in records {
@@ -300,7 +365,7 @@ fn append(inner: &Inner, log: &mut PointerLog, records: &[CommitRecord]) -> Resu
         !appender.is_empty() && appender.sealed_bytes_with(body_bytes) > max
     });
     if full {
-        go_on(inner, log, max)?;
+        go_on(inner, log, if is_frugal { 0 } else { max })?;
     }
     let appender = log.appender.as_mut().expect("there is one now");
     appender.append(frame, false).map_err(GroupError::from_append)?;
@@ -328,6 +393,7 @@ fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64) -> Result<()> 
     let full =
         if appender.has_spare() { appender.rotate_to_spare()? } else { appender.rotate(add()?)? };
     log.closing.push_back(full);
+    inner.pointer_closing.store(log.closing.len(), Ordering::Relaxed);
     inner.pointer_due.store(true, Ordering::Relaxed);
     Ok(())
 }

@@ -34,10 +34,15 @@ const BESIDES_VALUE_BYTES: u64 = 4 << 10;
 
 /// Appends the value; false if another thread was faster.
 fn append(inner: &Inner, digest: Digest, value: &[u8]) -> Result<bool> {
+    inner.begin_writing()?;
     let bytes = value.len() as u64 + BESIDES_VALUE_BYTES;
     let is_new = match bytes.checked_sub(inner.options.segment_bytes) {
-        None | Some(0) => append_growing(inner, digest, value, || maintain::grow_blob_log(inner))?,
+        None | Some(0) => append_growing(inner, digest, value, || {
+            maintain::bound_unsealed(inner)?;
+            maintain::grow_blob_log(inner)
+        })?,
         Some(oversize_bytes) => {
+            maintain::bound_unsealed(inner)?;
             // One long value at a time, and recovery has the space to copy it before it is there.
             let growing = inner.growing.lock();
             if is_known(inner, &digest) {

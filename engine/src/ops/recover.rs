@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
+use pinstone_disk::env::{AtomicBool, AtomicU64, AtomicUsize, Mutex};
 use pinstone_disk::{
     DirectoryState, Disk, DiskError, DiskExt, FileName, Lock, LogKind, OpenMode, StdDisk,
 };
@@ -85,11 +85,25 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     };
     // Again under the lock: another process may have created, or left, a store meanwhile.
     let found = look(&*disk, &path, &options)?;
-    let was_there = match found.current {
+    let mut before = match found.current {
         Some(current) => read_store(&*disk, &found.segments, current)?,
         None => Before::nothing(disk.random()?),
     };
-    let taken = take_over(&disk, &options, &found, was_there)?;
+    let replayed = replay(&*disk, &mut before)?;
+    let taken = match take_over(&disk, &options, &found, &before, replayed) {
+        Ok(taken) => taken,
+        Err(error) => {
+            // The next open needs it as this one did.
+            if found.reserve
+                && let Err(error) = Reserve::rest_left(&*disk, before.root.record_bytes())
+            {
+                tracing::warn!(%error, "no space is set aside");
+            }
+            return Err(error);
+        }
+    };
+    // Files that are gone give their space back once they are closed.
+    drop(before);
     let inner = Arc::new(begin(disk, path, options, lock, taken)?);
     maintain::start(&inner)?;
     Ok(inner)
@@ -101,39 +115,53 @@ struct Taken {
     poison: Arc<Poison>,
     root: Root,
     segments: Segments,
+    replayed: Replayed,
+    blob: Tails,
+    pointer: Tails,
+}
+
+/// What the logs hold.
+struct Replayed {
     index: DigestIndex,
     pointers: PointerTable,
     /// The dependency of the last commit.
     depends_upto: LogPosition,
-    blob: Tails,
-    pointer: Tails,
     recovery: Recovery,
 }
 
-/// Replays, copies, turns CURRENT, cleans up.
+/// Replays both logs, and finds where the pointer log ends. Changes nothing.
+fn replay(disk: &dyn Disk, before: &mut Before) -> Result<Replayed> {
+    let index = DigestIndex::new(disk.random()?);
+    let pointers = PointerTable::default();
+    let mut recovery = std::mem::take(&mut before.recovery);
+    replay_values(&mut before.blob, &index, &mut recovery)?;
+    let depends_upto = replay_commits(disk, before, &pointers, &index, &mut recovery)?;
+    Ok(Replayed { index, pointers, depends_upto, recovery })
+}
+
+/// Copies the tails, turns CURRENT, cleans up.
 fn take_over(
     disk: &Arc<dyn Disk>,
     options: &Options,
     found: &Found,
-    mut before: Before,
+    before: &Before,
+    mut replayed: Replayed,
 ) -> Result<Taken> {
-    let index = DigestIndex::new(disk.random()?);
-    let mut recovery = std::mem::take(&mut before.recovery);
-    replay_values(&mut before.blob, &index, &mut recovery)?;
-    let pointers = PointerTable::default();
-    let depends_upto = replay_commits(&**disk, &mut before, &pointers, &index, &mut recovery)?;
+    let recovery = &mut replayed.recovery;
     if found.reserve {
         // The copies and the new root may need the space. It holds nothing, so R1 stands.
         Reserve::release_left(&**disk)?;
     }
 
-    let header = next_root(found, &before);
-    remove_leftovers(&**disk, found, before.epoch(), &mut recovery)?;
+    let header = next_root(found, before);
+    remove_leftovers(&**disk, found, before, recovery)?;
     if found.current_temp {
         disk.remove(FileName::CurrentTemp)?;
     }
     let synced = Arc::new(SyncedUpto::default());
-    let mut state = RootState::default();
+    // Nothing is appended before an edit says that the store is open.
+    let closed = before.root.closed.filter(|_| recovery.clean);
+    let mut state = RootState { closed, ..RootState::default() };
     let [blob, pointer] = [LogKind::Blob, LogKind::Pointer].map(|log| -> Result<Tails> {
         let used = found.segments.iter().filter(|name| name.0 == log).map(|name| name.1 + 1);
         let log_state = state.log_mut(log);
@@ -141,7 +169,7 @@ fn take_over(
         for sealed in &before.log(log).sealed {
             log_state.segments.insert(sealed.ordinal, sealed.state);
         }
-        let tails = take_tails(&**disk, before.log(log), header.epoch, &mut recovery)?;
+        let tails = take_tails(&**disk, before.log(log), header.epoch, recovery)?;
         for tail in &tails.all {
             let SegmentHeader { ordinal, epoch, .. } = tail.segment.header;
             log_state.segments.insert(ordinal, SegmentState { epoch, seal: None });
@@ -157,7 +185,7 @@ fn take_over(
     let shared = (Arc::clone(disk), Arc::clone(&synced), Arc::clone(&poison));
     let root = Root::create(shared.0, shared.1, shared.2, header, state)?;
     turn_current(&**disk, &header)?;
-    remove_unnamed(&**disk, found, &root, &mut recovery);
+    remove_unnamed(&**disk, found, before, &root, recovery);
 
     let segments = Segments::new(Arc::clone(disk), options.open_files_max);
     for sealed in &before.blob.sealed {
@@ -166,18 +194,7 @@ fn take_over(
     for tail in &blob.all {
         segments.add_unsealed(tail.segment.clone());
     }
-    Ok(Taken {
-        synced,
-        poison,
-        root,
-        segments,
-        index,
-        pointers,
-        depends_upto,
-        blob,
-        pointer,
-        recovery,
-    })
+    Ok(Taken { synced, poison, root, segments, replayed, blob, pointer })
 }
 
 /// The header of the next root log. Whatever a file's name says was in use (R3).
@@ -200,19 +217,24 @@ fn begin(
     lock: Box<dyn Lock>,
     taken: Taken,
 ) -> Result<Inner> {
-    let Taken { synced, poison, root, segments, index, pointers, .. } = taken;
+    let Taken { synced, poison, root, segments, replayed, .. } = taken;
+    let Replayed { index, pointers, depends_upto, recovery } = replayed;
     root.reserve()?;
-    reserve_active(&taken.blob, options.segment_bytes)?;
-    reserve_active(&taken.pointer, options.pointer_segment_bytes)?;
     let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes);
     let reserve = Reserve::new(Arc::clone(&disk), options.reserve_bytes, oversize_bytes);
     if !root.state().blob.segments.is_empty()
-        && let Err(error) = reserve.hold()
+        && let Err(error) = reserve.hold_what_there_is(root.record_bytes())
     {
-        // Reads and deletions need none; the blob log asks again before it grows.
+        // Reads and deletions need none; who writes asks again.
         tracing::warn!(%error, "no space is set aside");
     }
+    if reserve.is_whole() {
+        reserve_active(&taken.blob, options.segment_bytes)?;
+        reserve_active(&taken.pointer, options.pointer_segment_bytes)?;
+    }
 
+    // The root's first frame says so.
+    let told = synced.now();
     let SegmentHeader { store_id, epoch, .. } = root.header();
     let blob_options = BlobLogOptions {
         segment_bytes: options.segment_bytes,
@@ -241,13 +263,15 @@ fn begin(
             tail.sealer,
         )
     });
+    let pointer_closing = closing.len();
     let pointer_log = PointerLog {
         appender,
         closing: VecDeque::from(closing),
+        sealing: None,
         closed: false,
-        depends_upto: taken.depends_upto,
+        depends_upto,
     };
-    tracing::info!(path = %path.display(), epoch, recovery = ?taken.recovery, "store opened");
+    tracing::info!(path = %path.display(), epoch, ?recovery, "store opened");
     Ok(Inner {
         path,
         options,
@@ -264,12 +288,15 @@ fn begin(
         commits: Mutex::new(CommitQueue::default()),
         pointer_due: AtomicBool::new(true),
         growing: Mutex::new(()),
+        pointer_closing: AtomicUsize::new(pointer_closing),
+        writing: AtomicBool::new(false),
+        growth_refused: AtomicBool::new(false),
         maintaining: Mutex::new(()),
         signal: Arc::default(),
-        told_blob: AtomicU64::new(0),
-        told_pointer: AtomicU64::new(0),
+        told_blob: AtomicU64::new(told.blob.number()),
+        told_pointer: AtomicU64::new(told.pointer.number()),
         counters: Counters::default(),
-        recovery: taken.recovery,
+        recovery,
         lock: Mutex::new(Some(lock)),
     })
 }

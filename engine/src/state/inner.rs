@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pinstone_disk::env::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
+use pinstone_disk::env::{AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 use pinstone_disk::{Disk, Lock};
-use pinstone_wal::{Appender, BlobLog, Closing, LogPosition, Poison, SyncedUpto, WalError};
+use pinstone_wal::{
+    Appender, BlobLog, Closing, LogPosition, Poison, SyncedUpto, WalError, copy_bytes,
+};
 
 use crate::batch::Parts;
 use crate::error::{Error, Result};
@@ -43,6 +45,12 @@ pub(crate) struct Inner {
     pub(crate) pointer_due: AtomicBool,
     /// Held while a segment is added to the blob log, so that one is added, not one a thread.
     pub(crate) growing: Mutex<()>,
+    /// Full segments of the pointer log that are yet to be sealed.
+    pub(crate) pointer_closing: AtomicUsize,
+    /// Something may have been appended since the store was opened.
+    pub(crate) writing: AtomicBool,
+    /// The next segment was asked for ahead of need, and there was no space for it.
+    pub(crate) growth_refused: AtomicBool,
     /// Held during a step of maintenance.
     pub(crate) maintaining: Mutex<()>,
     pub(crate) signal: Arc<maintain::Signal>,
@@ -62,10 +70,45 @@ pub(crate) struct PointerLog {
     pub(crate) appender: Option<Appender>,
     /// Full segments, to be sealed.
     pub(crate) closing: VecDeque<Closing>,
+    /// Where the frames end of the segment that is being sealed, outside of `closing`.
+    pub(crate) sealing: Option<LogPosition>,
     /// The store is being closed, or is: no commit is taken.
     pub(crate) closed: bool,
     /// The dependency of the last commit; never decreases.
     pub(crate) depends_upto: LogPosition,
+}
+
+impl PointerLog {
+    /// Bytes that copies of its unsealed segments take on a device, about, of those with anything
+    /// beyond `told`.
+    pub(crate) fn copies_bytes(&self, told: LogPosition) -> u64 {
+        let closing = self.closing.iter().map(Closing::end);
+        let ends = closing.chain(self.sealing).chain(self.appender.as_ref().map(Appender::end));
+        ends.map(|end| copy_bytes(end, told)).sum()
+    }
+}
+
+impl Inner {
+    /// Sees to it that a crash from here on is not taken for a clean close, and that recovery has
+    /// the space to copy what is appended: before anything but a deletion is.
+    pub(crate) fn begin_writing(&self) -> Result<()> {
+        if !self.reserve.is_whole() {
+            maintain::hold_reserve(self)?;
+        }
+        self.begin_appending()
+    }
+
+    /// Sees to it that a crash from here on is not taken for a clean close.
+    pub(crate) fn begin_appending(&self) -> Result<()> {
+        if !self.writing.load(Ordering::Acquire) {
+            let _growing = self.growing.lock();
+            // Closing holds that lock, too: what it told the root stays the last word.
+            self.poison.check()?;
+            self.root.begin_writing()?;
+            self.writing.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
 }
 
 /// Commits that wait for a leader.

@@ -8,7 +8,7 @@
 //!
 //! Lock order: versions, then pins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -28,16 +28,16 @@ struct Versions {
     last_commit: u64,
     standing: u64,
     names: BTreeMap<Bytes, Kept>,
-    /// Names that came to have more than one version, by the commit that did it.
-    crowded: BTreeMap<u64, Vec<Bytes>>,
+    /// Names with more than one version, each with the commit that made it so.
+    crowded: BTreeSet<(u64, Bytes)>,
 }
 
 /// The versions of one name that are kept, in order; at least one.
 #[derive(Debug, Default)]
 struct Kept {
     versions: Vec<Version>,
-    /// The name stands in `crowded`.
-    is_crowded: bool,
+    /// The name stands in `crowded` with this commit.
+    crowded_by: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -133,13 +133,12 @@ impl PointerTable {
         let pins = self.pins.lock();
         // Commits up to the oldest pin crowded names with versions that nobody sees any more.
         let kept = match pins.keys().next() {
-            Some(oldest) => versions.crowded.split_off(&(oldest + 1)),
-            None => BTreeMap::new(),
+            Some(oldest) => versions.crowded.split_off(&(oldest + 1, Bytes::new())),
+            None => BTreeSet::new(),
         };
-        let crowded = std::mem::replace(&mut versions.crowded, kept);
-        for name in crowded.into_values().flatten() {
+        for (_, name) in std::mem::replace(&mut versions.crowded, kept) {
             if let Some(kept) = versions.names.get_mut(&name) {
-                kept.is_crowded = false;
+                kept.crowded_by = None;
             }
             versions.prune(name, &pins);
         }
@@ -179,18 +178,24 @@ impl Versions {
             None => true,
         });
         // Before its first version a name is absent anyway.
-        if kept.versions[0].to.is_none() {
-            kept.versions.remove(0);
-        }
-        match kept.versions.last() {
-            None => {
+        let absent = kept.versions.iter().take_while(|version| version.to.is_none()).count();
+        kept.versions.drain(..absent);
+        match (kept.versions.last(), kept.crowded_by) {
+            (Some(last), None) if kept.versions.len() > 1 => {
+                kept.crowded_by = Some(last.commit);
+                self.crowded.insert((last.commit, name));
+            }
+            (Some(_), Some(by)) if kept.versions.len() == 1 => {
+                kept.crowded_by = None;
+                self.crowded.remove(&(by, name));
+            }
+            (Some(_), _) => {}
+            (None, by) => {
+                if let Some(by) = by {
+                    self.crowded.remove(&(by, name.clone()));
+                }
                 self.names.remove(&name);
             }
-            Some(last) if kept.versions.len() > 1 && !kept.is_crowded => {
-                kept.is_crowded = true;
-                self.crowded.entry(last.commit).or_default().push(name);
-            }
-            Some(_) => {}
         }
     }
 }
@@ -258,7 +263,7 @@ mod tests {
             }
         }
         assert_eq!(version_count(&table), 3);
-        assert_eq!(table.versions.read().crowded.values().flatten().count(), 1);
+        assert_eq!(table.versions.read().crowded.len(), 1);
         assert_eq!(table.at(b"name", first), Some(target(1)));
         assert_eq!(table.at(b"name", later), Some(target(500)));
         table.unpin(first);
@@ -266,6 +271,41 @@ mod tests {
         table.unpin(later);
         assert_eq!(version_count(&table), 1);
         assert!(table.versions.read().crowded.is_empty());
+    }
+
+    fn delete(table: &PointerTable, id: u64) {
+        let changes = vec![Change { name: "name".into(), to: None }];
+        table.apply(CommitRecord { id, depends_upto: LogPosition::START, changes });
+    }
+
+    #[test]
+    fn deletions_leave_nothing_once_nobody_sees_what_they_hide() {
+        let table = PointerTable::default();
+        commit(&table, 1);
+        let first = table.pin();
+        delete(&table, 2);
+        let second = table.pin();
+        delete(&table, 3);
+        table.unpin(first);
+        table.unpin(second);
+        assert_eq!(version_count(&table), 0);
+        assert!(table.versions.read().names.is_empty());
+    }
+
+    #[test]
+    fn names_that_come_and_go_under_an_old_pin_leave_nothing() {
+        let table = PointerTable::default();
+        let oldest = table.pin();
+        for round in 0..1000 {
+            commit(&table, 3 * round + 1);
+            let pinned = table.pin();
+            commit(&table, 3 * round + 2);
+            table.unpin(pinned);
+            delete(&table, 3 * round + 3);
+        }
+        assert!(table.versions.read().crowded.is_empty());
+        assert!(table.versions.read().names.is_empty());
+        table.unpin(oldest);
     }
 
     #[test]

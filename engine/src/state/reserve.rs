@@ -1,47 +1,78 @@
 //! Space set aside, so that a full device does not stop what must go on (P9).
 //!
-//! Whoever needs the space releases it, by cutting the file; the blob log grows no further until
-//! it is whole again, so what is released serves recovery and deletions, not more values. While the
-//! store is closed a little stays set aside: opening it writes a new root.
+//! 1. While the store is open and has values, as much is set aside as recovery may have to write:
+//!    what the options say for copies of unsealed segments, the length of each unsealed value that
+//!    is longer than a segment, and the next root log.
+//! 2. While that much is not set aside, the store takes no values and sets no pointers: what it
+//!    took would be what recovery cannot copy. Reads and deletions go on.
+//! 3. Deletions may use what recovery would not need now, a little at a time, for others may take
+//!    what is given back.
+//! 4. While the store is closed there is nothing to copy: what the next root log needs stays, and a
+//!    share for deletions.
 //!
-//! The options say how much. A value longer than a segment, until it is sealed, has its own length
-//! set aside too: recovery may have to copy it.
+//! - V1: what is given back leaves what recovery needs, unless a crash left it: then recovery is
+//!   what it is given back to.
 
 use std::sync::Arc;
 
-use pinstone_disk::env::Mutex;
+use pinstone_disk::env::{AtomicBool, Mutex, Ordering};
 use pinstone_disk::{Disk, DiskError, DiskExt, File, FileName, OpenMode};
 
-/// Set aside beyond what the options say: for what recovery writes besides copies (a root log,
-/// CURRENT, names), and for the edits of the root that follow.
-const BESIDES_BYTES: u64 = 256 << 10;
+/// What an open writes beyond copies and the root's first record: CURRENT, names, headers of files.
+const OPEN_BYTES: u64 = 32 << 10;
 
-/// Less than this is not worth setting aside: a block of most file systems.
+/// The share of deletions: a few hundred frames, and what testifies to them.
+const DELETIONS_BYTES: u64 = 224 << 10;
+
+/// Space is set aside in steps of this at least: a block of most file systems.
 const STEP_BYTES_MIN: u64 = 4 << 10;
 
 /// The reserve of an open store.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     disk: Arc<dyn Disk>,
-    /// What the options ask for, and what goes beside it; 0 for no reserve at all.
-    bytes: u64,
+    /// What the options ask for; 0 for no reserve at all.
+    copies_bytes: u64,
     held: Mutex<Held>,
+    is_whole: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Held {
-    /// None if the space is not set aside.
-    file: Option<Arc<dyn File>>,
+    /// What the file has.
+    file: Option<(Arc<dyn File>, u64)>,
     /// Bytes wanted beyond what the options say.
     oversize_bytes: u64,
+    /// Bytes wanted for the root.
+    root_bytes: u64,
+}
+
+impl Held {
+    fn bytes(&self) -> u64 {
+        self.file.as_ref().map_or(0, |(_, bytes)| *bytes)
+    }
+
+    fn wanted_bytes(&self, copies_bytes: u64) -> u64 {
+        copies_bytes + self.oversize_bytes + besides_bytes(self.root_bytes)
+    }
+}
+
+/// What stays while nothing is to be copied, if the root's first record has `root_bytes`.
+fn besides_bytes(root_bytes: u64) -> u64 {
+    open_bytes(root_bytes) + DELETIONS_BYTES
+}
+
+/// What an open takes if nothing is to be copied.
+fn open_bytes(root_bytes: u64) -> u64 {
+    OPEN_BYTES + root_bytes.next_multiple_of(STEP_BYTES_MIN)
 }
 
 impl Reserve {
     /// A reserve for copies of `bytes`, and of `oversize_bytes` more until [`Reserve::settle`] says
     /// otherwise; not held yet. None at all if `bytes` is 0.
     pub(crate) fn new(disk: Arc<dyn Disk>, bytes: u64, oversize_bytes: u64) -> Self {
-        let bytes = if bytes == 0 { 0 } else { bytes + BESIDES_BYTES };
-        Self { disk, bytes, held: Mutex::new(Held { file: None, oversize_bytes }) }
+        let held = Mutex::new(Held { file: None, oversize_bytes, root_bytes: 0 });
+        Self { disk, copies_bytes: bytes, held, is_whole: AtomicBool::new(bytes == 0) }
     }
 
     /// Gives back what a crash left held. Nothing in the file means anything, so its being cut
@@ -52,17 +83,44 @@ impl Reserve {
         disk.sync(&file)
     }
 
-    /// Sets the space aside, if it is not.
+    /// After an open that failed: sets aside again, as much as there is, what the next one needs.
+    pub(crate) fn rest_left(disk: &dyn Disk, root_bytes: u64) -> Result<(), DiskError> {
+        let file = disk.open(FileName::Reserve, OpenMode::Write)?;
+        fill(&*file, besides_bytes(root_bytes))
+    }
+
+    /// All of it is set aside. Costs no lock.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Acquire)
+    }
+
+    /// Sets all of it aside, if it is not, for a root of `root_bytes`.
     ///
     /// # Errors
     /// *No space*: it is not there.
-    pub(crate) fn hold(&self) -> Result<(), DiskError> {
-        let mut held = self.held.lock();
-        if held.file.is_none() && self.bytes > 0 {
-            let file = self.take(held.oversize_bytes)?;
-            held.file = Some(file);
+    pub(crate) fn hold(&self, root_bytes: u64) -> Result<(), DiskError> {
+        if self.copies_bytes == 0 {
+            return Ok(());
         }
-        Ok(())
+        let mut held = self.held.lock();
+        held.root_bytes = root_bytes;
+        self.fill_up(&mut held)
+    }
+
+    /// Sets all of it aside, or else as much as there is of what the next open needs.
+    ///
+    /// # Errors
+    /// *No space*: it is not all there.
+    pub(crate) fn hold_what_there_is(&self, root_bytes: u64) -> Result<(), DiskError> {
+        let whole = self.hold(root_bytes);
+        if whole.is_err() {
+            let mut held = self.held.lock();
+            let file = self.open()?;
+            fill(&*file, besides_bytes(root_bytes))?;
+            held.file = Some((Arc::clone(&file), file.len_bytes()?));
+            held.root_bytes = root_bytes;
+        }
+        whole
     }
 
     /// Sets aside `bytes` more, for a value that is longer than a segment by so much.
@@ -70,23 +128,53 @@ impl Reserve {
     /// # Errors
     /// *No space*: they are not there, and nothing changed.
     pub(crate) fn raise(&self, bytes: u64) -> Result<(), DiskError> {
-        if self.bytes == 0 {
+        if self.copies_bytes == 0 {
             return Ok(());
         }
         let mut held = self.held.lock();
-        let file = self.take(held.oversize_bytes + bytes)?;
-        *held = Held { file: Some(file), oversize_bytes: held.oversize_bytes + bytes };
+        held.oversize_bytes += bytes;
+        let filled = self.fill_up(&mut held);
+        if filled.is_err() {
+            held.oversize_bytes -= bytes;
+        }
+        filled
+    }
+
+    fn fill_up(&self, held: &mut Held) -> Result<(), DiskError> {
+        let wanted_bytes = held.wanted_bytes(self.copies_bytes);
+        if held.bytes() < wanted_bytes {
+            let file = match &held.file {
+                Some((file, _)) => Arc::clone(file),
+                None => self.open()?,
+            };
+            file.allocate(wanted_bytes).map_err(|error| DiskError {
+                file: format!(
+                    "{} ({} MiB, for recovery and deletions on a full device)",
+                    error.file,
+                    wanted_bytes.div_ceil(1 << 20)
+                ),
+                ..error
+            })?;
+            held.file = Some((file, wanted_bytes));
+        }
+        self.is_whole.store(true, Ordering::Release);
         Ok(())
+    }
+
+    fn open(&self) -> Result<Arc<dyn File>, DiskError> {
+        match self.disk.open(FileName::Reserve, OpenMode::Create) {
+            Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.disk.open(FileName::Reserve, OpenMode::Write)
+            }
+            opened => opened,
+        }
     }
 
     /// Takes back a [`Reserve::raise`]: the value was refused.
     pub(crate) fn lower(&self, bytes: u64) -> Result<(), DiskError> {
-        if self.bytes == 0 {
-            return Ok(());
-        }
         let mut held = self.held.lock();
         held.oversize_bytes = held.oversize_bytes.saturating_sub(bytes);
-        self.cut(&held)
+        self.cut_down(&mut held)
     }
 
     /// Unsealed segments are longer than they should be by so much only: gives back the rest.
@@ -96,63 +184,68 @@ impl Reserve {
             return Ok(());
         }
         held.oversize_bytes = oversize_bytes();
-        self.cut(&held)
+        self.cut_down(&mut held)
     }
 
-    fn cut(&self, held: &Held) -> Result<(), DiskError> {
-        match &held.file {
-            Some(file) => file.set_len(self.bytes + held.oversize_bytes),
-            None => Ok(()),
+    fn cut_down(&self, held: &mut Held) -> Result<(), DiskError> {
+        let wanted_bytes = held.wanted_bytes(self.copies_bytes);
+        match &mut held.file {
+            Some((file, bytes)) if *bytes > wanted_bytes => {
+                file.set_len(wanted_bytes)?;
+                *bytes = wanted_bytes;
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 
-    fn take(&self, oversize_bytes: u64) -> Result<Arc<dyn File>, DiskError> {
-        let file = match self.disk.open(FileName::Reserve, OpenMode::Create) {
-            Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
-                self.disk.open(FileName::Reserve, OpenMode::Write)?
-            }
-            opened => opened?,
-        };
-        let bytes = self.bytes + oversize_bytes;
-        file.allocate(bytes).map_err(|error| DiskError {
-            file: format!(
-                "{} ({} MiB, for recovery and deletions on a full device)",
-                error.file,
-                bytes.div_ceil(1 << 20)
-            ),
-            ..error
-        })?;
-        Ok(file)
-    }
-
-    /// Gives the space back to the device; true if there was any to give.
-    pub(crate) fn release(&self) -> Result<bool, DiskError> {
-        let Some(file) = self.held.lock().file.take() else { return Ok(false) };
-        file.set_len(0)?;
-        self.disk.sync(&file)?;
+    /// Gives back about `bytes`, but nothing that recovery needs if it has `copies_bytes` to copy
+    /// (V1). True if there was any.
+    pub(crate) fn release(&self, bytes: u64, copies_bytes: u64) -> Result<bool, DiskError> {
+        let mut held = self.held.lock();
+        let needed_bytes = copies_bytes + open_bytes(held.root_bytes);
+        let Some((file, held_bytes)) = &mut held.file else { return Ok(false) };
+        let left_bytes = held_bytes.saturating_sub(bytes).max(needed_bytes);
+        if left_bytes >= *held_bytes {
+            return Ok(false);
+        }
+        self.is_whole.store(false, Ordering::Release);
+        file.set_len(left_bytes)?;
+        *held_bytes = left_bytes;
+        self.disk.sync(file)?;
         Ok(true)
     }
 
-    /// Gives back all but what the next open needs on a device that is full by then. If the device
-    /// was too full for the reserve, as much of that is set aside as there is.
-    pub(crate) fn rest(&self) -> Result<(), DiskError> {
-        if let Some(file) = self.held.lock().file.take() {
-            return file.set_len(BESIDES_BYTES);
-        }
-        let file = match self.disk.open(FileName::Reserve, OpenMode::Write) {
-            Err(error) if error.is_not_found() => return Ok(()),
-            opened => opened?,
+    /// Gives back all but what the next open needs, for a root of `root_bytes`, on a device that is
+    /// full by then. If there is less, as much is set aside as there is.
+    pub(crate) fn rest(&self, root_bytes: u64) -> Result<(), DiskError> {
+        self.is_whole.store(self.copies_bytes == 0, Ordering::Release);
+        let file = match self.held.lock().file.take() {
+            Some((file, _)) => file,
+            None => match self.disk.open(FileName::Reserve, OpenMode::Write) {
+                Err(error) if error.is_not_found() => return Ok(()),
+                opened => opened?,
+            },
         };
-        let mut bytes = file.len_bytes()?;
-        let mut step = BESIDES_BYTES;
-        while step >= STEP_BYTES_MIN && bytes < BESIDES_BYTES {
-            match file.allocate(bytes + step) {
-                Ok(()) => bytes += step,
-                Err(error) if error.is_no_space() => {}
-                Err(error) => return Err(error),
-            }
-            step /= 2;
+        let wanted_bytes = besides_bytes(root_bytes);
+        if file.len_bytes()? > wanted_bytes {
+            return file.set_len(wanted_bytes);
         }
-        Ok(())
+        fill(&*file, wanted_bytes)
     }
+}
+
+/// Has the file take up to `wanted_bytes`, or as much as there is.
+fn fill(file: &dyn File, wanted_bytes: u64) -> Result<(), DiskError> {
+    let mut bytes = file.len_bytes()?;
+    let mut step = wanted_bytes;
+    while step >= STEP_BYTES_MIN && bytes < wanted_bytes {
+        match file.allocate((bytes + step).min(wanted_bytes)) {
+            Ok(()) => bytes = (bytes + step).min(wanted_bytes),
+            Err(error) if error.is_no_space() => {}
+            Err(error) => return Err(error),
+        }
+        step /= 2;
+    }
+    Ok(())
 }

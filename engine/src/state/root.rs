@@ -144,6 +144,11 @@ impl RootState {
         edits
     }
 
+    /// Bytes of the record that a new root log begins with.
+    pub(crate) fn record_bytes(&self) -> u64 {
+        encode(&self.edits()).len() as u64
+    }
+
     /// Applies the edits of one record.
     pub(crate) fn apply_record(&mut self, payload: &[u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(payload);
@@ -295,6 +300,23 @@ impl Root {
     /// What it says now.
     pub(crate) fn state(&self) -> RootState {
         self.inner.lock().state.clone()
+    }
+
+    /// Bytes of the record that the next root log begins with, about.
+    pub(crate) fn record_bytes(&self) -> u64 {
+        self.inner.lock().state.record_bytes()
+    }
+
+    /// Ends what a clean close said: something is about to be appended. Durable on return.
+    pub(crate) fn begin_writing(&self) -> Result<(), WalError> {
+        let mut inner = self.inner.lock();
+        if inner.state.closed.is_none() {
+            return Ok(());
+        }
+        // Whatever follows it, the store is not closed.
+        let log = LogKind::Blob;
+        let ordinal = inner.state.log(log).next_ordinal;
+        self.append(&mut inner, &[Edit::NextOrdinal { log, ordinal }])
     }
 
     /// Creates the next segment of `log`, reserved up to `reserve_bytes`, and names it.

@@ -108,7 +108,7 @@ impl Workload {
             .segment_bytes(self.segment_bytes)
             .pointer_segment_bytes(self.segment_bytes)
             .append_buffer_bytes(self.buffer_bytes)
-            .reserve_bytes(2 * self.segment_bytes)
+            .reserve_bytes(4 * self.segment_bytes + (16 << 10))
             .maintenance(Maintenance::Inline)
     }
 
@@ -482,4 +482,13 @@ fn second_life() -> Vec<Step> {
         Put(7, 50),
         Commit(vec![Set("e", 7), Delete("b")]),
     ]
+}
+
+/// A workload of equal commits, each with a value of its own.
+pub(crate) fn filling() -> Workload {
+    let name = |id: u16| ["a", "b", "c", "d", "e", "f"][usize::from(id) % 6];
+    let steps = (0..40).flat_map(|id| [Put(id, 900), Commit(vec![Set(name(id), id)])]);
+    let mut workload = Workload::new("filling", steps.collect());
+    workload.segment_bytes = 8 << 10;
+    workload
 }

@@ -29,6 +29,8 @@ pub(super) struct AppendState {
     pub(super) next: Option<SegmentFile>,
     pub(super) queued: VecDeque<Arc<Queued>>,
     pub(super) closing: VecDeque<Closing>,
+    /// Where the frames end of the segment that is being sealed, outside of `closing`.
+    pub(super) sealing: Option<LogPosition>,
     /// The memory of a frame that was written, for the next one: a fresh mebibyte costs more to
     /// map than to fill.
     pub(super) spare: Vec<u8>,
@@ -47,6 +49,12 @@ pub(super) struct Active {
 }
 
 impl AppendState {
+    /// Where the frames of each unsealed segment end, those gathered included.
+    pub(super) fn unsealed_ends(&self) -> impl Iterator<Item = LogPosition> {
+        let closing = self.closing.iter().map(Closing::end);
+        closing.chain(self.sealing).chain(self.active.as_ref().map(Active::end))
+    }
+
     pub(super) fn check_open(&self) -> Result<(), WalError> {
         if self.trimmed {
             return Err(WalError::Poisoned { cause: "the log was trimmed to be closed".into() });

@@ -3,6 +3,7 @@
 use pinstone_disk::{Disk, DiskExt, LogKind, OpenMode};
 
 use super::look::{Found, file_name};
+use super::read::Before;
 use crate::error::Result;
 use crate::state::root::Root;
 use crate::stats::Recovery;
@@ -14,10 +15,11 @@ use crate::stats::Recovery;
 pub(super) fn remove_leftovers(
     disk: &dyn Disk,
     found: &Found,
-    root_epoch: u32,
+    before: &Before,
     recovery: &mut Recovery,
 ) -> Result<()> {
-    let leftovers = || found.segments.iter().filter(|name| name.2 > root_epoch);
+    let ours = || found.segments.difference(&before.strangers);
+    let leftovers = || ours().filter(|name| name.2 > before.epoch());
     let kept = leftovers().max_by_key(|name| name.2);
     for name in leftovers() {
         if Some(name) == kept {
@@ -34,9 +36,18 @@ pub(super) fn remove_leftovers(
 
 /// Removes every file that the new root does not name. What cannot be removed now is tried again
 /// at the next open: it takes room, and nothing else.
-pub(super) fn remove_unnamed(disk: &dyn Disk, found: &Found, root: &Root, recovery: &mut Recovery) {
+pub(super) fn remove_unnamed(
+    disk: &dyn Disk,
+    found: &Found,
+    before: &Before,
+    root: &Root,
+    recovery: &mut Recovery,
+) {
     let state = root.state();
-    for &name in &found.segments {
+    for name in &before.strangers {
+        tracing::warn!(file = %file_name(*name), "a file of another store lies among this one's");
+    }
+    for &name in found.segments.difference(&before.strangers) {
         let named = match name.0 {
             LogKind::Root => false,
             log => state.log(log).segments.get(&name.1).is_some_and(|s| s.epoch == name.2),

@@ -21,6 +21,8 @@ pub(super) struct Before {
     pub(super) root: RootState,
     pub(super) blob: LogBefore,
     pub(super) pointer: LogBefore,
+    /// Files of other stores that lie in the directory: they are left alone.
+    pub(super) strangers: BTreeSet<SegmentName>,
     pub(super) recovery: Recovery,
 }
 
@@ -55,6 +57,7 @@ impl Before {
             root: RootState::default(),
             blob: LogBefore::default(),
             pointer: LogBefore::default(),
+            strangers: BTreeSet::new(),
             recovery: Recovery { created: true, ..Recovery::default() },
         }
     }
@@ -115,7 +118,8 @@ pub(super) fn read_store(
     // the second case their frames testify against it. Those of a later epoch are what a recovery
     // left that did not complete: it had read what may be gone by now, so they prove nothing.
     let mut witnesses = Vec::new();
-    for &name in names.iter().filter(|name| name.2 <= current.epoch) {
+    let mut strangers = BTreeSet::new();
+    for &name in names {
         let named = match name.0 {
             LogKind::Root => file_name(name) == current.file_name(),
             log => root.log(log).segments.get(&name.1).is_some_and(|s| s.epoch == name.2),
@@ -123,12 +127,12 @@ pub(super) fn read_store(
         if named {
             continue;
         }
-        match scan_segment(disk, file_name(name), &current.store_id) {
-            Ok(witness) => witnesses.push(witness.scan),
-            // What it would have said is not known: no reason to cut anything.
-            Err(error @ Error::Io { .. }) => return Err(error),
-            // What has no header of this store says nothing.
-            Err(_) => {}
+        match look_into(disk, name, &current)? {
+            Unnamed::Remnant | Unnamed::Leftover => {}
+            Unnamed::Stranger => {
+                strangers.insert(name);
+            }
+            Unnamed::Witness(scan) => witnesses.push(*scan),
         }
     }
     let closed = root.closed.map_or_else(Synced::default, |ends| Synced {
@@ -162,7 +166,56 @@ pub(super) fn read_store(
             .is_some_and(|ends| is_at(blob_end, ends.blob) && is_at(pointer_end, ends.pointer));
     let recovery = Recovery { clean, bytes_cut, ..Recovery::default() };
     let store_id = current.store_id;
-    Ok(Before { store_id, root_header: Some(current), root, blob, pointer, recovery })
+    Ok(Before { store_id, root_header: Some(current), root, blob, pointer, strangers, recovery })
+}
+
+/// A file that the root does not name.
+enum Unnamed {
+    /// Of a writer that had taken the store over: it testifies.
+    Witness(Box<Scan>),
+    /// Of a later epoch: of a recovery that did not complete.
+    Leftover,
+    /// Another store's: whoever put it here may want it.
+    Stranger,
+    /// It has no whole header: what a crash left of a creation.
+    Remnant,
+}
+
+fn look_into(disk: &dyn Disk, name: SegmentName, current: &SegmentHeader) -> Result<Unnamed> {
+    let file = file_name(name);
+    let opened = disk.open(file, OpenMode::Write)?;
+    let header = match read_header(disk, &opened, &file).map_err(Error::from) {
+        Ok(header) => header,
+        // What it would have said is not known: no reason to cut anything, or to remove it.
+        Err(error @ Error::Io { .. }) => return Err(error),
+        Err(_) => return Ok(Unnamed::Remnant),
+    };
+    if header.store_id != current.store_id {
+        return Ok(Unnamed::Stranger);
+    }
+    let is_later = name.2 > current.epoch;
+    if is_later && name.0 != LogKind::Root {
+        return Ok(Unnamed::Leftover);
+    }
+    let scan = scan_segment(disk, file, &current.store_id)?.scan;
+    if is_later {
+        was_not_in_force(&scan)?;
+        return Ok(Unnamed::Leftover);
+    }
+    Ok(Unnamed::Witness(Box::new(scan)))
+}
+
+/// A root log has more than its first record only after CURRENT was turned to it, durably. If
+/// CURRENT names an older one, somebody brought that back, and what came after would be lost.
+fn was_not_in_force(scan: &Scan) -> Result<()> {
+    let mut record_count = 0;
+    scan.records(scan.valid_end, |_, _, _| record_count += 1);
+    if record_count < 2 {
+        return Ok(());
+    }
+    let newer = scan.header.file_name();
+    let what = format!("it names an older root than {newer}, which was in force after that");
+    Err(corrupt(FileName::Current, 40, what).into())
 }
 
 /// A file that is not there, although `by` names it, is damage and no failure of the machine.

@@ -83,7 +83,12 @@ pub(super) fn replay_commits(
         let offset = u32::try_from(unmet).expect("a segment is shorter than 4 GiB");
         let position = LogPosition::new(scan.header.ordinal, offset);
         let cut = scan.valid_end - unmet;
-        end = end.map(|end| LogEnd { position, bytes_cut: end.bytes_cut + cut, complete: false });
+        end = end.map(|end| LogEnd {
+            position,
+            bytes_cut: end.bytes_cut + cut,
+            complete: false,
+            ..end
+        });
         recovery.bytes_cut += cut;
         break;
     }

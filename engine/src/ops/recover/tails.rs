@@ -1,10 +1,12 @@
-//! The unsealed segments that a store goes on with: copied, or, if it was closed, as they are.
+//! The unsealed segments that a store goes on with: copied, or, if all that is in them is known to
+//! be durable, as they are.
 
 use bytes::Bytes;
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Disk, DiskExt};
 use pinstone_wal::{
-    Closing, CommitRecord, FRAMES_START, SegmentFile, SegmentHeader, create_segment,
+    Closing, CommitRecord, FRAMES_START, LogPosition, Scan, SegmentFile, SegmentHeader,
+    create_segment,
 };
 
 use super::read::{LogBefore, Unsealed};
@@ -37,8 +39,8 @@ impl Tails {
     }
 }
 
-/// The unsealed segments of a log up to its end: copied into new files, or, if the store was
-/// closed and so every byte is known to be durable, as they are.
+/// The unsealed segments of a log up to its end: copied into new files, or as they are if something
+/// testifies that they were synced up to their last byte, with success.
 pub(super) fn take_tails(
     disk: &dyn Disk,
     before: &LogBefore,
@@ -52,7 +54,10 @@ pub(super) fn take_tails(
         let scan = &unsealed.scan;
         let is_last = scan.header.ordinal == end.position.ordinal();
         let frames_end = if is_last { end.position.offset_bytes() } else { scan.valid_end };
-        let segment = if recovery.clean || planted::is(Bug::TailNotCopied) {
+        let is_durable = position(scan, frames_end) <= end.durable_upto
+            && frames_end == scan.valid_end
+            && (scan.is_complete() || !scan.dirty_tail);
+        let segment = if is_durable || planted::is(Bug::TailNotCopied) {
             unsealed.segment.clone()
         } else {
             copy(disk, unsealed, frames_end, epoch, recovery)?
@@ -67,6 +72,11 @@ pub(super) fn take_tails(
         tails.all.push(Closing { segment, frames_end, sealer });
     }
     Ok(tails)
+}
+
+fn position(scan: &Scan, offset_bytes: u64) -> LogPosition {
+    let offset_bytes = u32::try_from(offset_bytes).expect("a segment is shorter than 4 GiB");
+    LogPosition::new(scan.header.ordinal, offset_bytes)
 }
 
 fn copy(

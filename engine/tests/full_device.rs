@@ -1,0 +1,405 @@
+//! P9: devices of every size, and devices that something else fills at the worst moment. A write
+//! fails cleanly, reads and deletions go on, and a store can always be opened again.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::crash::recover;
+use common::model::Model;
+use common::script::{World, filling};
+use pinstone::{Batch, Bytes, Digest, Error, Maintenance, Store, StoreBuilder};
+use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
+use pinstone_disk::{Disk, FileName, LogKind, Operation};
+
+#[test]
+fn a_disk_of_any_size_fills_up_cleanly_and_goes_on_once_there_is_room() {
+    let workload = filling();
+    let mut whole = World::new(&workload, SimDisk::new(3), Model::default());
+    whole.play_all(&workload.steps).unwrap();
+    let most = whole.disk.used_bytes();
+    let (mut refused_opens, mut refused_steps, mut resumed) = (0, 0, 0);
+    for capacity in (0..most).step_by(512) {
+        let context = |what: &str| format!("with {capacity} bytes of space, {what}");
+        let mut world = World::new(&workload, SimDisk::new(3), Model::default());
+        world.disk.set_capacity(Some(capacity));
+        let mut error = world.open().unwrap().err();
+        refused_opens += u64::from(error.is_some());
+        for step in &workload.steps {
+            if error.is_some() {
+                break;
+            }
+            error = world.play(step).unwrap_or_else(|seen| panic!("{}", context(&seen)));
+        }
+        let Some(error) = error else { panic!("{}", context("nothing was refused")) };
+        assert!(matches!(error, Error::NoSpace { .. }), "{}", context(&common::told(&error)));
+        world.model.die();
+        for state in [CrashState::Nothing, CrashState::Everything, CrashState::Random(capacity)] {
+            let image = world.disk.after_crash(state);
+            image.set_capacity(None);
+            recover(&workload, &image, world.model.clone())
+                .unwrap_or_else(|seen| panic!("{}, {state:?}: {seen}", context("after a crash")));
+        }
+        if let Some(store) = &world.store {
+            refused_steps += 1;
+            world.model.reads(store).unwrap_or_else(|seen| panic!("{}", context(&seen)));
+            world.disk.set_capacity(None);
+            world.model.goes_on(store).unwrap_or_else(|seen| panic!("{}", context(&seen)));
+            resumed += 1;
+        }
+    }
+    println!("{refused_opens} opens and {refused_steps} later calls refused, {resumed} resumed");
+    assert!(refused_opens > 0 && refused_steps > 20 && resumed == refused_steps);
+}
+
+/// What a full store has left of the disk when it is opened: too little for a segment of each log,
+/// up to several.
+fn sizes() -> impl Iterator<Item = u64> {
+    (312 << 10..408 << 10).step_by(512)
+}
+
+#[test]
+fn a_full_disk_still_takes_deletions() {
+    let mut deleted = 0;
+    for size in sizes() {
+        let (disk, store, mut names) = full(size);
+        deleted += names.len();
+        while let Some(name) = names.pop() {
+            let reply = store.commit(Batch::new().delete(&name));
+            reply.unwrap_or_else(|error| panic!("{size}, {name}: {}", common::told(&error)));
+            assert_eq!(store.pointer(&name).unwrap(), None);
+        }
+        drop(store);
+        let image = disk.after_crash(CrashState::Nothing);
+        let store = filling().builder().open_on(image as Arc<dyn Disk>).unwrap();
+        assert_eq!(store.pointers_with_prefix("").count(), 0);
+    }
+    assert!(deleted > 1000, "the disks were full at once");
+}
+
+#[test]
+fn a_store_on_a_full_disk_opens_again() {
+    let mut found = 0;
+    for size in sizes() {
+        let (disk, store, names) = full(size);
+        // The process died, and the space is still what it was.
+        let image = disk.clean_reopen();
+        drop(store);
+        let opened = filling().builder().open_on(Arc::clone(&image) as Arc<dyn Disk>);
+        let store = opened.unwrap_or_else(|error| panic!("{size}: {}", common::told(&error)));
+        for name in &names {
+            let digest = store.pointer(name).unwrap().unwrap();
+            assert_eq!(store.get(&digest).unwrap(), Some(Bytes::from(name.repeat(100))));
+        }
+        found += names.len();
+        // What it holds can be deleted still, and with space again it goes on.
+        for name in &names {
+            let reply = store.commit(Batch::new().delete(name));
+            reply.unwrap_or_else(|error| panic!("{size}, {name}: {}", common::told(&error)));
+        }
+        image.set_capacity(None);
+        let digest = store.put(b"more").unwrap().digest;
+        store.commit(Batch::new().set("more", digest)).unwrap();
+    }
+    assert!(found > 1000, "the disks were full at once");
+}
+
+/// Copying such a value takes more than the options set aside. Something else fills the device as
+/// soon as it is there.
+#[test]
+fn a_store_with_values_longer_than_its_segments_opens_on_a_full_disk() {
+    let lengths = [900, 100 << 10, 900, 7 << 10, 300 << 10, 200 << 10, 8 << 10, 900, 900];
+    let disk = SimDisk::new(3);
+    let open = |disk: &Arc<SimDisk>| filling().builder().open_on(Arc::clone(disk) as Arc<dyn Disk>);
+    let store = open(&disk).unwrap();
+    let opens_on_a_full_disk = |what: &str| {
+        let image = disk.clean_reopen();
+        image.set_capacity(Some(image.used_bytes()));
+        let opened = open(&image);
+        opened.unwrap_or_else(|error| panic!("{what}: {}", common::told(&error)))
+    };
+    let reserved = || disk.file_bytes("RESERVE").map_or(0, |bytes| bytes.len());
+    let mut most = 0;
+    for (id, len_bytes) in (0..).zip(lengths) {
+        let value = vec![id; len_bytes];
+        let digest = store.put(&value).unwrap().digest;
+        opens_on_a_full_disk("put");
+        store.commit(Batch::new().set([id + 1], digest)).unwrap();
+        let again = opens_on_a_full_disk("committed");
+        assert_eq!(again.get(&digest).unwrap().as_deref(), Some(&value[..]));
+        most = most.max(reserved());
+    }
+    // Once they are sealed, their share goes back.
+    store.maintain().unwrap();
+    assert!(reserved() > 0 && reserved() + (200 << 10) < most, "{most}, then {}", reserved());
+    let before = reserved();
+    // Room for its share, and not for the value.
+    disk.set_capacity(Some(disk.used_bytes() + (70 << 10)));
+    for _ in 0..5 {
+        let refused = store.put(&[7; 50 << 10]).unwrap_err();
+        assert!(matches!(refused, Error::NoSpace { .. }), "{}", common::told(&refused));
+        assert_eq!(reserved(), before, "a refused value takes no share");
+        opens_on_a_full_disk("refused");
+    }
+}
+
+#[test]
+fn a_store_on_a_full_disk_opens_however_often_its_recovery_is_cut_short() {
+    let mut cut_short = 0;
+    for size in sizes().step_by(7) {
+        let (disk, store, names) = full(size);
+        let mut image = disk.clean_reopen();
+        drop(store);
+        for round in 0..12 {
+            let last = image.clean_reopen();
+            last.crash_at_mutation(5 + 3 * round);
+            let opened = filling().builder().open_on(Arc::clone(&last) as Arc<dyn Disk>);
+            if last.crashed() {
+                cut_short += 1;
+            } else if let Err(error) = opened {
+                panic!("{size}, {round}: {}", common::told(&error));
+            }
+            drop(opened);
+            image = last.after_crash(CrashState::Everything);
+        }
+        let opened = filling().builder().open_on(image as Arc<dyn Disk>);
+        let store = opened.unwrap_or_else(|error| panic!("{size}: {}", common::told(&error)));
+        assert_eq!(store.pointers_with_prefix("").count(), names.len());
+    }
+    assert!(cut_short > 100, "{cut_short} recoveries were cut short");
+}
+
+/// Something else filled the device while the store was closed.
+#[test]
+fn a_closed_store_on_a_device_that_filled_up_opens_reads_and_deletes() {
+    let disk = SimDisk::new(3);
+    let open = || filling().builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>);
+    let store = open().unwrap();
+    let names: Vec<String> = (0..12).map(|id| format!("name {id}")).collect();
+    for name in &names {
+        let digest = store.put(name.repeat(100).as_bytes()).unwrap().digest;
+        store.commit(Batch::new().set(name, digest)).unwrap();
+    }
+    store.close().unwrap();
+    for name in &names {
+        disk.set_capacity(Some(disk.used_bytes()));
+        let store = open().unwrap_or_else(|error| panic!("{name}: {}", common::told(&error)));
+        let digest = store.pointer(name).unwrap().unwrap();
+        assert_eq!(store.get(&digest).unwrap(), Some(Bytes::from(name.repeat(100))));
+        let reply = store.commit(Batch::new().delete(name));
+        reply.unwrap_or_else(|error| panic!("{name}: {}", common::told(&error)));
+        store.close().unwrap_or_else(|error| panic!("{name}: {}", common::told(&error)));
+    }
+    disk.set_capacity(None);
+    assert_eq!(open().unwrap().pointers_with_prefix("").count(), 0);
+}
+
+#[test]
+fn a_store_that_is_only_read_never_grows() {
+    let disk = SimDisk::new(3);
+    let open = || filling().builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let store = open();
+    // The active segment is more than half full.
+    let digest = store.put(&[7; 6000]).unwrap().digest;
+    store.commit(Batch::new().set("name", digest)).unwrap();
+    store.close().unwrap();
+    let logs = || disk.names().into_iter().filter(|name| !name.starts_with("root-"));
+    let before: Vec<String> = logs().filter(|name| !name.ends_with("00000001.log")).collect();
+    let count = logs().count();
+    for _ in 0..3 {
+        let store = open();
+        assert!(store.get(&digest).unwrap().is_some());
+        store.close().unwrap();
+        let more: Vec<String> = logs().filter(|name| !name.ends_with("00000001.log")).collect();
+        assert!(logs().count() <= count && more == before, "{more:?}");
+    }
+}
+
+/// A store on a disk with so much space from its beginning on, filled by commits until it had none
+/// left; and the names committed.
+fn full(size: u64) -> (Arc<SimDisk>, Store, Vec<String>) {
+    let disk = SimDisk::new(3);
+    let store = filling().builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    disk.set_capacity(Some(disk.used_bytes() + size));
+    let mut names = Vec::new();
+    loop {
+        let name = format!("name {}", names.len());
+        let value = name.repeat(100);
+        let digest = Digest::of(value.as_bytes());
+        let reply = store
+            .put(value.as_bytes())
+            .and_then(|_put| store.commit(Batch::new().set(&name, digest)));
+        match reply {
+            Ok(_) => names.push(name),
+            Err(Error::NoSpace { .. }) => return (disk, store, names),
+            Err(error) => panic!("{size}: {}", common::told(&error)),
+        }
+        assert!(names.len() < 1000, "the disk does not fill up");
+    }
+}
+
+fn larger() -> StoreBuilder {
+    let (segment, pointer_segment) = (1 << 20, 64 << 10);
+    Store::builder()
+        .segment_bytes(segment)
+        .pointer_segment_bytes(pointer_segment)
+        .append_buffer_bytes(4 << 10)
+        .reserve_bytes(2 * segment + 2 * pointer_segment + (64 << 10))
+        .maintenance(Maintenance::Inline)
+}
+
+fn open_larger(disk: &Arc<SimDisk>) -> Result<Store, Error> {
+    larger().open_on(Arc::clone(disk) as Arc<dyn Disk>)
+}
+
+/// The device is full from here on, and the process is killed: the store opens all the same.
+fn opens_after_a_kill(disk: &Arc<SimDisk>, what: &str) -> Store {
+    let image = disk.clean_reopen();
+    image.set_capacity(Some(image.used_bytes()));
+    open_larger(&image).unwrap_or_else(|error| panic!("{what}: {}", common::told(&error)))
+}
+
+#[test]
+fn a_reader_killed_on_a_full_device_locks_nobody_out() {
+    let disk = SimDisk::new(1);
+    let store = open_larger(&disk).unwrap();
+    let digest = store.put(&[7; 700 << 10]).unwrap().digest;
+    store.commit(Batch::new().set("name", digest)).unwrap();
+    store.close().unwrap();
+    let mut image = disk;
+    for _ in 0..5 {
+        image.set_capacity(Some(image.used_bytes()));
+        let reader = open_larger(&image).unwrap();
+        assert!(reader.get(&digest).unwrap().is_some());
+        assert!(reader.stats().recovery.clean);
+        let killed = image.clean_reopen();
+        drop(reader);
+        image = killed;
+    }
+    let store = open_larger(&image).unwrap();
+    store.commit(Batch::new().delete("name")).unwrap();
+    opens_after_a_kill(&image, "deleted");
+}
+
+#[test]
+fn what_was_written_after_a_clean_open_is_not_taken_for_clean() {
+    let disk = SimDisk::new(1);
+    let store = open_larger(&disk).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    store.close().unwrap();
+    let store = open_larger(&disk).unwrap();
+    assert!(store.stats().recovery.clean);
+    store.commit(Batch::new().set("name", digest)).unwrap();
+    let again = open_larger(&disk.clean_reopen()).unwrap();
+    assert!(!again.stats().recovery.clean && again.stats().recovery.bytes_copied > 0);
+    assert_eq!(again.pointer("name").unwrap(), Some(digest));
+}
+
+#[test]
+fn a_store_takes_no_values_that_its_recovery_could_not_copy() {
+    let mut taken = 0;
+    for free in (0..5 << 20).step_by(300 << 10) {
+        let disk = SimDisk::new(1);
+        let store = open_larger(&disk).unwrap();
+        let digest = store.put(b"first").unwrap().digest;
+        store.commit(Batch::new().set("first", digest)).unwrap();
+        store.close().unwrap();
+        disk.set_capacity(Some(disk.used_bytes() + free));
+        let store = open_larger(&disk).unwrap();
+        for id in 0..1000u32 {
+            let put = store.put(&id.to_le_bytes().repeat(500));
+            match put.and_then(|put| store.commit(Batch::new().set("name", put.digest))) {
+                Ok(_) => taken += 1,
+                Err(Error::NoSpace { .. }) => break,
+                Err(error) => panic!("{free}: {}", common::told(&error)),
+            }
+        }
+        let again = opens_after_a_kill(&disk, &format!("{free}"));
+        again.commit(Batch::new().delete("first")).unwrap();
+    }
+    assert!(taken > 1000, "{taken} commits");
+}
+
+#[test]
+fn a_closed_store_of_many_segments_opens_on_a_full_device() {
+    let open = |disk: &Arc<SimDisk>| {
+        let builder = larger().segment_bytes(4 << 10).reserve_bytes(300 << 10);
+        builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
+    };
+    let disk = SimDisk::new(1);
+    let store = open(&disk).unwrap();
+    for id in 0..5000u32 {
+        store.put(&id.to_le_bytes().repeat(600)).unwrap();
+    }
+    store.close().unwrap();
+    for round in 0..3 {
+        disk.set_capacity(Some(disk.used_bytes()));
+        let store = open(&disk);
+        let store = store.unwrap_or_else(|error| panic!("{round}: {}", common::told(&error)));
+        assert!(store.stats().blob_log.segment_count > 4500);
+        store.close().unwrap();
+    }
+}
+
+/// Something else takes what a deletion gives back.
+#[test]
+fn a_deletion_gives_nothing_away_that_recovery_needs() {
+    let disk = SimDisk::new(1);
+    let store = open_larger(&disk).unwrap();
+    disk.set_capacity(Some(disk.used_bytes() + (6 << 20)));
+    let mut names = 0u32;
+    let full = loop {
+        let value = names.to_le_bytes().repeat(5000);
+        let put = store.put(&value);
+        match put.and_then(|put| store.commit(Batch::new().set(format!("{names}"), put.digest))) {
+            Ok(_) => names += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, Error::NoSpace { .. }), "{}", common::told(&full));
+    for name in 0..names {
+        disk.set_capacity(Some(disk.used_bytes()));
+        store.commit(Batch::new().delete(format!("{name}"))).unwrap();
+        opens_after_a_kill(&disk, &format!("{name}"));
+    }
+    assert!(names > 50);
+}
+
+#[test]
+fn a_segment_that_cannot_be_sealed_ends_growth() {
+    let disk = SimDisk::new(1);
+    let store =
+        larger().segment_bytes(64 << 10).open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let put = |id: u32| store.put(&id.to_le_bytes().repeat(500));
+    // Only sealing cuts a segment.
+    assert!((0..10).all(|id| put(id).is_ok()));
+    let first = FileName::Segment { log: LogKind::Blob, ordinal: 1, epoch: 1 };
+    disk.fail_when(
+        Filter::any().operation(Operation::SetLength).file(first).from_nth(1),
+        Fault::Eio,
+    );
+    let refused = (10..3000).map(put).find_map(Result::err).unwrap();
+    assert!(matches!(refused, Error::Io { .. }), "{}", common::told(&refused));
+    let log = store.stats().blob_log;
+    assert!(log.segment_count - log.sealed_count <= 4, "{log:?}");
+    disk.heal();
+    put(7000).unwrap();
+    store.maintain().unwrap();
+    assert!(store.stats().blob_log.sealed_count >= 2);
+}
+
+#[test]
+fn the_next_segment_is_asked_for_once_ahead_of_need() {
+    let disk = SimDisk::new(1);
+    let store = open_larger(&disk).unwrap();
+    store.put(&[1; 600 << 10]).unwrap();
+    disk.set_capacity(Some(disk.used_bytes()));
+    let created = || disk.trace().iter().filter(|line| line.contains("creating")).count();
+    let before = created();
+    for id in 0..100u32 {
+        store.put(&id.to_le_bytes().repeat(100)).unwrap();
+    }
+    assert!(created() <= before + 1, "{:?}", disk.trace());
+}

@@ -44,11 +44,11 @@ pub struct Options {
     /// The same for the pointer log. Default: 8 MiB.
     pub pointer_segment_bytes: u64,
     /// Bytes of disk set aside while the store is open and has values, for what must be possible on
-    /// a full device: opening after a crash, which copies what is not sealed, and deletions. The
-    /// blob log takes no further segment while they are not all there; they are given back on
-    /// close, but for 256 KiB. Unless it is 0, these are added, for a root log and names. Default:
-    /// 82 MiB, two segments of each log and what is gathered; with smaller segments less will do.
-    /// While a value longer than a segment is not sealed, its length is set aside too.
+    /// a full device: opening after a crash, which copies what is not known durable, and deletions.
+    /// While they are not all there, the store takes deletions alone. They are given back on close,
+    /// but for 256 KiB and the length of the root, which is added to them, too, unless this is 0.
+    /// Default: 82 MiB, two segments of each log and what is gathered; with smaller segments less
+    /// will do. While a value longer than a segment is not sealed, its length is set aside as well.
     pub reserve_bytes: u64,
     /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;

@@ -19,6 +19,9 @@ pub const FORMAT_VERSION: u16 = 1;
 /// Bytes of a file's header.
 pub const HEADER_BYTES: usize = 64;
 
+/// Where a header names its file's kind.
+pub const KIND_OFFSET_BYTES: u64 = 10;
+
 /// Bytes of a sealed file's trailer.
 pub const TRAILER_BYTES: usize = 64;
 
@@ -102,6 +105,35 @@ impl FileHeader {
     /// Decodes the header that the bytes of `file` begin with.
     ///
     /// # Errors
+    /// As [`AnyHeader::decode`]; an unknown kind is damage.
+    pub fn decode(file: &FileName, bytes: &[u8]) -> Result<Self, FormatError> {
+        let AnyHeader { store_id, kind, ordinal, epoch } = AnyHeader::decode(file, bytes)?;
+        let Some(kind) = FileKind::from_number(kind) else {
+            let what = format!("no file is of kind {kind}");
+            return Err(FormatError::corrupt(file, KIND_OFFSET_BYTES, what));
+        };
+        Ok(Self { store_id, kind, ordinal, epoch })
+    }
+}
+
+/// What a sound header of this version says, of whatever kind its file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnyHeader {
+    /// See [`FileHeader::store_id`].
+    pub store_id: StoreId,
+    /// The number of the file's kind, known or not.
+    pub kind: u8,
+    /// See [`FileHeader::ordinal`].
+    pub ordinal: Ordinal,
+    /// See [`FileHeader::epoch`].
+    pub epoch: Epoch,
+}
+
+impl AnyHeader {
+    /// Decodes the header that the bytes of `file` begin with, for who knows which kinds it may be
+    /// of.
+    ///
+    /// # Errors
     /// Damage; an unknown version, digest kind or feature, each named.
     pub fn decode(file: &FileName, bytes: &[u8]) -> Result<Self, FormatError> {
         let Some(bytes) = bytes.get(..HEADER_BYTES) else {
@@ -150,9 +182,6 @@ impl FileHeader {
         let store_id = StoreId(reader.array("a store id")?);
         let ordinal = Ordinal(reader.u32("an ordinal")?);
         let epoch = Epoch(reader.u32("an epoch")?);
-        let Some(kind) = FileKind::from_number(kind) else {
-            return Ok(Err(FormatError::corrupt(file, 10, format!("no file is of kind {kind}"))));
-        };
         Ok(Ok(Self { store_id, kind, ordinal, epoch }))
     }
 }

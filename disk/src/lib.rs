@@ -21,8 +21,8 @@ mod vfs;
 
 pub use bytes::Bytes;
 pub use container::{
-    FORMAT_VERSION, FileHeader, FormatError, HEADER_BYTES, REPEATED, TRAILER_BYTES, TRAILER_MAGIC,
-    Trailer,
+    AnyHeader, FORMAT_VERSION, FileHeader, FormatError, HEADER_BYTES, KIND_OFFSET_BYTES, REPEATED,
+    TRAILER_BYTES, TRAILER_MAGIC, Trailer,
 };
 pub use digest::{DIGEST_BYTES, Digest, DigestKind, DigestParseError};
 pub use error::{DiskError, Operation};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use pinstone_disk::{Digest, DiskError};
+use pinstone_disk::{Digest, DiskError, FormatError};
 
 /// What every operation of a store returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -148,5 +148,16 @@ impl std::fmt::Display for Holder {
 impl From<DiskError> for Error {
     fn from(source: DiskError) -> Self {
         if source.is_no_space() { Self::NoSpace { source } } else { Self::Io { source } }
+    }
+}
+
+impl From<FormatError> for Error {
+    fn from(error: FormatError) -> Self {
+        match error {
+            FormatError::Corrupt { file, offset_bytes, what } => {
+                Self::Corrupt { file, offset_bytes, what }
+            }
+            FormatError::Unsupported { file, what } => Self::Unsupported { file, what },
+        }
     }
 }

@@ -13,14 +13,17 @@
 
 use pinstone_disk::codec::{Malformed, Reader, size};
 use pinstone_disk::dump::Dump;
-use pinstone_disk::{Digest, FileName, LogKind, checksum};
+use pinstone_disk::{
+    AnyHeader, Digest, Epoch, FileKind, FileName, FormatError, HEADER_BYTES, Ordinal, StoreId,
+    TRAILER_BYTES, TRAILER_MAGIC, Trailer,
+};
 
 use crate::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameKind, frame_bytes};
 use crate::position::{LogPosition, SizeClass};
 use crate::record::{Record, RecordKind, StoreSeed};
 use crate::segment::{
     DIGEST_ENTRY_BYTES, DIGEST_PAGE_BYTES, DIGEST_PAGE_HEADER_BYTES, ENTRIES_A_PAGE, FOOTER_BYTES,
-    FOOTER_MAGIC, FRAMES_START, SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, TRAILER_MAGIC,
+    FOOTER_MAGIC, FRAMES_START, SegmentHeader,
 };
 
 /// Adds rows for the payload of a root's edit that stands at an offset of the file.
@@ -49,16 +52,19 @@ pub fn dump_file(name: Option<&FileName>, bytes: &[u8], root_edit: DumpPayload<'
         _ => {}
     }
     let header = walk.header();
-    match (header, name) {
-        (Some((SegmentHeader::CURRENT, _)), _)
-        | (None, Some(FileName::Current | FileName::CurrentTemp)) => {
-            if bytes.len() > SEGMENT_HEADER_BYTES {
-                walk.invalid(SEGMENT_HEADER_BYTES as u64, "header", "expected the file's end");
+    let kind = header.and_then(|header| FileKind::from_number(header.kind));
+    match (kind, header, name) {
+        (Some(FileKind::Current), ..)
+        | (_, None, Some(FileName::Current | FileName::CurrentTemp)) => {
+            if bytes.len() > HEADER_BYTES {
+                walk.invalid(HEADER_BYTES as u64, "header", "expected the file's end");
             }
         }
-        (Some((kind, header)), _) if LogKind::from_number(kind).is_some() => walk.segment(header),
-        (header, Some(&FileName::Segment { log, ordinal, epoch })) => {
-            let store_id = header.map_or([0; 16], |(_, header)| header.store_id);
+        (Some(FileKind::Log(log)), Some(header), _) => {
+            walk.segment(SegmentHeader::of(log, &header));
+        }
+        (_, header, Some(&FileName::Segment { log, ordinal, epoch })) => {
+            let store_id = header.map_or([0; 16], |header| header.store_id.0);
             walk.segment(SegmentHeader { store_id, log, ordinal, epoch });
         }
         _ => walk.invalid(0, "file", "it is none of a store's"),
@@ -158,15 +164,15 @@ impl<'a> Fields<'a, '_> {
     }
 
     fn file_kind(&mut self) -> Result<u8, Malformed> {
-        self.u8("file_kind", |kind| match LogKind::from_number(kind) {
-            Some(log) => format!("{kind}, {} log", log.word()),
-            None if kind == SegmentHeader::CURRENT => format!("{kind}, CURRENT"),
-            None => format!("{kind}, unknown"),
+        self.u8("file_kind", |kind| match FileKind::from_number(kind) {
+            Some(FileKind::Log(log)) => format!("{kind}, {} log", log.word()),
+            Some(FileKind::Current) => format!("{kind}, CURRENT"),
+            Some(FileKind::Table(_)) | None => format!("{kind}, unknown"),
         })
     }
 
     /// The fields that header and footer have in common.
-    fn identity(&mut self) -> Result<(u8, SegmentHeader), Malformed> {
+    fn identity(&mut self) -> Result<AnyHeader, Malformed> {
         self.u16("version")?;
         let kind = self.file_kind()?;
         self.u8("digest_kind", digest_kind)?;
@@ -176,10 +182,9 @@ impl<'a> Fields<'a, '_> {
         let start = self.reader.offset();
         let store_id: [u8; 16] = self.reader.array("store_id")?;
         self.show(start, "store_id", format_args!("{:032x}", u128::from_be_bytes(store_id)));
-        let ordinal = self.u32("ordinal")?;
-        let epoch = self.u32("epoch")?;
-        let log = LogKind::from_number(kind).unwrap_or(LogKind::Root);
-        Ok((kind, SegmentHeader { store_id, log, ordinal, epoch }))
+        let ordinal = Ordinal(self.u32("ordinal")?);
+        let epoch = Epoch(self.u32("epoch")?);
+        Ok(AnyHeader { store_id: StoreId(store_id), kind, ordinal, epoch })
     }
 }
 
@@ -219,7 +224,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The file's header as it stands: its kind, and whose file it is. `None` if it is not there.
-    fn header(&mut self) -> Option<(u8, SegmentHeader)> {
+    fn header(&mut self) -> Option<AnyHeader> {
         let decode = |walk: &mut Self| {
             let mut fields = walk.fields("header", 0);
             fields.text("magic", 8)?;
@@ -231,7 +236,7 @@ impl<'a> Walk<'a> {
         match decode(self) {
             Ok(identity) => {
                 let name = FileName::Current;
-                if let Err(error) = SegmentHeader::decode_any(&name, self.bytes) {
+                if let Err(error) = AnyHeader::decode(&name, self.bytes) {
                     // The error names a file; the reader knows which one it dumps.
                     let text = error.to_string();
                     let why = text.strip_prefix("CURRENT ").unwrap_or(&text).to_owned();
@@ -247,7 +252,7 @@ impl<'a> Walk<'a> {
     }
 
     fn segment(&mut self, header: SegmentHeader) {
-        self.padding(SEGMENT_HEADER_BYTES as u64, FRAMES_START);
+        self.padding(HEADER_BYTES as u64, FRAMES_START);
         let frames_end = self.seal(header).unwrap_or(self.bytes.len() as u64);
         self.frames(header, frames_end);
     }
@@ -447,7 +452,7 @@ impl<'a> Walk<'a> {
         // Its bytes are there: only a meaning can be wrong.
         let shown = (|| {
             fields.text("magic", 8)?;
-            let (_, of) = fields.identity()?;
+            let of = fields.identity()?;
             fields.u64("frame_count")?;
             fields.u64("record_count")?;
             let frames_end = fields.u64("frames_end")?;
@@ -460,27 +465,24 @@ impl<'a> Walk<'a> {
             fields.digest("list_hash")?;
             fields.structure = "trailer";
             fields.digest("footer_hash")?;
-            let footer_offset = fields.u64("footer_offset")?;
+            fields.u64("footer_offset")?;
             fields.u32("footer_bytes")?;
             fields.u16("version")?;
             fields.bytes("reserved", 6)?;
-            let crc = fields.hex32("trailer_crc")?;
+            fields.hex32("trailer_crc")?;
             fields.text("magic", 8)?;
-            Ok::<_, Malformed>((of, frames_end, list_offset, list_pages, footer_offset, crc))
+            Ok::<_, Malformed>((of, frames_end, list_offset, list_pages))
         })();
-        let (of, frames_end, list_offset, list_pages, footer_offset, crc) = shown.ok()?;
-        let trailer_at = start + FOOTER_BYTES as u64;
-        if checksum::crc(&trailer[..52]) != crc || footer_offset != start {
-            self.invalid(trailer_at, "trailer", "its checksum or offset does not match");
+        let (of, frames_end, list_offset, list_pages) = shown.ok()?;
+        match Trailer::decode(&header.file_name(), self.bytes.len() as u64, trailer) {
+            Ok(trailer) if trailer.footer_offset_bytes == start && trailer.is_of(footer) => {}
+            Ok(_) => self.invalid(start, "footer", "it is not the one that its trailer names"),
+            Err(FormatError::Corrupt { offset_bytes, what, .. }) => {
+                self.invalid(offset_bytes, "trailer", what);
+            }
+            Err(FormatError::Unsupported { what, .. }) => self.invalid(start, "trailer", what),
         }
-        if trailer[TRAILER_BYTES - 8..] != TRAILER_MAGIC {
-            self.invalid(start + tail_bytes as u64 - 8, "trailer", "it does not end as ours do");
-        }
-        let sound = trailer[..32] == *blake3::hash(footer).as_bytes();
-        if !sound {
-            self.invalid(start, "footer", "its hash is not the trailer's");
-        }
-        if of != header {
+        if of.kind != header.log as u8 || SegmentHeader::of(header.log, &of) != header {
             self.invalid(start, "footer", "it is another file's");
         }
         let list_end = list_pages

@@ -34,6 +34,6 @@ pub use record::{
 };
 pub use scan::{Frame, LastSealed, LogEnd, SEGMENT_BYTES_MAX, Scan, Verdict, judge};
 pub use segment::{
-    DIGEST_PAGE_BYTES, FORMAT_VERSION, FRAMES_START, Footer, ListEntry, SEGMENT_HEADER_BYTES,
-    Sealer, SegmentFile, SegmentHeader, read_footer, read_header, read_list,
+    DIGEST_PAGE_BYTES, FRAMES_START, Footer, ListEntry, Sealer, SegmentFile, SegmentHeader,
+    read_footer, read_header, read_list,
 };

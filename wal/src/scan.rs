@@ -352,7 +352,7 @@ impl<'a> Verdict<'a> {
 /// Where the unsealed part of `log` ends, `None` if it has none; or that the log is corrupt.
 ///
 /// # Errors
-/// [`WalError::Corrupt`] at the first invalid byte, naming the frame that proves that it was
+/// [`pinstone_disk::FormatError::Corrupt`] at the first invalid byte, naming the frame that proves that it was
 /// durable; or at that frame, if what it proves durable lies in a segment after all that the root
 /// names: the root has forgotten one.
 pub fn judge(verdict: &Verdict<'_>, log: LogKind) -> Result<Option<LogEnd>, WalError> {

@@ -14,20 +14,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pinstone_disk::checksum::{self, Seed};
-use pinstone_disk::codec::{Reader, size};
-use pinstone_disk::{Digest, DigestKind, Disk, DiskExt, File, FileName, LogKind};
+use pinstone_disk::checksum::Seed;
+use pinstone_disk::codec::size;
+use pinstone_disk::{
+    AnyHeader, Digest, Disk, DiskExt, Epoch, File, FileHeader, FileKind, FileName, FormatError,
+    HEADER_BYTES, KIND_OFFSET_BYTES, LogKind, Ordinal, REPEATED, StoreId, TRAILER_BYTES, Trailer,
+};
 
 use crate::error::{WalError, corrupt};
 use crate::frame::{FRAME_ALIGN, FrameHeader};
 use crate::position::{Place, SizeClass};
 use crate::scan::SEGMENT_BYTES_MAX;
-
-/// The version of every layout in `docs/format.md`.
-pub const FORMAT_VERSION: u16 = 1;
-
-/// Bytes of a segment's header.
-pub const SEGMENT_HEADER_BYTES: usize = 64;
 
 /// Where a segment's first frame begins: the header has a sector to itself.
 pub const FRAMES_START: u64 = FRAME_ALIGN as u64;
@@ -40,16 +37,11 @@ pub(crate) const DIGEST_ENTRY_BYTES: usize = 37;
 pub(crate) const ENTRIES_A_PAGE: usize =
     (DIGEST_PAGE_BYTES - DIGEST_PAGE_HEADER_BYTES) / DIGEST_ENTRY_BYTES;
 pub(crate) const FOOTER_BYTES: usize = 176;
-const FOOTER_BYTES_U32: u32 = 176;
-pub(crate) const TRAILER_BYTES: usize = 64;
-const MAGIC: [u8; 8] = *b"PINSTONE";
 pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
-pub(crate) const TRAILER_MAGIC: [u8; 8] = *b"PINSTAIL";
 const _: () = assert!(ENTRIES_A_PAGE == 110);
-const _: () = assert!(SEGMENT_HEADER_BYTES <= FRAME_ALIGN);
-const _: () = assert!(FOOTER_BYTES_U32 as usize == FOOTER_BYTES);
+const _: () = assert!(HEADER_BYTES <= FRAME_ALIGN);
 
-/// What begins every file of a store but the lock: what it is, and whose.
+/// What a segment's header says: a [`FileHeader`] of a log; and what CURRENT says of the root log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// The store's id.
@@ -63,9 +55,6 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
-    /// The number by which CURRENT says that it is no segment.
-    pub(crate) const CURRENT: u8 = 16;
-
     /// The name of the file that this heads.
     pub fn file_name(&self) -> FileName {
         FileName::Segment { log: self.log, ordinal: self.ordinal, epoch: self.epoch }
@@ -73,100 +62,62 @@ impl SegmentHeader {
 
     /// The seed of this segment's frame checksums.
     pub fn seed(&self) -> Seed {
-        Seed::of_segment(&self.store_id, self.log, self.ordinal)
+        self.file_header().seed()
     }
 
     /// The header's bytes.
-    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
-        self.encode_as(self.log as u8)
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        self.file_header().encode()
     }
 
     /// The bytes of a CURRENT that names this root log.
-    pub fn encode_current(&self) -> [u8; SEGMENT_HEADER_BYTES] {
-        self.encode_as(Self::CURRENT)
+    pub fn encode_current(&self) -> [u8; HEADER_BYTES] {
+        FileHeader { kind: FileKind::Current, ..self.file_header() }.encode()
     }
 
-    fn encode_as(&self, kind: u8) -> [u8; SEGMENT_HEADER_BYTES] {
-        let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        bytes[10] = kind;
-        bytes[11] = DigestKind::Blake3 as u8;
-        bytes[24..40].copy_from_slice(&self.store_id);
-        bytes[40..44].copy_from_slice(&self.ordinal.to_le_bytes());
-        bytes[44..48].copy_from_slice(&self.epoch.to_le_bytes());
-        let crc = checksum::crc(&bytes[..60]);
-        bytes[60..].copy_from_slice(&crc.to_le_bytes());
-        bytes
+    fn file_header(&self) -> FileHeader {
+        FileHeader {
+            store_id: StoreId(self.store_id),
+            kind: FileKind::Log(self.log),
+            ordinal: Ordinal(self.ordinal),
+            epoch: Epoch(self.epoch),
+        }
     }
 
     /// Decodes the header of a segment called `file`.
-    pub fn decode(file: &FileName, bytes: &[u8]) -> Result<Self, WalError> {
-        let (header, kind) = Self::decode_any(file, bytes)?;
-        let log = LogKind::from_number(kind)
-            .ok_or_else(|| corrupt(file, 10, format!("file kind {kind} heads no segment")))?;
-        Ok(Self { log, ..header })
+    ///
+    /// # Errors
+    /// Damage, or a format that is not known.
+    pub fn decode(file: &FileName, bytes: &[u8]) -> Result<Self, FormatError> {
+        let header = AnyHeader::decode(file, bytes)?;
+        let log = LogKind::from_number(header.kind).ok_or_else(|| {
+            let what = format!("file kind {} heads no segment", header.kind);
+            FormatError::corrupt(file, KIND_OFFSET_BYTES, what)
+        })?;
+        Ok(Self::of(log, &header))
     }
 
     /// Decodes CURRENT.
-    pub fn decode_current(bytes: &[u8]) -> Result<Self, WalError> {
+    ///
+    /// # Errors
+    /// As [`SegmentHeader::decode`].
+    pub fn decode_current(bytes: &[u8]) -> Result<Self, FormatError> {
         let file = FileName::Current;
-        let (header, kind) = Self::decode_any(&file, bytes)?;
-        if kind != Self::CURRENT {
-            return Err(corrupt(file, 10, format!("file kind {kind} is not CURRENT's")));
+        let header = AnyHeader::decode(&file, bytes)?;
+        if header.kind != FileKind::Current.number() {
+            let what = format!("file kind {} is not CURRENT's", header.kind);
+            return Err(FormatError::corrupt(file, KIND_OFFSET_BYTES, what));
         }
-        if bytes.len() != SEGMENT_HEADER_BYTES {
-            return Err(corrupt(file, 64, "there are bytes after its end"));
+        if bytes.len() != HEADER_BYTES {
+            return Err(FormatError::corrupt(file, 64, "there are bytes after its end"));
         }
-        Ok(header)
+        Ok(Self::of(LogKind::Root, &header))
     }
 
-    pub(crate) fn decode_any(file: &FileName, bytes: &[u8]) -> Result<(Self, u8), WalError> {
-        let Some(bytes) = bytes.get(..SEGMENT_HEADER_BYTES) else {
-            return Err(corrupt(file, bytes.len() as u64, "it ends within its header"));
-        };
-        let mut reader = Reader::new(bytes);
-        // The slice has all the bytes; only its meaning can be wrong.
-        let short = |error: pinstone_disk::codec::Malformed| corrupt(file, 0, error.what);
-        if reader.take(8, "a magic").map_err(short)? != MAGIC {
-            return Err(corrupt(file, 0, "it does not begin as our files do"));
-        }
-        let crc = u32::from_le_bytes(bytes[60..].try_into().expect("the slice has four bytes"));
-        if checksum::crc(&bytes[..60]) != crc {
-            return Err(corrupt(file, 60, "its header's checksum does not match"));
-        }
-        // After the checksum: a flipped bit is damage, not another format.
-        let version = reader.u16("a version").map_err(short)?;
-        if version != FORMAT_VERSION {
-            return Err(WalError::Unsupported {
-                file: file.to_string(),
-                what: format!("version {version}; this build knows {FORMAT_VERSION}"),
-            });
-        }
-        let kind = reader.u8("a file kind").map_err(short)?;
-        let digest_kind = reader.u8("a digest kind").map_err(short)?;
-        if DigestKind::from_number(digest_kind).is_none() {
-            return Err(WalError::Unsupported {
-                file: file.to_string(),
-                what: format!("digest kind {digest_kind}; this build knows 1, BLAKE3-256"),
-            });
-        }
-        let _compatible = reader.u32("feature bits").map_err(short)?;
-        let read_only = reader.u32("feature bits").map_err(short)?;
-        let incompatible = reader.u32("feature bits").map_err(short)?;
-        if read_only != 0 || incompatible != 0 {
-            return Err(WalError::Unsupported {
-                file: file.to_string(),
-                what: format!(
-                    "feature bits {incompatible:#x} (incompatible), {read_only:#x} (read-only \
-                     compatible); this build knows none"
-                ),
-            });
-        }
-        let store_id = reader.array("a store id").map_err(short)?;
-        let ordinal = reader.u32("an ordinal").map_err(short)?;
-        let epoch = reader.u32("an epoch").map_err(short)?;
-        Ok((Self { store_id, log: LogKind::Root, ordinal, epoch }, kind))
+    /// What this header says, as that of a segment of `log`.
+    pub(crate) fn of(log: LogKind, header: &AnyHeader) -> Self {
+        let AnyHeader { store_id, ordinal, epoch, .. } = *header;
+        Self { store_id: store_id.0, log, ordinal: ordinal.0, epoch: epoch.0 }
     }
 }
 
@@ -234,7 +185,7 @@ impl Footer {
         let mut bytes = [0; FOOTER_BYTES];
         bytes[..8].copy_from_slice(&FOOTER_MAGIC);
         // Version, kinds, feature bits, store, ordinal and epoch stand as in the header.
-        bytes[8..48].copy_from_slice(&self.header.encode()[8..48]);
+        bytes[REPEATED].copy_from_slice(&self.header.encode()[REPEATED]);
         let numbers = [
             self.frame_count,
             self.record_count,
@@ -250,18 +201,6 @@ impl Footer {
         }
         bytes[112..144].copy_from_slice(&self.frames_hash);
         bytes[144..176].copy_from_slice(&self.list_hash);
-        bytes
-    }
-
-    fn trailer(footer: &[u8; FOOTER_BYTES], footer_offset: u64) -> [u8; TRAILER_BYTES] {
-        let mut bytes = [0; TRAILER_BYTES];
-        bytes[..32].copy_from_slice(blake3::hash(footer).as_bytes());
-        bytes[32..40].copy_from_slice(&footer_offset.to_le_bytes());
-        bytes[40..44].copy_from_slice(&FOOTER_BYTES_U32.to_le_bytes());
-        bytes[44..46].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        let crc = checksum::crc(&bytes[..52]);
-        bytes[52..56].copy_from_slice(&crc.to_le_bytes());
-        bytes[56..].copy_from_slice(&TRAILER_MAGIC);
         bytes
     }
 }
@@ -369,11 +308,10 @@ impl Sealer {
             list_hash: *list_hasher.finalize().as_bytes(),
         };
         let encoded = footer.encode();
-        let trailer = Footer::trailer(&encoded, frames_end + bytes.len() as u64);
+        let trailer = Trailer::of(&encoded, frames_end + bytes.len() as u64);
         bytes.extend_from_slice(&encoded);
-        bytes.extend_from_slice(&trailer);
-        let footer_hash = *trailer.first_chunk().expect("a trailer begins with a hash");
-        (Bytes::from(bytes), footer_hash)
+        bytes.extend_from_slice(&trailer.encode());
+        (Bytes::from(bytes), trailer.footer_hash)
     }
 }
 
@@ -406,8 +344,8 @@ pub fn read_header(
     if bytes.len() as u64 != FRAMES_START {
         return Err(corrupt(name, bytes.len() as u64, "it ends before its first frame"));
     }
-    if let Some(at) = bytes[SEGMENT_HEADER_BYTES..].iter().position(|byte| *byte != 0) {
-        let offset = (SEGMENT_HEADER_BYTES + at) as u64;
+    if let Some(at) = bytes[HEADER_BYTES..].iter().position(|byte| *byte != 0) {
+        let offset = (HEADER_BYTES + at) as u64;
         return Err(corrupt(name, offset, "expected zeros up to its first frame"));
     }
     Ok(header)
@@ -425,13 +363,12 @@ pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u
     if tail.len() != tail_bytes {
         return Err(corrupt(name, start + tail.len() as u64, "it ends within its footer"));
     }
-    let (footer, trailer) = tail.split_at(FOOTER_BYTES);
-    let encoded: &[u8; FOOTER_BYTES] = footer.try_into().expect("split at its length");
-    if trailer[..] != Footer::trailer(encoded, start) {
+    let trailer = Trailer::decode(&name, file_bytes, &tail)?;
+    let encoded: &[u8; FOOTER_BYTES] = tail.first_chunk().expect("it has a footer's length, too");
+    if trailer.footer_offset_bytes != start || !trailer.is_of(encoded) {
         return Err(corrupt(name, start, "its footer and trailer do not match"));
     }
-    let footer_hash = *trailer.first_chunk().expect("a trailer begins with a hash");
-    if encoded[..8] != FOOTER_MAGIC || encoded[8..48] != segment.header.encode()[8..48] {
+    if encoded[..8] != FOOTER_MAGIC || encoded[REPEATED] != segment.header.encode()[REPEATED] {
         return Err(corrupt(name, start, "its footer is another file's"));
     }
     let number = |index: usize| {
@@ -455,7 +392,7 @@ pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u
     if footer.frames_end != footer.list_offset || list_end != Some(start) {
         return Err(corrupt(name, start, "its footer's offsets do not fit the file"));
     }
-    Ok((footer, footer_hash))
+    Ok((footer, trailer.footer_hash))
 }
 
 /// Reads and checks the digest list of a sealed segment, sorted by digest.

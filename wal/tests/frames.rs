@@ -4,10 +4,10 @@
 mod common;
 
 use common::{STORE_ID, header, store, value};
-use pinstone_disk::{Digest, FileName, LogKind};
+use pinstone_disk::{Digest, FileName, FormatError, LogKind};
 use pinstone_wal::{
     FrameBuilder, FrameHeader, FrameKind, FramePlace, LogPosition, PreparedValue, RecordKind, Scan,
-    SegmentHeader, Synced, WalError,
+    SegmentHeader, Synced,
 };
 use proptest::prelude::*;
 
@@ -100,16 +100,16 @@ fn each_flipped_bit_of_a_segments_header_is_found() {
             let mut bytes = header.encode();
             bytes[at] ^= 1u8 << bit;
             let read = SegmentHeader::decode(&header.file_name(), &bytes);
-            assert!(matches!(read, Err(WalError::Corrupt { .. })), "bit {bit} of byte {at}");
+            assert!(matches!(read, Err(FormatError::Corrupt { .. })), "bit {bit} of byte {at}");
             let mut bytes = header.encode_current();
             bytes[at] ^= 1u8 << bit;
             let read = SegmentHeader::decode_current(&bytes);
-            assert!(matches!(read, Err(WalError::Corrupt { .. })), "bit {bit} of byte {at}");
+            assert!(matches!(read, Err(FormatError::Corrupt { .. })), "bit {bit} of byte {at}");
         }
     }
     for len in 0..64 {
         let read = SegmentHeader::decode(&header.file_name(), &header.encode()[..len]);
-        assert!(matches!(read, Err(WalError::Corrupt { .. })), "{len} bytes");
+        assert!(matches!(read, Err(FormatError::Corrupt { .. })), "{len} bytes");
     }
     assert!(SegmentHeader::decode_current(&header.encode()).is_err(), "a segment is no CURRENT");
     let current = header.encode_current();
@@ -118,7 +118,7 @@ fn each_flipped_bit_of_a_segments_header_is_found() {
 }
 
 /// A header of another version or with other features, and a checksum that is right.
-fn reheaded(edit: impl FnOnce(&mut [u8; 64])) -> Result<SegmentHeader, WalError> {
+fn reheaded(edit: impl FnOnce(&mut [u8; 64])) -> Result<SegmentHeader, FormatError> {
     let header = header(LogKind::Blob, 3);
     let mut bytes = header.encode();
     edit(&mut bytes);

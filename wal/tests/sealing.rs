@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::{Rig, file_bytes, header, value};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Digest, Disk, LogKind, OpenMode, Operation};
+use pinstone_disk::{Digest, Disk, FormatError, LogKind, OpenMode, Operation};
 use pinstone_wal::{Appender, CommitRecord, LogPosition, Poison, SyncedUpto};
 use pinstone_wal::{
     DIGEST_PAGE_BYTES, FRAMES_START, FrameBuilder, ListEntry, RecordKind, Scan, Sealed, Sealer,
@@ -129,7 +129,7 @@ fn each_length_of_a_sealed_segment_cut_short_is_found() {
         disk.put_file(&name, &whole[..len]);
         let segment = open(&*disk, sealed.header);
         let read = segment.and_then(|segment| read_footer(&*disk, &segment));
-        assert!(matches!(read, Err(WalError::Corrupt { .. })), "{len} bytes");
+        assert!(matches!(read, Err(WalError::Format(FormatError::Corrupt { .. }))), "{len} bytes");
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use expect_test::{Expect, expect};
-use pinstone_disk::LogKind;
+use pinstone_disk::{FormatError, LogKind};
 use pinstone_wal::{
     FRAMES_START, FrameBuilder, FramePlace, LastSealed, LogPosition, RecordKind, Scan,
     SegmentHeader, StoreSeed, Synced, SyncedUpto, Verdict, WalError, judge,
@@ -173,7 +173,9 @@ impl World {
                     };
                     format!("{}: whole to {}{cut}{complete}", log.word(), end.position)
                 }
-                Err(error @ WalError::Corrupt { .. }) => format!("{}: {error}", log.word()),
+                Err(error @ WalError::Format(FormatError::Corrupt { .. })) => {
+                    format!("{}: {error}", log.word())
+                }
                 Err(error) => panic!("{error}"),
             };
             writeln!(out, "{line}").unwrap();

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use pinstone_disk::env::Mutex;
-use pinstone_disk::{Digest, DiskExt, FileName, LogKind, OpenMode};
+use pinstone_disk::{Digest, DiskExt, FileName, FormatError, HEADER_BYTES, LogKind, OpenMode};
 use pinstone_wal::{
-    CommitRecord, FRAMES_START, ListEntry, RecordKind, SEGMENT_HEADER_BYTES, Scan, Sealer,
-    SegmentFile, SegmentHeader, SizeClass, ValueRecord, WalError, read_footer, read_header,
-    read_list,
+    CommitRecord, FRAMES_START, ListEntry, RecordKind, Scan, Sealer, SegmentFile, SegmentHeader,
+    SizeClass, ValueRecord, WalError, corrupt, read_footer, read_header, read_list,
 };
 
 use crate::error::{Error, Result};
@@ -63,11 +62,11 @@ impl Check<'_> {
     fn note<T>(&mut self, result: Result<T, WalError>) -> Result<Option<T>> {
         match result {
             Ok(found) => Ok(Some(found)),
-            Err(WalError::Corrupt { file, offset_bytes, what }) => {
+            Err(WalError::Format(FormatError::Corrupt { file, offset_bytes, what })) => {
                 self.find(file, Some(offset_bytes), what);
                 Ok(None)
             }
-            Err(WalError::Unsupported { file, what }) => {
+            Err(WalError::Format(FormatError::Unsupported { file, what })) => {
                 self.find(file, None, what);
                 Ok(None)
             }
@@ -99,9 +98,7 @@ impl Check<'_> {
         let file = disk.open(name, OpenMode::Read)?;
         let header = read_header(disk, &file, &name)?;
         if header.store_id != self.inner.root.header().store_id {
-            let what = "it belongs to another store".to_owned();
-            let file = name.to_string();
-            return Err(WalError::Corrupt { file, offset_bytes: 24, what });
+            return Err(corrupt(name, 24, "it belongs to another store"));
         }
         Ok(SegmentFile { header, file })
     }
@@ -119,9 +116,9 @@ impl Check<'_> {
         let header = self.inner.root.header();
         let current = disk
             .open(FileName::Current, OpenMode::Read)
-            .and_then(|file| disk.read(&file, 0, SEGMENT_HEADER_BYTES + 1))
+            .and_then(|file| disk.read(&file, 0, HEADER_BYTES + 1))
             .map_err(WalError::from)
-            .and_then(|bytes| SegmentHeader::decode_current(&bytes));
+            .and_then(|bytes| Ok(SegmentHeader::decode_current(&bytes)?));
         self.report.file_count += 1;
         if let Some(current) = self.note(current)?
             && current != header

@@ -162,10 +162,7 @@ impl From<WalError> for Error {
     fn from(error: WalError) -> Self {
         match error {
             WalError::Disk(source) => source.into(),
-            WalError::Corrupt { file, offset_bytes, what } => {
-                Self::Corrupt { file, offset_bytes, what }
-            }
-            WalError::Unsupported { file, what } => Self::Unsupported { file, what },
+            WalError::Format(error) => error.into(),
             WalError::Poisoned { cause } => Self::Poisoned { cause },
             other => Self::Poisoned { cause: other.to_string() },
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use pinstone_disk::{Disk, DiskExt, FileName, LogKind, OpenMode};
-use pinstone_wal::{SEGMENT_HEADER_BYTES, SegmentHeader, corrupt};
+use pinstone_disk::{Disk, DiskExt, FileName, HEADER_BYTES, LogKind, OpenMode};
+use pinstone_wal::{SegmentHeader, corrupt};
 
 use crate::error::{Error, Result};
 use crate::options::Options;
@@ -51,7 +51,7 @@ pub(super) fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Fo
     }
     if has_current {
         let file = disk.open(FileName::Current, OpenMode::Read)?;
-        let bytes = disk.read(&file, 0, SEGMENT_HEADER_BYTES + 1)?;
+        let bytes = disk.read(&file, 0, HEADER_BYTES + 1)?;
         let current = SegmentHeader::decode_current(&bytes)?;
         check_numbers(FileName::Current, current.ordinal, current.epoch)?;
         found.current = Some(current);

@@ -110,9 +110,9 @@ pub enum FileName {
         /// The log it belongs to.
         log: LogKind,
         /// Its place in the log, from 1; never reused.
-        ordinal: u32,
+        ordinal: Ordinal,
         /// The writer epoch in which the file was created.
-        epoch: u32,
+        epoch: Epoch,
     },
     /// A sorted table of a tree: its ordinal among that tree's, and the epoch of its writer.
     Table {
@@ -161,15 +161,13 @@ impl FromStr for FileName {
         let (stem, _) = name.rsplit_once('.').ok_or(NotOurs)?;
         let mut parts = stem.split('-');
         let word = parts.next().ok_or(NotOurs)?;
-        let ordinal = number(parts.next())?;
-        let epoch = number(parts.next())?;
+        let ordinal = Ordinal(number(parts.next())?);
+        let epoch = Epoch(number(parts.next())?);
         let log = LogKind::ALL.into_iter().find(|log| log.word() == word);
         let table = TableKind::ALL.into_iter().find(|table| table.word() == word);
         let parsed = match (log, table) {
             (Some(log), _) => Self::Segment { log, ordinal, epoch },
-            (None, Some(table)) => {
-                Self::Table { table, ordinal: Ordinal(ordinal), epoch: Epoch(epoch) }
-            }
+            (None, Some(table)) => Self::Table { table, ordinal, epoch },
             (None, None) => return Err(NotOurs),
         };
         // Only the one spelling that we print is ours.
@@ -187,14 +185,19 @@ mod tests {
 
     #[test]
     fn every_name_parses_back() {
+        let segment = |log, ordinal, epoch| FileName::Segment {
+            log,
+            ordinal: Ordinal(ordinal),
+            epoch: Epoch(epoch),
+        };
         for name in [
             FileName::Lock,
             FileName::Current,
             FileName::CurrentTemp,
             FileName::Reserve,
-            FileName::Segment { log: LogKind::Blob, ordinal: 1, epoch: 2 },
-            FileName::Segment { log: LogKind::Pointer, ordinal: u32::MAX, epoch: u32::MAX },
-            FileName::Segment { log: LogKind::Root, ordinal: 123_456_789, epoch: 0 },
+            segment(LogKind::Blob, 1, 2),
+            segment(LogKind::Pointer, u32::MAX, u32::MAX),
+            segment(LogKind::Root, 123_456_789, 0),
             FileName::Table { table: TableKind::Index, ordinal: Ordinal(1), epoch: Epoch(2) },
             FileName::Table { table: TableKind::Names, ordinal: Ordinal(7), epoch: Epoch(1 << 30) },
         ] {

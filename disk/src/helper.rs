@@ -73,10 +73,14 @@ mod tests {
     use super::*;
     use crate::error::Operation;
     use crate::sim::SimDisk;
-    use crate::{Disk, FileName, LogKind, OpenMode};
+    use crate::{Disk, Epoch, FileName, LogKind, OpenMode, Ordinal};
 
     fn write(disk: &dyn Disk, ordinal: u32) -> Vec<Op> {
-        let name = FileName::Segment { log: LogKind::Blob, ordinal, epoch: 1 };
+        let name = FileName::Segment {
+            log: LogKind::Blob,
+            ordinal: Ordinal(ordinal),
+            epoch: Epoch::FIRST,
+        };
         let file = disk.open(name, OpenMode::Create).unwrap();
         vec![
             Op::Write { file: file.clone(), offset_bytes: 0, data: Bytes::from_static(b"abc") },
@@ -104,7 +108,8 @@ mod tests {
         let disk = SimDisk::new(1);
         let helper = Helper::default();
         let mut chains: Vec<_> = (1..3).map(|ordinal| write(&*disk, ordinal)).collect();
-        let name = FileName::Segment { log: LogKind::Blob, ordinal: 1, epoch: 1 };
+        let name =
+            FileName::Segment { log: LogKind::Blob, ordinal: Ordinal::FIRST, epoch: Epoch::FIRST };
         let file = disk.open(name, OpenMode::Read).unwrap();
         chains.push(vec![Op::Write { file, offset_bytes: 0, data: Bytes::from_static(b"abc") }]);
         let answers = helper.run(Batch { chains });

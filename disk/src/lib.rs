@@ -27,6 +27,6 @@ pub use container::{
 pub use digest::{DIGEST_BYTES, Digest, DigestKind, DigestParseError};
 pub use error::{DiskError, Operation};
 pub use file_name::{FileKind, FileName, LogKind, TableKind};
-pub use identity::{Epoch, Ordinal, StoreId};
+pub use identity::{CommitId, Epoch, Ordinal, StoreId};
 pub use std_disk::{DirectoryState, StdDisk};
 pub use vfs::{Batch, Disk, DiskExt, File, Lock, Op, OpenMode, write_all_at};

@@ -427,9 +427,11 @@ mod tests {
 
     use super::*;
     use crate::file_name::LogKind;
+    use crate::identity::{Epoch, Ordinal};
     use crate::vfs::{Batch, DiskExt as _, Op};
 
-    const A: FileName = FileName::Segment { log: LogKind::Blob, ordinal: 1, epoch: 1 };
+    const A: FileName =
+        FileName::Segment { log: LogKind::Blob, ordinal: Ordinal::FIRST, epoch: Epoch::FIRST };
 
     fn disk() -> (TempDir, Arc<StdDisk>) {
         let directory = tempfile::tempdir().unwrap();

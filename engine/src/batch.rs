@@ -8,16 +8,6 @@ use pinstone_disk::Digest;
 use crate::error::{Error, Result};
 use crate::options::NAME_BYTES_MAX;
 
-/// The number of a commit: 1 for a store's first, then dense.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CommitId(pub u64);
-
-impl std::fmt::Display for CommitId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(&self.0, f)
-    }
-}
-
 /// An atomic change of pointers: sets and deletions, made only if all that it requires holds.
 ///
 /// ```

@@ -44,11 +44,11 @@ mod state;
 mod stats;
 mod store;
 
-pub use batch::{Batch, CommitId};
+pub use batch::Batch;
 pub use bytes::Bytes;
 pub use error::{Error, Result};
 pub use options::{Maintenance, NAME_BYTES_MAX, Options, Verify};
-pub use pinstone_disk::{Digest, DigestParseError};
+pub use pinstone_disk::{CommitId, Digest, DigestParseError};
 pub use stats::{CheckOptions, CheckReport, Counters, Finding, LogStats, Recovery, Stats};
 pub use store::{Pointers, Put, Snapshot, Store, StoreBuilder};
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pinstone_disk::{Digest, Disk};
+use pinstone_disk::{CommitId, Digest, Disk};
 
-use crate::batch::{Batch, CommitId};
+use crate::batch::Batch;
 use crate::error::Result;
 use crate::maintain;
 use crate::ops;
@@ -306,7 +306,7 @@ impl Store {
 /// Keeps what a commit sees.
 struct Pin {
     inner: Arc<Open>,
-    commit: u64,
+    commit: CommitId,
 }
 
 impl Drop for Pin {
@@ -331,7 +331,7 @@ impl fmt::Debug for Snapshot {
 impl Snapshot {
     /// The last commit that it sees; 0 before the first.
     pub fn commit(&self) -> CommitId {
-        CommitId(self.pin.commit)
+        self.pin.commit
     }
 
     /// Where the pointer `name` pointed.

@@ -12,7 +12,7 @@ use common::model::Model;
 use common::script::{World, filling};
 use pinstone::{Batch, Bytes, Digest, Error, Maintenance, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Disk, FileName, LogKind, Operation};
+use pinstone_disk::{Disk, Epoch, FileName, LogKind, Operation, Ordinal};
 
 #[test]
 fn a_disk_of_any_size_fills_up_cleanly_and_goes_on_once_there_is_room() {
@@ -375,7 +375,8 @@ fn a_segment_that_cannot_be_sealed_ends_growth() {
     let put = |id: u32| store.put(&id.to_le_bytes().repeat(500));
     // Only sealing cuts a segment.
     assert!((0..10).all(|id| put(id).is_ok()));
-    let first = FileName::Segment { log: LogKind::Blob, ordinal: 1, epoch: 1 };
+    let first =
+        FileName::Segment { log: LogKind::Blob, ordinal: Ordinal::FIRST, epoch: Epoch::FIRST };
     disk.fail_when(
         Filter::any().operation(Operation::SetLength).file(first).from_nth(1),
         Fault::Eio,

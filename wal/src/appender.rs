@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{Disk, DiskError, DiskExt, OpenMode};
+use pinstone_disk::{Disk, DiskError, DiskExt, Epoch, OpenMode};
 
 use crate::error::WalError;
 use crate::frame::{FRAME_HEADER_BYTES, FrameBuilder, FramePlace, SyncedUpto, frame_bytes};
@@ -99,7 +99,7 @@ pub struct Appender {
     disk: Arc<dyn Disk>,
     synced: Arc<SyncedUpto>,
     poison: Arc<Poison>,
-    epoch: u32,
+    epoch: Epoch,
     segment: SegmentFile,
     end_bytes: u64,
     sealer: Sealer,
@@ -113,7 +113,7 @@ impl Appender {
         disk: Arc<dyn Disk>,
         synced: Arc<SyncedUpto>,
         poison: Arc<Poison>,
-        epoch: u32,
+        epoch: Epoch,
         segment: SegmentFile,
         end_bytes: u64,
         sealer: Sealer,

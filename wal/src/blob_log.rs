@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, Ordering};
-use pinstone_disk::{Disk, LogKind};
+use pinstone_disk::{Disk, Epoch, LogKind};
 
 use self::active::{Active, AppendState, entry};
 pub use self::round::SyncRound;
@@ -72,7 +72,7 @@ pub struct BlobLog {
     disk: Arc<dyn Disk>,
     synced: Arc<SyncedUpto>,
     poison: Arc<Poison>,
-    epoch: u32,
+    epoch: Epoch,
     store: StoreSeed,
     options: BlobLogOptions,
     round: Mutex<()>,
@@ -103,7 +103,7 @@ impl BlobLog {
         disk: Arc<dyn Disk>,
         synced: Arc<SyncedUpto>,
         poison: Arc<Poison>,
-        epoch: u32,
+        epoch: Epoch,
         store: StoreSeed,
         options: BlobLogOptions,
         active: Option<Closing>,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, put_varint};
-use pinstone_disk::{DIGEST_BYTES, Digest, DigestKind};
+use pinstone_disk::{CommitId, DIGEST_BYTES, Digest, DigestKind};
 
 use crate::position::LogPosition;
 
@@ -18,8 +18,8 @@ pub struct Change {
 /// One atomic change of pointers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitRecord {
-    /// Its number; commits are dense, from 1.
-    pub id: u64,
+    /// Its number.
+    pub id: CommitId,
     /// It counts only if the blob log is whole up to here.
     pub depends_upto: LogPosition,
     /// Sorted by name, each name once.
@@ -40,7 +40,7 @@ impl CommitRecord {
 
     /// Appends the payload to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&self.id.0.to_le_bytes());
         out.extend_from_slice(&self.depends_upto.number().to_le_bytes());
         // No flags yet: a note and a caller's time will each have one.
         out.push(0);
@@ -58,7 +58,7 @@ impl CommitRecord {
     /// Decodes a payload.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(payload);
-        let id = reader.u64("a commit's number")?;
+        let id = CommitId(reader.u64("a commit's number")?);
         let depends_upto = LogPosition::from_number(reader.u64("a commit's dependency")?);
         if reader.u8("a commit's flags")? != 0 {
             return Err(Malformed { offset: reader.offset() - 1, what: "a commit's known flags" });
@@ -121,7 +121,7 @@ mod tests {
                 to: to.map(Digest::from_bytes),
             });
             let commit = CommitRecord {
-                id,
+                id: CommitId(id),
                 depends_upto: LogPosition::from_number(position),
                 changes: changes.collect(),
             };

@@ -64,7 +64,7 @@ pub fn dump_file(name: Option<&FileName>, bytes: &[u8], root_edit: DumpPayload<'
             walk.segment(SegmentHeader::of(log, &header));
         }
         (_, header, Some(&FileName::Segment { log, ordinal, epoch })) => {
-            let store_id = header.map_or([0; 16], |header| header.store_id.0);
+            let store_id = header.map_or(StoreId([0; 16]), |header| header.store_id);
             walk.segment(SegmentHeader { store_id, log, ordinal, epoch });
         }
         _ => walk.invalid(0, "file", "it is none of a store's"),
@@ -180,11 +180,11 @@ impl<'a> Fields<'a, '_> {
         self.hex32("read_only_compatible")?;
         self.hex32("incompatible")?;
         let start = self.reader.offset();
-        let store_id: [u8; 16] = self.reader.array("store_id")?;
-        self.show(start, "store_id", format_args!("{:032x}", u128::from_be_bytes(store_id)));
+        let store_id = StoreId(self.reader.array("store_id")?);
+        self.show(start, "store_id", store_id);
         let ordinal = Ordinal(self.u32("ordinal")?);
         let epoch = Epoch(self.u32("epoch")?);
-        Ok(AnyHeader { store_id: StoreId(store_id), kind, ordinal, epoch })
+        Ok(AnyHeader { store_id, kind, ordinal, epoch })
     }
 }
 

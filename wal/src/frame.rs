@@ -10,10 +10,10 @@
 //! - F2: `synced` is what was known durable when the header was composed, never more.
 
 use bytes::Bytes;
-use pinstone_disk::LogKind;
 use pinstone_disk::checksum::{self, Seed};
 use pinstone_disk::codec::{Malformed, Reader, size};
 use pinstone_disk::env::{AtomicU64, Ordering};
+use pinstone_disk::{Epoch, LogKind};
 
 use crate::position::LogPosition;
 use crate::record::{Record, RecordKind, StoreSeed};
@@ -116,7 +116,7 @@ pub struct FrameHeader {
     /// The checksum of its records' checksums, in order.
     pub body_check: u32,
     /// The epoch of the writer that composed it.
-    pub epoch: u32,
+    pub epoch: Epoch,
     /// Its place among the segment's frames, from 0.
     pub sequence: u32,
     /// What was known durable when it was composed.
@@ -136,7 +136,7 @@ impl FrameHeader {
         bytes[8] = self.kind as u8;
         bytes[9] = u8::from(self.last);
         bytes[12..16].copy_from_slice(&self.body_check.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.epoch.0.to_le_bytes());
         bytes[20..24].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.synced.blob.number().to_le_bytes());
         bytes[32..40].copy_from_slice(&self.synced.pointer.number().to_le_bytes());
@@ -168,7 +168,7 @@ impl FrameHeader {
             last: header[9] == 1,
             body_bytes,
             body_check: reader.u32("a frame's body check")?,
-            epoch: reader.u32("a frame's epoch")?,
+            epoch: Epoch(reader.u32("a frame's epoch")?),
             sequence: reader.u32("a frame's sequence")?,
             synced: Synced {
                 blob: LogPosition::from_number(reader.u64("a blob log position")?),
@@ -291,7 +291,7 @@ impl FrameBuilder {
 #[derive(Clone, Copy, Debug)]
 pub struct FramePlace {
     /// See [`FrameHeader::epoch`].
-    pub epoch: u32,
+    pub epoch: Epoch,
     /// See [`FrameHeader::sequence`].
     pub sequence: u32,
     /// See [`FrameHeader::synced`].

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use pinstone_disk::Ordinal;
+
 /// A position in a log: a segment's ordinal and an offset in it. Positions of one log are ordered
 /// as its bytes were appended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -12,8 +14,8 @@ impl LogPosition {
     pub const START: Self = Self(0);
 
     /// `offset_bytes` of segment `ordinal`.
-    pub fn new(ordinal: u32, offset_bytes: u32) -> Self {
-        Self(u64::from(ordinal) << 32 | u64::from(offset_bytes))
+    pub fn new(ordinal: Ordinal, offset_bytes: u32) -> Self {
+        Self(u64::from(ordinal.0) << 32 | u64::from(offset_bytes))
     }
 
     /// The position written on disk as `number`.
@@ -27,8 +29,8 @@ impl LogPosition {
     }
 
     /// The segment.
-    pub fn ordinal(self) -> u32 {
-        (self.0 >> 32) as u32
+    pub fn ordinal(self) -> Ordinal {
+        Ordinal((self.0 >> 32) as u32)
     }
 
     /// The offset in the segment.
@@ -78,7 +80,7 @@ impl SizeClass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The segment.
-    pub ordinal: u32,
+    pub ordinal: Ordinal,
     /// The record's offset in it.
     pub offset_bytes: u32,
     /// A bound of the record's length.
@@ -111,9 +113,9 @@ mod tests {
 
     #[test]
     fn positions_sort_by_segment_then_offset() {
-        assert!(LogPosition::new(1, u32::MAX) < LogPosition::new(2, 0));
-        let position = LogPosition::new(7, 9);
-        assert_eq!((position.ordinal(), position.offset_bytes()), (7, 9));
+        assert!(LogPosition::new(Ordinal(1), u32::MAX) < LogPosition::new(Ordinal(2), 0));
+        let position = LogPosition::new(Ordinal(7), 9);
+        assert_eq!((position.ordinal(), position.offset_bytes()), (Ordinal(7), 9));
         assert_eq!(LogPosition::from_number(position.number()), position);
     }
 }

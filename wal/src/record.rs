@@ -5,7 +5,7 @@
 //! the frame around it is what binds it to a place. A value's record is confirmed by its digest.
 
 use pinstone_disk::codec::{Malformed, Reader, put_varint, varint_bytes};
-use pinstone_disk::{DIGEST_BYTES, Digest, checksum};
+use pinstone_disk::{DIGEST_BYTES, Digest, StoreId, checksum};
 
 /// Most bytes before a record's payload.
 pub const RECORD_HEADER_BYTES_MAX: usize = 4 + 1 + 5;
@@ -38,8 +38,8 @@ pub struct StoreSeed(u32);
 
 impl StoreSeed {
     /// The seed of the store with this id.
-    pub fn new(store_id: &[u8; 16]) -> Self {
-        Self(checksum::crc(store_id))
+    pub fn new(store_id: &StoreId) -> Self {
+        Self(checksum::crc(&store_id.0))
     }
 
     pub(crate) fn crc(self, parts: &[&[u8]]) -> u32 {
@@ -166,7 +166,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_prepared_value_reads_back(value: Vec<u8>) {
-            let seed = StoreSeed::new(&[7; 16]);
+            let seed = StoreSeed::new(&StoreId([7; 16]));
             let digest = Digest::of(&value);
             let prepared = PreparedValue::new(seed, digest, &value);
             let mut bytes = prepared.header().to_vec();
@@ -181,7 +181,7 @@ mod tests {
 
         #[test]
         fn a_flipped_bit_is_seen(value: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
-            let seed = StoreSeed::new(&[7; 16]);
+            let seed = StoreSeed::new(&StoreId([7; 16]));
             let mut bytes = Vec::new();
             Record::write(seed, RecordKind::Commit, &value, &mut bytes);
             let at = at.index(bytes.len());

@@ -15,7 +15,7 @@ use std::fmt;
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, size};
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{FileName, LogKind};
+use pinstone_disk::{FileName, LogKind, Ordinal};
 
 use crate::error::{WalError, corrupt};
 use crate::frame::{
@@ -221,7 +221,7 @@ fn nonzero(bytes: &[u8]) -> Option<usize> {
 }
 
 /// A position in segment `ordinal`.
-pub(crate) fn position(ordinal: u32, offset_bytes: u64) -> LogPosition {
+pub(crate) fn position(ordinal: Ordinal, offset_bytes: u64) -> LogPosition {
     let offset_bytes = u32::try_from(offset_bytes).expect("a segment is shorter than 4 GiB");
     LogPosition::new(ordinal, offset_bytes)
 }
@@ -257,13 +257,13 @@ impl LogEnd {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LastSealed {
     /// The blob log's ordinal.
-    pub blob: Option<u32>,
+    pub blob: Option<Ordinal>,
     /// The pointer log's ordinal.
-    pub pointer: Option<u32>,
+    pub pointer: Option<Ordinal>,
 }
 
 impl LastSealed {
-    fn of(&self, log: LogKind) -> Option<u32> {
+    fn of(&self, log: LogKind) -> Option<Ordinal> {
         match log {
             LogKind::Blob => self.blob,
             LogKind::Pointer => self.pointer,
@@ -404,7 +404,7 @@ fn proven(scan: &Scan, testimony: &Testimony) -> WalError {
     )
 }
 
-fn forgotten(log: LogKind, last_named: Option<u32>, testimony: &Testimony) -> WalError {
+fn forgotten(log: LogKind, last_named: Option<Ordinal>, testimony: &Testimony) -> WalError {
     let witness = if testimony.is_closing {
         "the root, when the store was closed,"
     } else {

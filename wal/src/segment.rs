@@ -17,8 +17,9 @@ use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::size;
 use pinstone_disk::{
-    AnyHeader, Digest, Disk, DiskExt, Epoch, File, FileHeader, FileKind, FileName, FormatError,
-    HEADER_BYTES, KIND_OFFSET_BYTES, LogKind, Ordinal, REPEATED, StoreId, TRAILER_BYTES, Trailer,
+    AnyHeader, CommitId, Digest, Disk, DiskExt, Epoch, File, FileHeader, FileKind, FileName,
+    FormatError, HEADER_BYTES, KIND_OFFSET_BYTES, LogKind, Ordinal, REPEATED, StoreId,
+    TRAILER_BYTES, Trailer,
 };
 
 use crate::error::{WalError, corrupt};
@@ -45,13 +46,13 @@ const _: () = assert!(HEADER_BYTES <= FRAME_ALIGN);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// The store's id.
-    pub store_id: [u8; 16],
+    pub store_id: StoreId,
     /// The log.
     pub log: LogKind,
     /// The segment's ordinal in it.
-    pub ordinal: u32,
+    pub ordinal: Ordinal,
     /// The epoch of the writer that created the file.
-    pub epoch: u32,
+    pub epoch: Epoch,
 }
 
 impl SegmentHeader {
@@ -77,10 +78,10 @@ impl SegmentHeader {
 
     fn file_header(&self) -> FileHeader {
         FileHeader {
-            store_id: StoreId(self.store_id),
+            store_id: self.store_id,
             kind: FileKind::Log(self.log),
-            ordinal: Ordinal(self.ordinal),
-            epoch: Epoch(self.epoch),
+            ordinal: self.ordinal,
+            epoch: self.epoch,
         }
     }
 
@@ -117,7 +118,7 @@ impl SegmentHeader {
     /// What this header says, as that of a segment of `log`.
     pub(crate) fn of(log: LogKind, header: &AnyHeader) -> Self {
         let AnyHeader { store_id, ordinal, epoch, .. } = *header;
-        Self { store_id: store_id.0, log, ordinal: ordinal.0, epoch: epoch.0 }
+        Self { store_id, log, ordinal, epoch }
     }
 }
 
@@ -150,7 +151,7 @@ pub struct ListEntry {
 
 impl ListEntry {
     /// Its place, in segment `ordinal`.
-    pub fn place(&self, ordinal: u32) -> Place {
+    pub fn place(&self, ordinal: Ordinal) -> Place {
         Place { ordinal, offset_bytes: self.offset_bytes, class: self.class }
     }
 }
@@ -168,8 +169,8 @@ pub struct Footer {
     pub frames_end: u64,
     /// Bytes of the frames' bodies.
     pub body_bytes: u64,
-    /// The first and last commit, in a pointer log; 0 elsewhere.
-    pub commits: (u64, u64),
+    /// The first and last commit, in a pointer log; [`CommitId::NONE`] elsewhere.
+    pub commits: (CommitId, CommitId),
     /// Where the digest pages begin.
     pub list_offset: u64,
     /// How many there are.
@@ -191,8 +192,8 @@ impl Footer {
             self.record_count,
             self.frames_end,
             self.body_bytes,
-            self.commits.0,
-            self.commits.1,
+            self.commits.0.0,
+            self.commits.1.0,
             self.list_offset,
             self.list_pages,
         ];
@@ -211,7 +212,7 @@ pub struct Sealer {
     frames: Vec<FrameChecks>,
     record_count: u64,
     body_bytes: u64,
-    commits: (u64, u64),
+    commits: (CommitId, CommitId),
     list: Vec<ListEntry>,
 }
 
@@ -255,8 +256,8 @@ impl Sealer {
     }
 
     /// Notes a commit.
-    pub fn commit(&mut self, id: u64) {
-        if self.commits.0 == 0 {
+    pub fn commit(&mut self, id: CommitId) {
+        if self.commits.0 == CommitId::NONE {
             self.commits.0 = id;
         }
         self.commits.1 = id;
@@ -381,7 +382,7 @@ pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u
         record_count: number(1),
         frames_end: number(2),
         body_bytes: number(3),
-        commits: (number(4), number(5)),
+        commits: (CommitId(number(4)), CommitId(number(5))),
         list_offset: number(6),
         list_pages: number(7),
         frames_hash: encoded[112..144].try_into().expect("32 bytes"),

@@ -9,7 +9,7 @@ use common::{Rig, header, value};
 use expect_test::expect;
 use pinstone_disk::dump::Dump;
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{FileName, LogKind};
+use pinstone_disk::{Epoch, FileName, LogKind, Ordinal};
 use pinstone_wal::dump::{dump_file, opaque_payload};
 use proptest::prelude::*;
 
@@ -31,7 +31,11 @@ fn segments() -> (Vec<u8>, Vec<u8>) {
     rig.log.sync_all().unwrap();
     let sealed = rig.seal_all().unwrap();
     let read = |ordinal| {
-        let name = FileName::Segment { log: LogKind::Blob, ordinal, epoch: 1 };
+        let name = FileName::Segment {
+            log: LogKind::Blob,
+            ordinal: Ordinal(ordinal),
+            epoch: Epoch::FIRST,
+        };
         disk.file_bytes(&name.to_string()).unwrap()
     };
     assert_eq!(sealed.len(), 1);
@@ -43,7 +47,8 @@ fn a_segment_is_shown_field_by_field() {
     let rig = Rig::reserving(SimDisk::new(1), 1 << 20, 1024, 2048);
     rig.put(b"apple").unwrap();
     rig.log.sync_all().unwrap();
-    let name = FileName::Segment { log: LogKind::Blob, ordinal: 1, epoch: 1 };
+    let name =
+        FileName::Segment { log: LogKind::Blob, ordinal: Ordinal::FIRST, epoch: Epoch::FIRST };
     let bytes = common::file_bytes(&*rig.disk, name);
     expect![[r#"
         00000000  50494e53544f4e45  header.magic                 "PINSTONE"
@@ -122,7 +127,7 @@ fn each_flipped_bit_is_shown() {
 #[test]
 fn a_damaged_header_is_replaced_by_the_files_name_as_far_as_that_goes() {
     let (_, mut bytes) = segments();
-    let name = FileName::Segment { log: LogKind::Blob, ordinal: 2, epoch: 1 };
+    let name = FileName::Segment { log: LogKind::Blob, ordinal: Ordinal(2), epoch: Epoch::FIRST };
     bytes[10] = 77;
     bytes[40] = 9;
     let values = |dump: &Dump| dump.rows().iter().filter(|row| row.structure == "value").count();
@@ -153,7 +158,7 @@ proptest! {
             let log = LogKind::from_number(kind).unwrap();
             bytes.splice(0..64.min(bytes.len()), header(log, 1).encode());
         }
-        let name = FileName::Segment { log: LogKind::Pointer, ordinal: 1, epoch: 1 };
+        let name = FileName::Segment { log: LogKind::Pointer, ordinal: Ordinal::FIRST, epoch: Epoch::FIRST };
         for name in [None, Some(&name), Some(&FileName::Current), Some(&FileName::Reserve)] {
             dump(name, &bytes).render(&bytes);
         }

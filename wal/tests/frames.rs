@@ -4,7 +4,7 @@
 mod common;
 
 use common::{STORE_ID, header, store, value};
-use pinstone_disk::{Digest, FileName, FormatError, LogKind};
+use pinstone_disk::{Digest, Epoch, FileName, FormatError, LogKind, Ordinal, StoreId};
 use pinstone_wal::{
     FrameBuilder, FrameHeader, FrameKind, FramePlace, LogPosition, PreparedValue, RecordKind, Scan,
     SegmentHeader, Synced,
@@ -26,8 +26,8 @@ fn segment(payloads: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = begun(header);
     let mut sequence = 0;
     let mut push = |bytes: &mut Vec<u8>, frame: FrameBuilder, last| {
-        let synced = Synced { blob: LogPosition::new(7, 512), ..Synced::default() };
-        let place = FramePlace { epoch: 1, sequence, synced, last };
+        let synced = Synced { blob: LogPosition::new(Ordinal(7), 512), ..Synced::default() };
+        let place = FramePlace { epoch: Epoch::FIRST, sequence, synced, last };
         let (_, encoded) = frame.finish(header.seed(), bytes.len() as u64, &place);
         bytes.extend_from_slice(&encoded);
         sequence += 1;
@@ -155,14 +155,16 @@ fn frames_are_bound_to_store_log_segment_and_offset() {
     let here = header(LogKind::Blob, 7);
     assert!(Scan::of(here, whole.clone().into()).is_complete());
     for other in [
-        SegmentHeader { ordinal: 8, ..here },
+        SegmentHeader { ordinal: Ordinal(8), ..here },
         SegmentHeader { log: LogKind::Pointer, ..here },
-        SegmentHeader { store_id: [1; 16], ..here },
+        SegmentHeader { store_id: StoreId([1; 16]), ..here },
     ] {
         assert_eq!(Scan::of(other, whole.clone().into()).frames.len(), 0);
     }
     // The epoch is the file's, not the place's: recovery copies frames as they are.
-    assert!(Scan::of(SegmentHeader { epoch: 9, ..here }, whole.clone().into()).is_complete());
+    assert!(
+        Scan::of(SegmentHeader { epoch: Epoch(9), ..here }, whole.clone().into()).is_complete()
+    );
     let mut moved = whole.clone();
     moved.splice(START..START, [0; 512]);
     assert_eq!(scan(&moved).frames.len(), 0);
@@ -177,7 +179,7 @@ fn a_void_frames_body_means_nothing() {
         last: false,
         body_bytes: 512 - 48,
         body_check: 0,
-        epoch: 1,
+        epoch: Epoch::FIRST,
         sequence: 0,
         synced: Synced::default(),
     };
@@ -197,7 +199,7 @@ fn a_frame_that_would_leave_its_segment_ends_the_scan() {
         last: false,
         body_bytes: u32::MAX - 600,
         body_check: 0,
-        epoch: 1,
+        epoch: Epoch::FIRST,
         sequence: 0,
         synced: Synced::default(),
     };
@@ -275,7 +277,8 @@ fn a_value_that_holds_a_whole_frame_is_a_value() {
     let header = header(LogKind::Blob, 7);
     let mut frame = FrameBuilder::with_capacity(0);
     frame.push(store(), RecordKind::Value, &inner);
-    let place = FramePlace { epoch: 1, sequence: 0, synced: Synced::default(), last: false };
+    let place =
+        FramePlace { epoch: Epoch::FIRST, sequence: 0, synced: Synced::default(), last: false };
     let mut bytes = begun(header);
     bytes.extend_from_slice(&frame.finish(header.seed(), START as u64, &place).1);
     bytes[START] ^= 1;
@@ -293,5 +296,5 @@ fn size_classes_cover_every_value() {
     let small = value(1, 100);
     let prepared = PreparedValue::new(store(), Digest::of(&small), &small);
     assert_eq!(prepared.len_bytes() as u64, PreparedValue::record_bytes(100));
-    assert_eq!(STORE_ID.len(), 16);
+    assert_eq!(STORE_ID.0.len(), 16);
 }

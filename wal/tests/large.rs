@@ -9,7 +9,7 @@ use common::hooked::{Hooked, take};
 use common::{Found, Rig, find, value};
 use pinstone_disk::env::Mutex;
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Disk, LogKind, OpenMode, Operation};
+use pinstone_disk::{Disk, LogKind, OpenMode, Operation, Ordinal};
 use pinstone_wal::{
     FRAMES_START, FrameKind, Scan, Sealed, SegmentFile, ValueRecord, WalError, read_footer,
     read_list,
@@ -191,7 +191,7 @@ fn a_value_refused_at_the_head_of_the_next_segment_waits_for_the_end_of_the_last
         let (disk, rig) = refused_between(&before, &behind, &large, SEGMENT_BYTES);
         assert_eq!(rig.log.closing_count(), 1);
         for value in &behind {
-            assert_eq!(rig.place(value).unwrap().ordinal, 2);
+            assert_eq!(rig.place(value).unwrap().ordinal, Ordinal(2));
         }
         rig.put(b"last").unwrap();
         rig.log.sync_all().unwrap();
@@ -219,7 +219,10 @@ fn a_value_that_is_refused_again_and_again_uses_up_no_room() {
         assert!(disk.names().len() <= 2, "{:?}", disk.names());
         let (first, second) = (rig.place(b"first").unwrap(), rig.place(b"second").unwrap());
         let away = second.offset_bytes.saturating_sub(first.offset_bytes);
-        assert!(away <= 512 || second.ordinal == 2 && second.offset_bytes < 1024, "{second:?}");
+        assert!(
+            away <= 512 || second.ordinal == Ordinal(2) && second.offset_bytes < 1024,
+            "{second:?}"
+        );
         disk.set_capacity(None);
         assert!(rig.put(&large).unwrap());
         rig.log.sync_all().unwrap();
@@ -233,7 +236,7 @@ fn two_values(disk: &Arc<SimDisk>, len: usize) -> (Rig, [u32; 2]) {
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     let values = [value(1, 8), value(2, len)];
     values.iter().for_each(|value| assert!(rig.put(value).unwrap()));
-    let ordinals = values.each_ref().map(|value| rig.place(value).unwrap().ordinal);
+    let ordinals = values.each_ref().map(|value| rig.place(value).unwrap().ordinal.0);
     rig.log.sync_all().unwrap();
     assert_eq!(found(disk, CrashState::Nothing).values, values);
     (rig, ordinals)
@@ -271,7 +274,7 @@ fn a_value_longer_than_a_segment_has_one_to_itself() {
         let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
         let values = [before, vec![value(1, 50_000), value(2, 50_000), b"last".to_vec()]].concat();
         values.iter().for_each(|value| assert!(rig.put(value).unwrap()));
-        let ordinals: Vec<_> = values.iter().map(|v| rig.place(v).unwrap().ordinal).collect();
+        let ordinals: Vec<_> = values.iter().map(|v| rig.place(v).unwrap().ordinal.0).collect();
         let expected: Vec<_> = (1..=u32::try_from(values.len()).unwrap()).collect();
         assert_eq!(ordinals, expected);
         rig.log.sync_all().unwrap();

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::{Rig, find, header, value};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Batch, Disk, LogKind, Operation};
+use pinstone_disk::{Batch, Disk, LogKind, Operation, Ordinal};
 use pinstone_wal::{WalError, create_segment};
 
 const SEGMENT_BYTES: u64 = 16 << 10;
@@ -123,7 +123,7 @@ fn of_two_segments_offered_the_second_is_given_back() {
     rig.grow().unwrap();
     let third = || create_segment(&*disk, header(LogKind::Blob, 3), SEGMENT_BYTES).unwrap();
     let refused = rig.log.offer(third()).unwrap_err();
-    assert_eq!(refused.header.ordinal, 3);
+    assert_eq!(refused.header.ordinal, Ordinal(3));
     while rig.log.has_next() {
         rig.put(&value(disk.op_count(), 900)).unwrap();
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::{Rig, file_bytes, header, value};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Digest, Disk, FormatError, LogKind, OpenMode, Operation};
+use pinstone_disk::{CommitId, Digest, Disk, FormatError, LogKind, OpenMode, Operation, Ordinal};
 use pinstone_wal::{Appender, CommitRecord, LogPosition, Poison, SyncedUpto};
 use pinstone_wal::{
     DIGEST_PAGE_BYTES, FRAMES_START, FrameBuilder, ListEntry, RecordKind, Scan, Sealed, Sealer,
@@ -97,7 +97,7 @@ fn a_sealed_segment_lists_its_values() {
     let segment = open(&*disk, sealed.header).unwrap();
     let (footer, _) = read_footer(&*disk, &segment).unwrap();
     assert_eq!(footer.list_pages, list.len().div_ceil(110) as u64);
-    assert_eq!(footer.commits, (0, 0));
+    assert_eq!(footer.commits, (CommitId::NONE, CommitId::NONE));
     assert_eq!(footer.record_count, sealed.record_count);
 }
 
@@ -205,7 +205,7 @@ fn a_sealed_pointer_segment_names_its_commits() {
         FRAMES_START,
         Sealer::default(),
     );
-    for id in 5..9 {
+    for id in (5..9).map(CommitId) {
         let commit = CommitRecord { id, depends_upto: LogPosition::START, changes: Vec::new() };
         let mut payload = Vec::new();
         commit.encode(&mut payload);
@@ -214,11 +214,14 @@ fn a_sealed_pointer_segment_names_its_commits() {
         log.append(frame, false).unwrap();
         log.sealer().commit(id);
     }
-    let next = SegmentHeader { ordinal: 2, ..header };
+    let next = SegmentHeader { ordinal: Ordinal(2), ..header };
     let mut closing = log.rotate(create_segment(&*disk, next, 4096).unwrap()).unwrap();
     let sealed = closing.seal(&*disk, &poison).unwrap();
     assert_eq!(verify(&*disk, &sealed).unwrap(), []);
     let (footer, _) = read_footer(&*disk, &open(&*disk, header).unwrap()).unwrap();
-    assert_eq!((footer.commits, footer.record_count, footer.list_pages), ((5, 8), 4, 0));
+    assert_eq!(
+        (footer.commits, footer.record_count, footer.list_pages),
+        ((CommitId(5), CommitId(8)), 4, 0)
+    );
     assert_eq!(footer.frame_count, 5, "the last one is a witness");
 }

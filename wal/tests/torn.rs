@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use expect_test::{Expect, expect};
-use pinstone_disk::{FormatError, LogKind};
+use pinstone_disk::{Epoch, FormatError, LogKind, Ordinal, StoreId};
 use pinstone_wal::{
     FRAMES_START, FrameBuilder, FramePlace, LastSealed, LogPosition, RecordKind, Scan,
     SegmentHeader, StoreSeed, Synced, SyncedUpto, Verdict, WalError, judge,
 };
 
-const STORE_ID: [u8; 16] = [9; 16];
+const STORE_ID: StoreId = StoreId([9; 16]);
 
 #[derive(Default)]
 struct World {
@@ -34,7 +34,7 @@ fn log(word: &str) -> LogKind {
 }
 
 fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
-    SegmentHeader { store_id: STORE_ID, log, ordinal, epoch: 1 }
+    SegmentHeader { store_id: STORE_ID, log, ordinal: Ordinal(ordinal), epoch: Epoch::FIRST }
 }
 
 /// A segment without frames.
@@ -54,7 +54,7 @@ impl World {
     fn end(&self, log: LogKind) -> LogPosition {
         let last = self.segments.iter().rev().find(|((of, _), _)| *of == log);
         last.map_or(LogPosition::START, |((_, ordinal), (bytes, _))| {
-            LogPosition::new(*ordinal, u32::try_from(bytes.len()).unwrap())
+            LogPosition::new(Ordinal(*ordinal), u32::try_from(bytes.len()).unwrap())
         })
     }
 
@@ -66,7 +66,7 @@ impl World {
             frame.push(StoreSeed::new(&STORE_ID), RecordKind::Value, record.as_bytes());
         }
         let sequence = u32::try_from(frames.len()).unwrap();
-        let place = FramePlace { epoch: 1, sequence, synced, last };
+        let place = FramePlace { epoch: Epoch::FIRST, sequence, synced, last };
         let at = bytes.len();
         frames.push(at);
         let (_, encoded) = frame.finish(header(log, ordinal).seed(), at as u64, &place);
@@ -87,8 +87,8 @@ impl World {
                 let ordinal = ordinal.parse().unwrap();
                 self.segments.remove(&(log(word), ordinal)).expect("it was written");
                 match log(word) {
-                    LogKind::Blob => self.sealed.blob = Some(ordinal),
-                    LogKind::Pointer => self.sealed.pointer = Some(ordinal),
+                    LogKind::Blob => self.sealed.blob = Some(Ordinal(ordinal)),
+                    LogKind::Pointer => self.sealed.pointer = Some(Ordinal(ordinal)),
                     LogKind::Root => panic!("{line}"),
                 }
             }
@@ -678,7 +678,7 @@ fn position_with_checksum_zero(header: SegmentHeader, offset: u64) -> LogPositio
 
 fn witness(header: SegmentHeader, offset: u64, root: u64) -> (u32, bytes::Bytes) {
     let synced = Synced { root: LogPosition::from_number(root), ..Synced::default() };
-    let place = FramePlace { epoch: 1, sequence: 0, synced, last: false };
+    let place = FramePlace { epoch: Epoch::FIRST, sequence: 0, synced, last: false };
     FrameBuilder::with_capacity(0).finish(header.seed(), offset, &place)
 }
 

@@ -2,12 +2,15 @@
 
 use super::*;
 use crate::file_name::LogKind;
+use crate::identity::{Epoch, Ordinal};
 use crate::vfs::{DiskExt, Op, write_all_at};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-const A: FileName = FileName::Segment { log: LogKind::Blob, ordinal: 1, epoch: 1 };
-const B: FileName = FileName::Segment { log: LogKind::Pointer, ordinal: 1, epoch: 1 };
+const A: FileName =
+    FileName::Segment { log: LogKind::Blob, ordinal: Ordinal::FIRST, epoch: Epoch::FIRST };
+const B: FileName =
+    FileName::Segment { log: LogKind::Pointer, ordinal: Ordinal::FIRST, epoch: Epoch::FIRST };
 const ALL_STATES: [CrashState; 2] = [CrashState::Nothing, CrashState::Everything];
 /// So many random states reach every effect of the small workloads here.
 const STATES: u64 = 400;
@@ -591,7 +594,8 @@ fn many_threads_may_use_one_disk() {
             let disk = Arc::clone(&disk);
             crate::env::spawn("sim-test", move || {
                 let log = LogKind::Blob;
-                let name = FileName::Segment { log, ordinal: ordinal.into(), epoch: 2 };
+                let name =
+                    FileName::Segment { log, ordinal: Ordinal(ordinal.into()), epoch: Epoch(2) };
                 let file = disk.open(name, OpenMode::Create).unwrap();
                 for number in 0..50 {
                     disk.write(&file, number * 100, vec![ordinal; 100].into()).unwrap();

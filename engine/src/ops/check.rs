@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use pinstone_disk::env::Mutex;
-use pinstone_disk::{Digest, DiskExt, FileName, FormatError, HEADER_BYTES, LogKind, OpenMode};
+use pinstone_disk::{
+    Digest, DiskExt, FileName, FormatError, HEADER_BYTES, LogKind, OpenMode, Ordinal,
+};
 use pinstone_wal::{
     CommitRecord, FRAMES_START, ListEntry, RecordKind, Scan, Sealer, SegmentFile, SegmentHeader,
     SizeClass, ValueRecord, WalError, corrupt, read_footer, read_header, read_list,
@@ -28,7 +30,7 @@ pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport
     }
     let state = inner.root.state();
     let segments = |log| {
-        let named = move |(&ordinal, &state): (&u32, &SegmentState)| (log, ordinal, state);
+        let named = move |(&ordinal, &state): (&Ordinal, &SegmentState)| (log, ordinal, state);
         state.log(log).segments.iter().map(named)
     };
     let all: Vec<_> = segments(LogKind::Blob).chain(segments(LogKind::Pointer)).collect();
@@ -142,7 +144,7 @@ impl Check<'_> {
         scan.valid_end >= end
     }
 
-    fn segment(&mut self, log: LogKind, ordinal: u32, state: SegmentState) -> Result<()> {
+    fn segment(&mut self, log: LogKind, ordinal: Ordinal, state: SegmentState) -> Result<()> {
         let name = FileName::Segment { log, ordinal, epoch: state.epoch };
         match state.seal {
             Some(seal) => self.sealed(name, seal),
@@ -249,7 +251,7 @@ impl Check<'_> {
     }
 
     /// A copy cannot be read as written: putting the value anew heals it.
-    fn note_bad(&mut self, entry: &ListEntry, ordinal: u32) {
+    fn note_bad(&mut self, entry: &ListEntry, ordinal: Ordinal) {
         self.bad.insert(entry.digest);
         self.inner.index.mark_bad(&entry.digest, entry.place(ordinal));
     }

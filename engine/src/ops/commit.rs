@@ -23,13 +23,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pinstone_disk::env::{Condvar, Mutex, Ordering};
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{Batch as IoBatch, Digest, DiskError, LogKind, Op};
+use pinstone_disk::{Batch as IoBatch, CommitId, Digest, DiskError, LogKind, Op};
 use pinstone_wal::{
     Appender, Change, CommitRecord, FRAMES_START, FrameBuilder, LogPosition, RecordKind, Sealer,
     SyncRound, WalError,
 };
 
-use crate::batch::{Batch, CommitId, Parts};
+use crate::batch::{Batch, Parts};
 use crate::error::{Error, Result};
 use crate::maintain;
 use crate::state::inner::{Inner, PointerLog, Ticket, TicketState, count};
@@ -174,7 +174,7 @@ struct Member {
     ticket: Arc<Ticket>,
     parts: Parts,
     /// Decided: its number, or why not.
-    decision: Result<u64>,
+    decision: Result<CommitId>,
 }
 
 impl Group {
@@ -187,7 +187,7 @@ impl Group {
         {
             let parts = ticket.parts.lock().take().expect("a ticket is taken once");
             bytes += encoded_bytes(&parts);
-            group.members.push(Member { ticket, parts, decision: Ok(0) });
+            group.members.push(Member { ticket, parts, decision: Ok(CommitId::NONE) });
         }
         group
     }
@@ -278,7 +278,7 @@ impl Group {
         Ok(())
     }
 
-    fn accepted(&self) -> impl Iterator<Item = (&Member, u64)> {
+    fn accepted(&self) -> impl Iterator<Item = (&Member, CommitId)> {
         self.members.iter().filter_map(|member| Some((member, *member.decision.as_ref().ok()?)))
     }
 
@@ -303,7 +303,7 @@ impl Group {
                 member.decision = Err(error);
                 continue;
             }
-            id += 1;
+            id = id.next();
             member.decision = Ok(id);
             self.depends = self.depends.max(member.ticket.depends);
             let changes = member.parts.changes.iter().map(|(name, to)| (name.clone(), *to));
@@ -312,7 +312,7 @@ impl Group {
     }
 
     fn records(&self, depends_upto: LogPosition) -> Vec<CommitRecord> {
-        let record = |(member, id): (&Member, u64)| CommitRecord {
+        let record = |(member, id): (&Member, CommitId)| CommitRecord {
             id,
             depends_upto,
             changes: member
@@ -338,7 +338,7 @@ impl Group {
             let result = match (outcome, decision) {
                 // What a refused commit observed may be what the group failed to make durable.
                 (Err(error), _) => Err(error.for_one()),
-                (Ok(()), decision) => decision.map(CommitId),
+                (Ok(()), decision) => decision,
             };
             tell(&ticket, TicketState::Done(result));
         }

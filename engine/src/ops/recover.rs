@@ -25,14 +25,15 @@ use std::sync::Arc;
 
 use pinstone_disk::env::{AtomicBool, AtomicU64, AtomicUsize, Mutex};
 use pinstone_disk::{
-    DirectoryState, Disk, DiskError, DiskExt, FileName, Lock, LogKind, OpenMode, StdDisk,
+    DirectoryState, Disk, DiskError, DiskExt, Epoch, FileName, Lock, LogKind, OpenMode, Ordinal,
+    StdDisk, StoreId,
 };
 use pinstone_wal::{
     Appender, BlobLog, BlobLogOptions, LogPosition, Poison, SegmentHeader, StoreSeed, SyncedUpto,
 };
 
 use self::clean::{remove_leftovers, remove_unnamed};
-use self::look::{Found, look};
+use self::look::{Found, look, none_can_follow};
 use self::read::{Before, read_store};
 use self::replay::{replay_commits, replay_values};
 use self::tails::{Tails, take_tails};
@@ -87,7 +88,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     let found = look(&*disk, &path, &options)?;
     let mut before = match found.current {
         Some(current) => read_store(&*disk, &found.segments, current)?,
-        None => Before::nothing(disk.random()?),
+        None => Before::nothing(StoreId(disk.random()?)),
     };
     let replayed = replay(&*disk, &mut before)?;
     let taken = match take_over(&disk, &options, &found, &before, replayed) {
@@ -153,7 +154,7 @@ fn take_over(
         Reserve::release_left(&**disk)?;
     }
 
-    let header = next_root(found, before);
+    let header = next_root(found, before)?;
     remove_leftovers(&**disk, found, before, recovery)?;
     if found.current_temp {
         disk.remove(FileName::CurrentTemp)?;
@@ -163,16 +164,18 @@ fn take_over(
     let closed = before.root.closed.filter(|_| recovery.clean);
     let mut state = RootState { closed, ..RootState::default() };
     let [blob, pointer] = [LogKind::Blob, LogKind::Pointer].map(|log| -> Result<Tails> {
-        let used = found.segments.iter().filter(|name| name.0 == log).map(|name| name.1 + 1);
         let log_state = state.log_mut(log);
-        log_state.next_ordinal = used.fold(before.root.log(log).next_ordinal, u32::max);
+        log_state.next_ordinal = before.root.log(log).next_ordinal;
+        for name in found.segments.iter().filter(|name| name.log == log) {
+            log_state.spend(name.ordinal);
+        }
         for sealed in &before.log(log).sealed {
-            log_state.segments.insert(sealed.ordinal, sealed.state);
+            log_state.insert(sealed.ordinal, sealed.state);
         }
         let tails = take_tails(&**disk, before.log(log), header.epoch, recovery)?;
         for tail in &tails.all {
             let SegmentHeader { ordinal, epoch, .. } = tail.segment.header;
-            log_state.segments.insert(ordinal, SegmentState { epoch, seal: None });
+            log_state.insert(ordinal, SegmentState { epoch, seal: None });
         }
         if let Some(end) = before.log(log).end {
             synced.raise(log, end.position);
@@ -198,15 +201,18 @@ fn take_over(
 }
 
 /// The header of the next root log. Whatever a file's name says was in use (R3).
-fn next_root(found: &Found, before: &Before) -> SegmentHeader {
-    let epochs = found.segments.iter().map(|name| name.2);
-    let ordinals = found.segments.iter().filter(|name| name.0 == LogKind::Root).map(|name| name.1);
-    SegmentHeader {
-        store_id: before.store_id,
-        log: LogKind::Root,
-        ordinal: ordinals.fold(0, u32::max) + 1,
-        epoch: epochs.fold(before.epoch(), u32::max) + 1,
-    }
+fn next_root(found: &Found, before: &Before) -> Result<SegmentHeader> {
+    let roots = found.segments.iter().filter(|name| name.log == LogKind::Root);
+    let last_ordinal = roots.map(|name| name.ordinal).max();
+    let last_epoch = found.segments.iter().map(|name| name.epoch).chain(before.epoch()).max();
+    let next = (
+        last_ordinal.map_or(Some(Ordinal::FIRST), Ordinal::next),
+        last_epoch.map_or(Some(Epoch::FIRST), Epoch::next),
+    );
+    let (Some(ordinal), Some(epoch)) = next else {
+        return Err(none_can_follow(FileName::Current).into());
+    };
+    Ok(SegmentHeader { store_id: before.store_id, log: LogKind::Root, ordinal, epoch })
 }
 
 /// Sets space aside, as much as there is, and begins to serve.
@@ -271,7 +277,7 @@ fn begin(
         closed: false,
         depends_upto,
     };
-    tracing::info!(path = %path.display(), epoch, ?recovery, "store opened");
+    tracing::info!(path = %path.display(), %epoch, ?recovery, "store opened");
     Ok(Inner {
         path,
         options,

@@ -15,10 +15,10 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
     drop(pointer_log);
     let header = inner.root.header();
     Stats {
-        store_id: header.store_id.iter().map(|byte| format!("{byte:02x}")).collect(),
-        epoch: header.epoch,
+        store_id: header.store_id.to_string(),
+        epoch: header.epoch.0,
         io_engine: inner.disk.engine(),
-        last_commit: inner.pointers.last_commit(),
+        last_commit: inner.pointers.last_commit().0,
         pointer_count: inner.pointers.len(),
         value_count: inner.index.len(),
         poisoned: inner.poison.cause(),

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pinstone_disk::env::{AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
-use pinstone_disk::{Disk, Lock};
+use pinstone_disk::{CommitId, Disk, Lock};
 use pinstone_wal::{
     Appender, BlobLog, Closing, LogPosition, Poison, SyncedUpto, WalError, copy_bytes,
 };
 
 use crate::batch::Parts;
 use crate::error::{Error, Result};
+use crate::maintain;
 use crate::options::Options;
 use crate::state::digest_index::DigestIndex;
 use crate::state::pointers::PointerTable;
@@ -19,7 +20,6 @@ use crate::state::reserve::Reserve;
 use crate::state::root::Root;
 use crate::state::segments::Segments;
 use crate::stats::Recovery;
-use crate::{CommitId, maintain};
 
 /// The parts of an open store.
 ///

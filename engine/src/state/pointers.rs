@@ -12,24 +12,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
-use pinstone_disk::Digest;
 use pinstone_disk::env::{Mutex, RwLock};
+use pinstone_disk::{CommitId, Digest};
 use pinstone_wal::{Change, CommitRecord};
 
 /// The pointer table.
 #[derive(Debug, Default)]
 pub(crate) struct PointerTable {
     versions: RwLock<Versions>,
-    pins: Mutex<BTreeMap<u64, u64>>,
+    pins: Mutex<BTreeMap<CommitId, u64>>,
 }
 
 #[derive(Debug, Default)]
 struct Versions {
-    last_commit: u64,
+    last_commit: CommitId,
     standing: u64,
     names: BTreeMap<Bytes, Kept>,
     /// Names with more than one version, each with the commit that made it so.
-    crowded: BTreeSet<(u64, Bytes)>,
+    crowded: BTreeSet<(CommitId, Bytes)>,
 }
 
 /// The versions of one name that are kept, in order; at least one.
@@ -37,12 +37,12 @@ struct Versions {
 struct Kept {
     versions: Vec<Version>,
     /// The name stands in `crowded` with this commit.
-    crowded_by: Option<u64>,
+    crowded_by: Option<CommitId>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Version {
-    commit: u64,
+    commit: CommitId,
     to: Option<Digest>,
 }
 
@@ -50,8 +50,8 @@ struct Version {
 pub(crate) type NameRange = (Bound<Bytes>, Bound<Bytes>);
 
 impl PointerTable {
-    /// The last commit applied; 0 before the first.
-    pub(crate) fn last_commit(&self) -> u64 {
+    /// The last commit applied; [`CommitId::NONE`] before the first.
+    pub(crate) fn last_commit(&self) -> CommitId {
         self.versions.read().last_commit
     }
 
@@ -66,7 +66,7 @@ impl PointerTable {
     }
 
     /// Where `name` pointed after `commit`, which is pinned.
-    pub(crate) fn at(&self, name: &[u8], commit: u64) -> Option<Digest> {
+    pub(crate) fn at(&self, name: &[u8], commit: CommitId) -> Option<Digest> {
         seen(&self.versions.read().names.get(name)?.versions, commit)
     }
 
@@ -75,7 +75,7 @@ impl PointerTable {
     pub(crate) fn scan(
         &self,
         range: &NameRange,
-        commit: u64,
+        commit: CommitId,
         limit: usize,
         backwards: bool,
     ) -> Vec<(Bytes, Digest)> {
@@ -95,7 +95,7 @@ impl PointerTable {
     pub(crate) fn apply(&self, commit: CommitRecord) {
         let mut versions = self.versions.write();
         let pins = self.pins.lock();
-        assert_eq!(commit.id, versions.last_commit + 1, "commits are dense");
+        assert_eq!(commit.id, versions.last_commit.next(), "commits are dense");
         versions.last_commit = commit.id;
         for Change { name, to } in commit.changes {
             versions.change(name, Version { commit: commit.id, to }, &pins);
@@ -103,21 +103,21 @@ impl PointerTable {
     }
 
     /// Keeps what the present commit sees until [`PointerTable::unpin`]; returns its number.
-    pub(crate) fn pin(&self) -> u64 {
+    pub(crate) fn pin(&self) -> CommitId {
         let versions = self.versions.read();
         *self.pins.lock().entry(versions.last_commit).or_default() += 1;
         versions.last_commit
     }
 
     /// Ends a pin, and drops the versions that only it could see.
-    pub(crate) fn unpin(&self, commit: u64) {
+    pub(crate) fn unpin(&self, commit: CommitId) {
         if self.end_pin(commit) {
             self.prune();
         }
     }
 
     /// True if it was the last pin of its commit.
-    fn end_pin(&self, commit: u64) -> bool {
+    fn end_pin(&self, commit: CommitId) -> bool {
         let mut pins = self.pins.lock();
         let count = pins.get_mut(&commit).expect("a pin ends once");
         *count -= 1;
@@ -133,7 +133,7 @@ impl PointerTable {
         let pins = self.pins.lock();
         // Commits up to the oldest pin crowded names with versions that nobody sees any more.
         let kept = match pins.keys().next() {
-            Some(oldest) => versions.crowded.split_off(&(oldest + 1, Bytes::new())),
+            Some(oldest) => versions.crowded.split_off(&(oldest.next(), Bytes::new())),
             None => BTreeSet::new(),
         };
         for (_, name) in std::mem::replace(&mut versions.crowded, kept) {
@@ -155,7 +155,7 @@ impl PointerTable {
 }
 
 impl Versions {
-    fn change(&mut self, name: Bytes, version: Version, pins: &BTreeMap<u64, u64>) {
+    fn change(&mut self, name: Bytes, version: Version, pins: &BTreeMap<CommitId, u64>) {
         let versions = &mut self.names.entry(name.clone()).or_default().versions;
         let stood = versions.last().is_some_and(|last| last.to.is_some());
         versions.push(version);
@@ -168,10 +168,10 @@ impl Versions {
     }
 
     /// Drops the versions of `name` that neither the present nor a pin sees.
-    fn prune(&mut self, name: Bytes, pins: &BTreeMap<u64, u64>) {
+    fn prune(&mut self, name: Bytes, pins: &BTreeMap<CommitId, u64>) {
         let Some(kept) = self.names.get_mut(&name) else { return };
         // A version is seen from its commit on until the next one's.
-        let ends: Vec<u64> = kept.versions.iter().skip(1).map(|next| next.commit).collect();
+        let ends: Vec<CommitId> = kept.versions.iter().skip(1).map(|next| next.commit).collect();
         let mut ends = ends.into_iter();
         kept.versions.retain(|version| match ends.next() {
             Some(end) => pins.range(version.commit..end).next().is_some(),
@@ -200,7 +200,7 @@ impl Versions {
     }
 }
 
-fn seen(versions: &[Version], commit: u64) -> Option<Digest> {
+fn seen(versions: &[Version], commit: CommitId) -> Option<Digest> {
     versions.iter().rfind(|version| version.commit <= commit)?.to
 }
 
@@ -228,7 +228,7 @@ mod tests {
     fn commit(table: &PointerTable, id: u64) {
         let change = Change { name: "name".into(), to: Some(target(id)) };
         let (depends_upto, changes) = (LogPosition::START, vec![change]);
-        table.apply(CommitRecord { id, depends_upto, changes });
+        table.apply(CommitRecord { id: CommitId(id), depends_upto, changes });
     }
 
     /// How many versions are kept.
@@ -255,7 +255,7 @@ mod tests {
     fn a_name_that_is_set_often_keeps_what_is_seen_of_it() {
         let table = PointerTable::default();
         commit(&table, 1);
-        let (first, mut later) = (table.pin(), 0);
+        let (first, mut later) = (table.pin(), CommitId::NONE);
         for id in 2..=1000 {
             commit(&table, id);
             if id == 500 {
@@ -275,7 +275,7 @@ mod tests {
 
     fn delete(table: &PointerTable, id: u64) {
         let changes = vec![Change { name: "name".into(), to: None }];
-        table.apply(CommitRecord { id, depends_upto: LogPosition::START, changes });
+        table.apply(CommitRecord { id: CommitId(id), depends_upto: LogPosition::START, changes });
     }
 
     #[test]
@@ -313,12 +313,12 @@ mod tests {
         let table = PointerTable::default();
         for id in 1..=3 {
             commit(&table, id);
-            assert_eq!((table.pin(), table.pin()), (id, id));
+            assert_eq!((table.pin().0, table.pin().0), (id, id));
         }
         for (id, kept) in [(2, 3), (1, 1), (3, 1)] {
-            table.unpin(id);
-            assert_eq!(table.at(b"name", id), Some(target(id)));
-            table.unpin(id);
+            table.unpin(CommitId(id));
+            assert_eq!(table.at(b"name", CommitId(id)), Some(target(id)));
+            table.unpin(CommitId(id));
             assert_eq!(version_count(&table), kept, "after the pins of {id}");
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use pinstone_disk::codec::{Malformed, Reader, put_varint};
 use pinstone_disk::env::Mutex;
-use pinstone_disk::{Disk, DiskError, DiskExt, File, LogKind};
+use pinstone_disk::{Disk, DiskError, DiskExt, Epoch, File, LogKind, Ordinal};
 use pinstone_wal::{
     Appender, FrameBuilder, LogPosition, Poison, RecordKind, Sealed, SegmentFile, SegmentHeader,
     StoreSeed, SyncedUpto, WalError, corrupt, create_segment,
@@ -40,14 +40,14 @@ pub(crate) struct Ends {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogState {
     /// By ordinal.
-    pub(crate) segments: BTreeMap<u32, SegmentState>,
+    pub(crate) segments: BTreeMap<Ordinal, SegmentState>,
     /// The next segment's ordinal.
-    pub(crate) next_ordinal: u32,
+    pub(crate) next_ordinal: Ordinal,
 }
 
 impl Default for LogState {
     fn default() -> Self {
-        Self { segments: BTreeMap::new(), next_ordinal: 1 }
+        Self { segments: BTreeMap::new(), next_ordinal: Ordinal::FIRST }
     }
 }
 
@@ -55,7 +55,7 @@ impl Default for LogState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentState {
     /// The epoch in its file's name.
-    pub(crate) epoch: u32,
+    pub(crate) epoch: Epoch,
     /// What sealing made of it, if it is sealed.
     pub(crate) seal: Option<Seal>,
 }
@@ -72,11 +72,11 @@ pub(crate) struct Seal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Edit {
     /// The log has this segment, unsealed.
-    Open { log: LogKind, ordinal: u32, epoch: u32 },
+    Open { log: LogKind, ordinal: Ordinal, epoch: Epoch },
     /// The segment is sealed.
-    Seal { log: LogKind, ordinal: u32, epoch: u32, seal: Seal },
+    Seal { log: LogKind, ordinal: Ordinal, epoch: Epoch, seal: Seal },
     /// The next ordinal of the log is at least this.
-    NextOrdinal { log: LogKind, ordinal: u32 },
+    NextOrdinal { log: LogKind, ordinal: Ordinal },
     /// The store was closed.
     Closed(Ends),
 }
@@ -85,9 +85,6 @@ pub(crate) const OPEN: u8 = 1;
 pub(crate) const SEAL: u8 = 2;
 pub(crate) const NEXT_ORDINAL: u8 = 3;
 pub(crate) const CLOSED: u8 = 4;
-
-/// No ordinal and no epoch, so that one can follow each that is found; see `docs/format.md`.
-pub(crate) const NUMBER_NEVER_USED: u32 = u32::MAX;
 
 impl RootState {
     /// One log's segments.
@@ -161,9 +158,16 @@ impl RootState {
 }
 
 impl LogState {
-    fn insert(&mut self, ordinal: u32, segment: SegmentState) {
+    /// The log has this segment, in place of any other of its ordinal.
+    pub(crate) fn insert(&mut self, ordinal: Ordinal, segment: SegmentState) {
         self.segments.insert(ordinal, segment);
-        self.next_ordinal = self.next_ordinal.max(ordinal + 1);
+        self.spend(ordinal);
+    }
+
+    /// Notes that the ordinal was given to a file (R2). The last one has no next: no segment can
+    /// be added after it.
+    pub(crate) fn spend(&mut self, ordinal: Ordinal) {
+        self.next_ordinal = self.next_ordinal.max(ordinal.next().unwrap_or(ordinal));
     }
 }
 
@@ -171,18 +175,18 @@ fn encode(edits: &[Edit]) -> Vec<u8> {
     let mut out = Vec::new();
     put_varint(&mut out, edits.len() as u64);
     for edit in edits {
-        let head = |out: &mut Vec<u8>, tag, log: LogKind, ordinal: u32| {
+        let head = |out: &mut Vec<u8>, tag, log: LogKind, ordinal: Ordinal| {
             out.extend_from_slice(&[tag, log as u8]);
-            out.extend_from_slice(&ordinal.to_le_bytes());
+            out.extend_from_slice(&ordinal.0.to_le_bytes());
         };
         match *edit {
             Edit::Open { log, ordinal, epoch } => {
                 head(&mut out, OPEN, log, ordinal);
-                out.extend_from_slice(&epoch.to_le_bytes());
+                out.extend_from_slice(&epoch.0.to_le_bytes());
             }
             Edit::Seal { log, ordinal, epoch, seal } => {
                 head(&mut out, SEAL, log, ordinal);
-                out.extend_from_slice(&epoch.to_le_bytes());
+                out.extend_from_slice(&epoch.0.to_le_bytes());
                 out.extend_from_slice(&seal.file_bytes.to_le_bytes());
                 out.extend_from_slice(&seal.record_count.to_le_bytes());
                 out.extend_from_slice(&seal.footer_hash);
@@ -212,14 +216,12 @@ fn decode(reader: &mut Reader<'_>) -> Result<Edit, Malformed> {
         Some(log @ (LogKind::Blob | LogKind::Pointer)) => log,
         _ => return Err(reader.malformed("an edit of a known log")),
     };
-    let ordinal = reader.u32("an ordinal")?;
-    if ordinal == NUMBER_NEVER_USED {
-        return Err(reader.malformed("an ordinal that another can follow"));
-    }
+    let ordinal = Ordinal::from_number(reader.u32("an ordinal")?)
+        .ok_or_else(|| reader.malformed("an ordinal that another can follow"))?;
     if tag == NEXT_ORDINAL {
         return Ok(Edit::NextOrdinal { log, ordinal });
     }
-    let epoch = reader.u32("an epoch")?;
+    let epoch = Epoch(reader.u32("an epoch")?);
     if tag == OPEN {
         return Ok(Edit::Open { log, ordinal, epoch });
     }
@@ -331,13 +333,13 @@ impl Root {
         let mut inner = self.inner.lock();
         self.poison.check()?;
         let ordinal = inner.state.log(log).next_ordinal;
-        if ordinal >= NUMBER_NEVER_USED - 1 {
+        if ordinal.next().is_none() {
             let what = format!("the {} log has no ordinal left", log.word());
             return Err(corrupt(self.header.file_name(), inner.log.end().offset_bytes(), what));
         }
         let header = SegmentHeader { log, ordinal, ..self.header };
         // R2: the ordinal is spent from here on, whatever becomes of it.
-        inner.state.log_mut(log).next_ordinal += 1;
+        inner.state.log_mut(log).spend(ordinal);
         let segment = create_segment(&*self.disk, header, reserve_bytes)
             .map_err(|error| self.poison.after(error))?;
         let edit = Edit::Open { log, ordinal, epoch: header.epoch };
@@ -411,16 +413,19 @@ mod tests {
         let mut state = RootState::default();
         let seal = Seal { file_bytes: 9, record_count: 3, footer_hash: [7; 32] };
         let edits = [
-            Edit::Open { log: LogKind::Blob, ordinal: 1, epoch: 2 },
-            Edit::Seal { log: LogKind::Blob, ordinal: 1, epoch: 2, seal },
-            Edit::Open { log: LogKind::Blob, ordinal: 5, epoch: 2 },
-            Edit::Open { log: LogKind::Pointer, ordinal: 1, epoch: 3 },
-            Edit::NextOrdinal { log: LogKind::Pointer, ordinal: 8 },
-            Edit::Closed(Ends { blob: LogPosition::new(5, 64), pointer: LogPosition::new(1, 72) }),
+            Edit::Open { log: LogKind::Blob, ordinal: Ordinal(1), epoch: Epoch(2) },
+            Edit::Seal { log: LogKind::Blob, ordinal: Ordinal(1), epoch: Epoch(2), seal },
+            Edit::Open { log: LogKind::Blob, ordinal: Ordinal(5), epoch: Epoch(2) },
+            Edit::Open { log: LogKind::Pointer, ordinal: Ordinal(1), epoch: Epoch(3) },
+            Edit::NextOrdinal { log: LogKind::Pointer, ordinal: Ordinal(8) },
+            Edit::Closed(Ends {
+                blob: LogPosition::new(Ordinal(5), 64),
+                pointer: LogPosition::new(Ordinal(1), 72),
+            }),
         ];
         state.apply_record(&encode(&edits)).unwrap();
-        assert_eq!(state.blob.next_ordinal, 6);
-        assert_eq!(state.pointer.next_ordinal, 8);
+        assert_eq!(state.blob.next_ordinal, Ordinal(6));
+        assert_eq!(state.pointer.next_ordinal, Ordinal(8));
         let mut again = RootState::default();
         again.apply_record(&encode(&state.edits())).unwrap();
         assert_eq!(again, state);

@@ -4,21 +4,21 @@
 use std::sync::Arc;
 
 use pinstone_disk::env::{HashMap, RwLock};
-use pinstone_disk::{Disk, DiskError, File, FileName, LogKind, OpenMode};
+use pinstone_disk::{Disk, DiskError, Epoch, File, FileName, LogKind, OpenMode, Ordinal};
 use pinstone_wal::SegmentFile;
 
 /// Files by ordinal.
 #[derive(Debug)]
 pub(crate) struct Segments {
     disk: Arc<dyn Disk>,
-    names: RwLock<HashMap<u32, Known>>,
-    open: quick_cache::sync::Cache<u32, Arc<dyn File>>,
+    names: RwLock<HashMap<Ordinal, Known>>,
+    open: quick_cache::sync::Cache<Ordinal, Arc<dyn File>>,
 }
 
 #[derive(Clone, Debug)]
 enum Known {
     Unsealed(SegmentFile),
-    Sealed { epoch: u32 },
+    Sealed { epoch: Epoch },
 }
 
 impl Segments {
@@ -33,12 +33,12 @@ impl Segments {
     }
 
     /// The segment is sealed from now on.
-    pub(crate) fn add_sealed(&self, ordinal: u32, epoch: u32) {
+    pub(crate) fn add_sealed(&self, ordinal: Ordinal, epoch: Epoch) {
         self.names.write().insert(ordinal, Known::Sealed { epoch });
     }
 
     /// The name of a segment's file.
-    pub(crate) fn name(&self, ordinal: u32) -> Option<FileName> {
+    pub(crate) fn name(&self, ordinal: Ordinal) -> Option<FileName> {
         let epoch = match self.names.read().get(&ordinal)? {
             Known::Unsealed(segment) => segment.header.epoch,
             Known::Sealed { epoch } => *epoch,
@@ -47,7 +47,7 @@ impl Segments {
     }
 
     /// The open file of a segment; `None` if there is no such segment.
-    pub(crate) fn file(&self, ordinal: u32) -> Result<Option<Arc<dyn File>>, DiskError> {
+    pub(crate) fn file(&self, ordinal: Ordinal) -> Result<Option<Arc<dyn File>>, DiskError> {
         let epoch = match self.names.read().get(&ordinal) {
             None => return Ok(None),
             Some(Known::Unsealed(segment)) => return Ok(Some(Arc::clone(&segment.file))),

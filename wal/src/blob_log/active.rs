@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pinstone_disk::File;
+use pinstone_disk::{File, Ordinal};
 
 use super::BlobLog;
 use super::queue::Queued;
@@ -35,7 +35,7 @@ pub(super) struct AppendState {
     /// map than to fill.
     pub(super) spare: Vec<u8>,
     /// Files written since a round last took them.
-    pub(super) unsynced: BTreeMap<u32, Arc<dyn File>>,
+    pub(super) unsynced: BTreeMap<Ordinal, Arc<dyn File>>,
     /// The log was trimmed, to be closed.
     pub(super) trimmed: bool,
 }
@@ -88,7 +88,7 @@ impl AppendState {
     }
 
     /// The last segment that the log has, but for what only waits to be sealed elsewhere.
-    pub(super) fn last_ordinal(&self) -> Option<u32> {
+    pub(super) fn last_ordinal(&self) -> Option<Ordinal> {
         let active = self.active.as_ref().map(|active| active.segment.header.ordinal);
         let next = self.next.as_ref().map(|next| next.header.ordinal);
         let closing = self.closing.back().map(|closing| closing.segment.header.ordinal);

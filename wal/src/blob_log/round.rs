@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use pinstone_disk::env::MutexGuard;
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{Batch, DiskError, File, LogKind, Op};
+use pinstone_disk::{Batch, DiskError, File, LogKind, Op, Ordinal};
 
 use super::BlobLog;
 use crate::error::WalError;
@@ -31,7 +31,7 @@ use crate::segment::FRAMES_START;
 #[must_use = "what is not finished is not durable"]
 pub struct SyncRound<'a> {
     log: &'a BlobLog,
-    files: BTreeMap<u32, Arc<dyn File>>,
+    files: BTreeMap<Ordinal, Arc<dyn File>>,
     upto: LogPosition,
     submitted: Cell<bool>,
     _guard: MutexGuard<'a, ()>,

@@ -4,21 +4,26 @@ use super::*;
 use crate::appender::create_segment;
 use crate::frame::FRAME_HEADER_BYTES;
 use crate::segment::SegmentHeader;
-use pinstone_disk::Digest;
 use pinstone_disk::sim::SimDisk;
+use pinstone_disk::{Digest, Ordinal, StoreId};
 
 #[test]
 fn a_sync_that_began_before_room_was_given_back_syncs_what_is_there() {
     let disk: Arc<dyn Disk> = SimDisk::new(1);
     let synced = Arc::new(SyncedUpto::default());
-    let header = SegmentHeader { store_id: [7; 16], log: LogKind::Blob, ordinal: 1, epoch: 1 };
+    let header = SegmentHeader {
+        store_id: StoreId([7; 16]),
+        log: LogKind::Blob,
+        ordinal: Ordinal::FIRST,
+        epoch: Epoch::FIRST,
+    };
     let store = StoreSeed::new(&header.store_id);
     let options = BlobLogOptions { segment_bytes: 1 << 16, buffer_bytes: 4096 };
     let log = BlobLog::new(
         Arc::clone(&disk),
         Arc::clone(&synced),
         Arc::default(),
-        1,
+        header.epoch,
         store,
         options,
         None,
@@ -38,6 +43,6 @@ fn a_sync_that_began_before_room_was_given_back_syncs_what_is_there() {
     };
     log.take_back(&large, listed);
     log.share_round(last).unwrap();
-    assert_eq!(synced.of(LogKind::Blob), LogPosition::new(1, 512));
-    assert!(last > LogPosition::new(1, 512));
+    assert_eq!(synced.of(LogKind::Blob), LogPosition::new(Ordinal::FIRST, 512));
+    assert!(last > LogPosition::new(Ordinal::FIRST, 512));
 }

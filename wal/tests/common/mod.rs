@@ -7,19 +7,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pinstone_disk::env::Mutex;
-use pinstone_disk::{Bytes, Digest, Disk, DiskExt, FileName, LogKind, OpenMode};
+use pinstone_disk::{
+    Bytes, Digest, Disk, DiskExt, Epoch, FileName, LogKind, OpenMode, Ordinal, StoreId,
+};
 use pinstone_wal::{
     Appended, BlobLog, BlobLogOptions, LastSealed, LogEnd, LogPosition, Place, Poison,
     PreparedValue, Record, Scan, Sealed, SegmentFile, SegmentHeader, StoreSeed, Synced, SyncedUpto,
     ValueRecord, Verdict, WalError, create_segment, judge, read_header,
 };
 
-pub const STORE_ID: [u8; 16] = *b"a store for test";
-pub const EPOCH: u32 = 1;
+pub const STORE_ID: StoreId = StoreId(*b"a store for test");
+pub const EPOCH: Epoch = Epoch::FIRST;
 
 /// The header of a segment of the tests' store.
 pub fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
-    SegmentHeader { store_id: STORE_ID, log, ordinal, epoch: EPOCH }
+    SegmentHeader { store_id: STORE_ID, log, ordinal: Ordinal(ordinal), epoch: EPOCH }
 }
 
 /// The seed of the tests' store.
@@ -36,7 +38,7 @@ pub struct Rig {
     /// Bytes reserved for each segment.
     reserve_bytes: u64,
     places: Mutex<BTreeMap<Digest, Place>>,
-    segments: Mutex<BTreeMap<u32, SegmentFile>>,
+    segments: Mutex<BTreeMap<Ordinal, SegmentFile>>,
     growing: Mutex<u32>,
 }
 
@@ -106,7 +108,7 @@ impl Rig {
         let segment =
             create_segment(&*self.disk, header(LogKind::Blob, ordinal), self.reserve_bytes)
                 .map_err(|error| self.poison.after(error))?;
-        self.segments.lock().insert(ordinal, segment.clone());
+        self.segments.lock().insert(segment.header.ordinal, segment.clone());
         self.log.offer(segment).expect("none waits");
         Ok(())
     }

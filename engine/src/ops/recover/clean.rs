@@ -2,7 +2,7 @@
 
 use pinstone_disk::{Disk, DiskExt, LogKind, OpenMode};
 
-use super::look::{Found, file_name};
+use super::look::Found;
 use super::read::Before;
 use crate::error::Result;
 use crate::state::root::Root;
@@ -19,15 +19,15 @@ pub(super) fn remove_leftovers(
     recovery: &mut Recovery,
 ) -> Result<()> {
     let ours = || found.segments.difference(&before.strangers);
-    let leftovers = || ours().filter(|name| name.2 > before.epoch());
-    let kept = leftovers().max_by_key(|name| name.2);
+    let leftovers = || ours().filter(|name| Some(name.epoch) > before.epoch());
+    let kept = leftovers().max_by_key(|name| name.epoch);
     for name in leftovers() {
         if Some(name) == kept {
-            let file = disk.open(file_name(*name), OpenMode::Write)?;
+            let file = disk.open(name.file_name(), OpenMode::Write)?;
             file.set_len(0)?;
             disk.sync(&file)?;
         } else {
-            disk.remove(file_name(*name))?;
+            disk.remove(name.file_name())?;
             recovery.files_removed += 1;
         }
     }
@@ -45,17 +45,19 @@ pub(super) fn remove_unnamed(
 ) {
     let state = root.state();
     for name in &before.strangers {
-        tracing::warn!(file = %file_name(*name), "a file of another store lies among this one's");
+        tracing::warn!(file = %name.file_name(), "a file of another store lies among this one's");
     }
     for &name in found.segments.difference(&before.strangers) {
-        let named = match name.0 {
+        let named = match name.log {
             LogKind::Root => false,
-            log => state.log(log).segments.get(&name.1).is_some_and(|s| s.epoch == name.2),
+            log => {
+                state.log(log).segments.get(&name.ordinal).is_some_and(|s| s.epoch == name.epoch)
+            }
         };
         if named {
             continue;
         }
-        match disk.remove(file_name(name)) {
+        match disk.remove(name.file_name()) {
             Ok(()) => recovery.files_removed += 1,
             Err(error) if error.is_not_found() => {}
             Err(error) => tracing::warn!(%error, "a file that is not needed stays"),

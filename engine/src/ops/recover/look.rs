@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use pinstone_disk::{Disk, DiskExt, FileName, HEADER_BYTES, LogKind, OpenMode};
-use pinstone_wal::{SegmentHeader, corrupt};
+use pinstone_disk::{Disk, DiskExt, Epoch, FileName, HEADER_BYTES, LogKind, OpenMode, Ordinal};
+use pinstone_wal::{SegmentHeader, WalError, corrupt};
 
 use crate::error::{Error, Result};
 use crate::options::Options;
-use crate::state::root::NUMBER_NEVER_USED;
 
 /// What the directory holds.
 pub(super) struct Found {
@@ -23,10 +22,18 @@ pub(super) struct Found {
 }
 
 /// A segment's file, by what its name says.
-pub(super) type SegmentName = (LogKind, u32, u32);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SegmentName {
+    pub(super) log: LogKind,
+    pub(super) ordinal: Ordinal,
+    pub(super) epoch: Epoch,
+}
 
-pub(super) fn file_name((log, ordinal, epoch): SegmentName) -> FileName {
-    FileName::Segment { log, ordinal, epoch }
+impl SegmentName {
+    pub(super) fn file_name(self) -> FileName {
+        let Self { log, ordinal, epoch } = self;
+        FileName::Segment { log, ordinal, epoch }
+    }
 }
 
 /// Looks at the directory without changing it, and refuses what is not a store, and not to become
@@ -44,7 +51,7 @@ pub(super) fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Fo
             Ok(FileName::Reserve) => found.reserve = true,
             Ok(name @ FileName::Segment { log, ordinal, epoch }) => {
                 check_numbers(name, ordinal, epoch)?;
-                found.segments.insert((log, ordinal, epoch));
+                found.segments.insert(SegmentName { log, ordinal, epoch });
             }
             Ok(FileName::Table { .. }) | Err(_) => stranger = Some(name),
         }
@@ -62,18 +69,23 @@ pub(super) fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Fo
         return refused(format!("it holds other files, such as {stranger:?}"));
     }
     // A creation that was interrupted leaves a root log at most: other segments come after CURRENT.
-    let segment = found.segments.iter().find(|name| name.0 != LogKind::Root);
+    let segment = found.segments.iter().find(|name| name.log != LogKind::Root);
     let reserve = found.reserve.then_some(FileName::Reserve);
-    if let Some(name) = segment.map(|name| file_name(*name)).or(reserve) {
+    if let Some(name) = segment.map(|name| name.file_name()).or(reserve) {
         return refused(format!("it holds {name} of a store, but no CURRENT"));
     }
     if options.create { Ok(found) } else { Err(Error::StoreAbsent { path: path.to_owned() }) }
 }
 
 /// Each open takes an epoch greater than all, and a root log's ordinal: there must be one.
-fn check_numbers(name: FileName, ordinal: u32, epoch: u32) -> Result<()> {
-    if ordinal.max(epoch) < NUMBER_NEVER_USED - 1 {
-        return Ok(());
+fn check_numbers(name: FileName, ordinal: Ordinal, epoch: Epoch) -> Result<()> {
+    match (ordinal.next(), epoch.next()) {
+        (Some(_), Some(_)) => Ok(()),
+        _ => Err(none_can_follow(name).into()),
     }
-    Err(corrupt(name, 0, "its ordinal or epoch is one that none can follow").into())
+}
+
+/// A file's number leaves none to the next writer.
+pub(super) fn none_can_follow(name: FileName) -> WalError {
+    corrupt(name, 0, "its ordinal or epoch is one that none can follow")
 }

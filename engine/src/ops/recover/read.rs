@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use pinstone_disk::{Disk, DiskExt, FileName, LogKind, OpenMode};
+use pinstone_disk::{Disk, DiskExt, Epoch, FileName, LogKind, OpenMode, Ordinal, StoreId};
 use pinstone_wal::{
     LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan, SegmentFile,
     SegmentHeader, Synced, Verdict, corrupt, judge, read_footer, read_header, read_list,
 };
 
-use super::look::{SegmentName, file_name};
+use super::look::SegmentName;
 use crate::error::{Error, Result};
 use crate::state::root::{RootState, Seal, SegmentState};
 use crate::stats::Recovery;
 
 /// The store as its last writer left it.
 pub(super) struct Before {
-    pub(super) store_id: [u8; 16],
+    pub(super) store_id: StoreId,
     /// CURRENT's content; `None` if there was no store.
     pub(super) root_header: Option<SegmentHeader>,
     pub(super) root: RootState,
@@ -36,7 +36,7 @@ pub(super) struct LogBefore {
 }
 
 pub(super) struct SealedSegment {
-    pub(super) ordinal: u32,
+    pub(super) ordinal: Ordinal,
     pub(super) state: SegmentState,
     pub(super) list: Vec<ListEntry>,
     /// Its header, and where its frames end: the pointer log's are read one segment at a time.
@@ -50,7 +50,7 @@ pub(super) struct Unsealed {
 }
 
 impl Before {
-    pub(super) fn nothing(store_id: [u8; 16]) -> Self {
+    pub(super) fn nothing(store_id: StoreId) -> Self {
         Self {
             store_id,
             root_header: None,
@@ -62,9 +62,10 @@ impl Before {
         }
     }
 
-    /// The epoch of the last open for writing that took the store over; 0 if there was no store.
-    pub(super) fn epoch(&self) -> u32 {
-        self.root_header.map_or(0, |header| header.epoch)
+    /// The epoch of the last open for writing that took the store over; `None` if there was no
+    /// store.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.root_header.map(|header| header.epoch)
     }
 
     /// One log.
@@ -84,15 +85,16 @@ impl LogBefore {
 
     /// The unsealed segments up to the log's end.
     pub(super) fn kept(&self) -> impl Iterator<Item = &Unsealed> {
-        let last = self.end.map_or(0, |end| end.position.ordinal());
-        self.unsealed.iter().filter(move |unsealed| unsealed.scan.header.ordinal <= last)
+        let last = self.end.map(|end| end.position.ordinal());
+        self.unsealed.iter().filter(move |unsealed| Some(unsealed.scan.header.ordinal) <= last)
     }
 
     /// What a commit may depend on: everything in sealed segments, and what is valid after them.
     pub(super) fn whole_upto(&self) -> LogPosition {
         match (self.end, self.sealed.last()) {
             (Some(end), _) => end.position,
-            (None, Some(last)) => LogPosition::new(last.ordinal + 1, 0),
+            // No segment is longer.
+            (None, Some(last)) => LogPosition::new(last.ordinal, u32::MAX),
             (None, None) => LogPosition::START,
         }
     }
@@ -120,9 +122,9 @@ pub(super) fn read_store(
     let mut witnesses = Vec::new();
     let mut strangers = BTreeSet::new();
     for &name in names {
-        let named = match name.0 {
-            LogKind::Root => file_name(name) == current.file_name(),
-            log => root.log(log).segments.get(&name.1).is_some_and(|s| s.epoch == name.2),
+        let named = match name.log {
+            LogKind::Root => name.file_name() == current.file_name(),
+            log => root.log(log).segments.get(&name.ordinal).is_some_and(|s| s.epoch == name.epoch),
         };
         if named {
             continue;
@@ -182,7 +184,7 @@ enum Unnamed {
 }
 
 fn look_into(disk: &dyn Disk, name: SegmentName, current: &SegmentHeader) -> Result<Unnamed> {
-    let file = file_name(name);
+    let file = name.file_name();
     let opened = disk.open(file, OpenMode::Write)?;
     let header = match read_header(disk, &opened, &file).map_err(Error::from) {
         Ok(header) => header,
@@ -193,8 +195,8 @@ fn look_into(disk: &dyn Disk, name: SegmentName, current: &SegmentHeader) -> Res
     if header.store_id != current.store_id {
         return Ok(Unnamed::Stranger);
     }
-    let is_later = name.2 > current.epoch;
-    if is_later && name.0 != LogKind::Root {
+    let is_later = name.epoch > current.epoch;
+    if is_later && name.log != LogKind::Root {
         return Ok(Unnamed::Leftover);
     }
     let scan = scan_segment(disk, file, &current.store_id)?.scan;
@@ -229,7 +231,7 @@ fn missing(error: Error, by: &str) -> Error {
 }
 
 /// Opens a segment and reads it whole.
-fn scan_segment(disk: &dyn Disk, name: FileName, store_id: &[u8; 16]) -> Result<Unsealed> {
+fn scan_segment(disk: &dyn Disk, name: FileName, store_id: &StoreId) -> Result<Unsealed> {
     let file = disk.open(name, OpenMode::Write)?;
     let header = read_header(disk, &file, &name)?;
     check_store(&header, store_id)?;
@@ -242,7 +244,7 @@ fn scan_segment(disk: &dyn Disk, name: FileName, store_id: &[u8; 16]) -> Result<
     Ok(Unsealed { segment: SegmentFile { header, file }, scan: Scan::of(header, bytes) })
 }
 
-fn check_store(header: &SegmentHeader, store_id: &[u8; 16]) -> Result<()> {
+fn check_store(header: &SegmentHeader, store_id: &StoreId) -> Result<()> {
     if header.store_id == *store_id {
         return Ok(());
     }
@@ -281,7 +283,7 @@ fn read_log(
     disk: &dyn Disk,
     root: &RootState,
     log: LogKind,
-    store_id: &[u8; 16],
+    store_id: &StoreId,
 ) -> Result<LogBefore> {
     let mut before = LogBefore::default();
     for (&ordinal, &state) in &root.log(log).segments {
@@ -301,10 +303,10 @@ fn read_log(
 fn read_sealed(
     disk: &dyn Disk,
     name: FileName,
-    ordinal: u32,
+    ordinal: Ordinal,
     state: SegmentState,
     seal: Seal,
-    store_id: &[u8; 16],
+    store_id: &StoreId,
 ) -> Result<SealedSegment> {
     let file = disk.open(name, OpenMode::Read)?;
     let header = read_header(disk, &file, &name)?;

@@ -135,7 +135,7 @@ impl Replay<'_> {
             if failed.is_some() || unmet.is_some_and(|unmet| frame >= unmet) {
                 break;
             }
-            let next = self.pointers.last_commit() + 1;
+            let next = self.pointers.last_commit().next();
             if commit.id != next || commit.depends_upto < self.depends_upto {
                 failed = Some((offset, format!("commit {next}, found {}", commit.id)));
                 break;

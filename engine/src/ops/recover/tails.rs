@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{Disk, DiskExt};
+use pinstone_disk::{Disk, DiskExt, Epoch};
 use pinstone_wal::{
     Closing, CommitRecord, FRAMES_START, LogPosition, Scan, SegmentFile, SegmentHeader,
     create_segment,
@@ -44,7 +44,7 @@ impl Tails {
 pub(super) fn take_tails(
     disk: &dyn Disk,
     before: &LogBefore,
-    epoch: u32,
+    epoch: Epoch,
     recovery: &mut Recovery,
 ) -> Result<Tails> {
     let mut tails = Tails { all: Vec::new(), complete: false };
@@ -83,7 +83,7 @@ fn copy(
     disk: &dyn Disk,
     unsealed: &Unsealed,
     frames_end: u64,
-    epoch: u32,
+    epoch: Epoch,
     recovery: &mut Recovery,
 ) -> Result<SegmentFile> {
     let header = SegmentHeader { epoch, ..unsealed.scan.header };

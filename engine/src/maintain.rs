@@ -149,14 +149,14 @@ pub(crate) fn bound_unsealed(inner: &Inner) -> Result<()> {
 pub(crate) fn hold_reserve(inner: &Inner) -> Result<()> {
     let _growing = inner.growing.lock();
     // What is set aside after a close would stay so.
-    inner.poison.check()?;
+    inner.writer.poison.check()?;
     Ok(inner.reserve.hold(inner.root.record_bytes())?)
 }
 
 /// Seals the oldest full segment; false if there is none.
 pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
     let _one_at_a_time = inner.maintaining.lock();
-    inner.poison.check()?;
+    inner.writer.poison.check()?;
     if let Some(mut closing) = inner.blob.take_closing()? {
         match seal(inner, &mut closing) {
             Ok(sealed) => {
@@ -195,7 +195,7 @@ fn take_pointer_closing(inner: &Inner) -> Option<Closing> {
 }
 
 fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
-    let sealed = closing.seal(&*inner.disk, &inner.poison)?;
+    let sealed = closing.seal(&*inner.disk, &inner.writer.poison)?;
     inner.root.seal_segment(&sealed)?;
     count(&inner.counters.sealed, 1);
     tracing::debug!(
@@ -212,7 +212,7 @@ pub(crate) fn grow_blob_log(inner: &Inner) -> Result<()> {
 /// As [`grow_blob_log`], for who holds that lock.
 pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>) -> Result<()> {
     // Before anything is made in the directory, which may be another process's once we are closed.
-    inner.poison.check()?;
+    inner.writer.poison.check()?;
     if inner.blob.has_next() {
         return Ok(());
     }
@@ -226,7 +226,7 @@ pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>
 /// Writes down how far the logs are durable, if something became durable since that was last
 /// written: from then on damage to the last commits is told from a torn tail.
 pub(crate) fn testify(inner: &Inner) -> Result<()> {
-    let now = inner.synced.now();
+    let now = inner.writer.synced.now();
     let told =
         (inner.told_blob.load(Ordering::Acquire), inner.told_pointer.load(Ordering::Acquire));
     let is_told = told == (now.blob.number(), now.pointer.number());

@@ -7,17 +7,17 @@
 //! - A3: a sync that covers a frame is submitted after its write completed; that is the caller's.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{Disk, DiskError, DiskExt, Epoch, OpenMode};
+use pinstone_disk::{Disk, DiskError, DiskExt, OpenMode};
 
 use crate::error::WalError;
-use crate::frame::{FRAME_HEADER_BYTES, FrameBuilder, FramePlace, SyncedUpto, frame_bytes};
+use crate::frame::{FRAME_HEADER_BYTES, FrameBuilder, FramePlace, frame_bytes};
 use crate::poison::{Poison, chain};
 use crate::position::LogPosition;
 use crate::scan::position;
 use crate::segment::{FRAMES_START, Sealer, SegmentFile, SegmentHeader};
+use crate::writer::Writer;
 
 /// Creates the file of a segment: reserved up to `reserve_bytes`, its header written, file and
 /// name durable on return.
@@ -96,10 +96,7 @@ impl Closing {
 /// The growing end of a log.
 #[derive(Debug)]
 pub struct Appender {
-    disk: Arc<dyn Disk>,
-    synced: Arc<SyncedUpto>,
-    poison: Arc<Poison>,
-    epoch: Epoch,
+    writer: Writer,
     segment: SegmentFile,
     end_bytes: u64,
     sealer: Sealer,
@@ -109,17 +106,8 @@ pub struct Appender {
 
 impl Appender {
     /// Appends from `end_bytes` on to `segment`, whose frames so far `sealer` has noted.
-    pub fn new(
-        disk: Arc<dyn Disk>,
-        synced: Arc<SyncedUpto>,
-        poison: Arc<Poison>,
-        epoch: Epoch,
-        segment: SegmentFile,
-        end_bytes: u64,
-        sealer: Sealer,
-    ) -> Self {
-        let spare = VecDeque::new();
-        Self { disk, synced, poison, epoch, segment, end_bytes, sealer, spare }
+    pub fn new(writer: Writer, segment: SegmentFile, end_bytes: u64, sealer: Sealer) -> Self {
+        Self { writer, segment, end_bytes, sealer, spare: VecDeque::new() }
     }
 
     /// The segment appended to.
@@ -156,18 +144,18 @@ impl Appender {
     /// [`WalError::Disk`]: nothing was appended, durably (A1). [`WalError::Poisoned`]: that could
     /// not be had; writing has ended.
     pub fn append(&mut self, frame: FrameBuilder, last: bool) -> Result<(), WalError> {
-        self.poison.check()?;
+        self.writer.poison.check()?;
         let place = FramePlace {
-            epoch: self.epoch,
+            epoch: self.writer.epoch,
             sequence: u32::try_from(self.sealer.frame_count()).expect("frames have bytes"),
-            synced: self.synced.now(),
+            synced: self.writer.synced.now(),
             last,
         };
         let crcs = frame.record_crcs().to_vec();
         let body_bytes = frame.body_bytes();
         let (crc, bytes) = frame.finish(self.segment.header.seed(), self.end_bytes, &place);
         let len_bytes = bytes.len() as u64;
-        if let Err(error) = self.disk.write(&self.segment.file, self.end_bytes, bytes) {
+        if let Err(error) = self.writer.disk.write(&self.segment.file, self.end_bytes, bytes) {
             self.void(&error)?;
             return Err(error.into());
         }
@@ -180,11 +168,13 @@ impl Appender {
     fn void(&self, error: &DiskError) -> Result<(), WalError> {
         let file = &self.segment.file;
         let voided = if error.is_no_space() {
-            file.set_len(self.end_bytes).and_then(|()| self.disk.sync(file)).map_err(|e| chain(&e))
+            file.set_len(self.end_bytes)
+                .and_then(|()| self.writer.disk.sync(file))
+                .map_err(|e| chain(&e))
         } else {
             Err(chain(error))
         };
-        voided.map_err(|cause| self.poison.set(cause))
+        voided.map_err(|cause| self.writer.poison.set(cause))
     }
 
     /// A rotation that failed left a segment to go on in: the next needs no other.
@@ -199,9 +189,9 @@ impl Appender {
     pub fn rotate_to_spare(&mut self) -> Result<Closing, WalError> {
         assert!(self.has_spare(), "an earlier rotation left a segment");
         self.append(FrameBuilder::with_capacity(0), true)?;
-        let synced = self.disk.sync(&self.segment.file);
-        synced.map_err(|error| self.poison.set(chain(&error)))?;
-        self.synced.raise(self.segment.header.log, self.end());
+        let synced = self.writer.disk.sync(&self.segment.file);
+        synced.map_err(|error| self.writer.poison.set(chain(&error)))?;
+        self.writer.synced.raise(self.segment.header.log, self.end());
         let next = self.spare.pop_front().expect("asserted above");
         let closing = Closing {
             segment: std::mem::replace(&mut self.segment, next),

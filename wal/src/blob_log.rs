@@ -16,22 +16,20 @@
 //!
 //! Lock order: round, then write, then append.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
+use pinstone_disk::LogKind;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, Ordering};
-use pinstone_disk::{Disk, Epoch, LogKind};
 
 use self::active::{Active, AppendState, entry};
 pub use self::round::SyncRound;
 use crate::appender::Closing;
 use crate::error::WalError;
-use crate::frame::{FrameBuilder, SyncedUpto};
-use crate::poison::Poison;
+use crate::frame::FrameBuilder;
 use crate::position::{LogPosition, Place};
-use crate::record::{PreparedValue, StoreSeed};
+use crate::record::PreparedValue;
 use crate::scan::position;
 use crate::segment::{FRAMES_START, SegmentFile};
+use crate::writer::Writer;
 
 mod active;
 mod large;
@@ -69,11 +67,7 @@ pub enum Appended {
 /// The growing end of the blob log.
 #[derive(Debug)]
 pub struct BlobLog {
-    disk: Arc<dyn Disk>,
-    synced: Arc<SyncedUpto>,
-    poison: Arc<Poison>,
-    epoch: Epoch,
-    store: StoreSeed,
+    writer: Writer,
     options: BlobLogOptions,
     round: Mutex<()>,
     write: Mutex<()>,
@@ -98,13 +92,8 @@ enum Room {
 impl BlobLog {
     /// The log that goes on from the end of `active`, if any, with the segments in `closing` yet
     /// to be sealed, oldest first. All of it is durable.
-    #[expect(clippy::too_many_arguments, reason = "what recovery found, all at once")]
     pub fn new(
-        disk: Arc<dyn Disk>,
-        synced: Arc<SyncedUpto>,
-        poison: Arc<Poison>,
-        epoch: Epoch,
-        store: StoreSeed,
+        writer: Writer,
         options: BlobLogOptions,
         active: Option<Closing>,
         closing: Vec<Closing>,
@@ -120,14 +109,10 @@ impl BlobLog {
             (None, Some(last)) => last.end(),
             (None, None) => LogPosition::START,
         };
-        synced.raise(LogKind::Blob, written);
+        writer.synced.raise(LogKind::Blob, written);
         let state = AppendState { active, closing: closing.into(), ..AppendState::default() };
         Self {
-            disk,
-            synced,
-            poison,
-            epoch,
-            store,
+            writer,
             options,
             round: Mutex::new(()),
             write: Mutex::new(()),
@@ -137,11 +122,6 @@ impl BlobLog {
             due: AtomicBool::new(true),
             appended: AtomicBool::new(false),
         }
-    }
-
-    /// The seed of this store's records.
-    pub fn store_seed(&self) -> StoreSeed {
-        self.store
     }
 
     /// Appends a value unless `known` says that it is there already; `insert` is told its place
@@ -160,7 +140,7 @@ impl BlobLog {
             return self.append_large(value, known, insert);
         }
         loop {
-            self.poison.check()?;
+            self.writer.poison.check()?;
             let mut state = self.append.lock();
             state.check_open()?;
             if known() {
@@ -287,7 +267,7 @@ impl BlobLog {
             let mut state = self.append.lock();
             let Some(oldest) = state.closing.front() else { return Ok(None) };
             let last = position(oldest.segment.header.ordinal, oldest.frames_end - 1);
-            if self.synced.of(LogKind::Blob) > last {
+            if self.writer.synced.of(LogKind::Blob) > last {
                 let closing = state.closing.pop_front();
                 state.sealing = closing.as_ref().map(Closing::end);
                 return Ok(closing);
@@ -326,7 +306,7 @@ impl BlobLog {
     pub fn figures(&self) -> BlobLogFigures {
         let state = self.append.lock();
         let end = state.active.as_ref().map_or(LogPosition::START, Active::end);
-        let durable = self.synced.of(LogKind::Blob);
+        let durable = self.writer.synced.of(LogKind::Blob);
         let unsynced_bytes = if end.ordinal() == durable.ordinal() {
             end.offset_bytes() - durable.offset_bytes()
         } else {

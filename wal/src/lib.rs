@@ -17,6 +17,7 @@ mod position;
 mod record;
 mod scan;
 mod segment;
+mod writer;
 
 pub use appender::{Appender, Closing, Sealed, create_segment};
 pub use blob_log::{Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound, copy_bytes};
@@ -37,3 +38,4 @@ pub use segment::{
     DIGEST_PAGE_BYTES, FRAMES_START, Footer, ListEntry, Sealer, SegmentFile, SegmentHeader,
     read_footer, read_header, read_list,
 };
+pub use writer::Writer;

@@ -10,7 +10,7 @@ use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Digest, LogKind, Operation};
 use pinstone_wal::{
     Appender, FRAMES_START, FrameBuilder, Poison, PreparedValue, RecordKind, Sealer, SegmentFile,
-    SyncedUpto, WalError, create_segment,
+    SyncedUpto, WalError, Writer, create_segment,
 };
 
 struct Rig {
@@ -24,18 +24,11 @@ struct Rig {
 impl Rig {
     fn new(seed: u64, reserve_bytes: u64) -> Self {
         let disk = SimDisk::new(seed);
-        let (poison, synced) = (Arc::new(Poison::default()), Arc::new(SyncedUpto::default()));
         let header = header(LogKind::Pointer, 1);
         let segment = create_segment(&*disk, header, reserve_bytes).unwrap();
-        let log = Appender::new(
-            disk.clone(),
-            Arc::clone(&synced),
-            Arc::clone(&poison),
-            header.epoch,
-            segment,
-            FRAMES_START,
-            Sealer::default(),
-        );
+        let writer = Writer::new(disk.clone(), header.epoch, store());
+        let log = Appender::new(writer.clone(), segment, FRAMES_START, Sealer::default());
+        let Writer { poison, synced, .. } = writer;
         Self { disk, poison, synced, log, next_ordinal: 2 }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::{Rig, file_bytes, header, value};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{CommitId, Digest, Disk, FormatError, LogKind, OpenMode, Operation, Ordinal};
-use pinstone_wal::{Appender, CommitRecord, LogPosition, Poison, SyncedUpto};
+use pinstone_wal::{Appender, CommitRecord, LogPosition, Writer};
 use pinstone_wal::{
     DIGEST_PAGE_BYTES, FRAMES_START, FrameBuilder, ListEntry, RecordKind, Scan, Sealed, Sealer,
     SegmentFile, SegmentHeader, SizeClass, ValueRecord, WalError, create_segment, read_footer,
@@ -195,16 +195,9 @@ fn what_an_unfinished_seal_left_is_written_anew() {
 fn a_sealed_pointer_segment_names_its_commits() {
     let disk = SimDisk::new(4);
     let header = header(LogKind::Pointer, 1);
-    let poison = Arc::new(Poison::default());
-    let mut log = Appender::new(
-        disk.clone(),
-        Arc::new(SyncedUpto::default()),
-        Arc::clone(&poison),
-        header.epoch,
-        create_segment(&*disk, header, 4096).unwrap(),
-        FRAMES_START,
-        Sealer::default(),
-    );
+    let writer = Writer::new(disk.clone(), header.epoch, common::store());
+    let segment = create_segment(&*disk, header, 4096).unwrap();
+    let mut log = Appender::new(writer.clone(), segment, FRAMES_START, Sealer::default());
     for id in (5..9).map(CommitId) {
         let commit = CommitRecord { id, depends_upto: LogPosition::START, changes: Vec::new() };
         let mut payload = Vec::new();
@@ -216,7 +209,7 @@ fn a_sealed_pointer_segment_names_its_commits() {
     }
     let next = SegmentHeader { ordinal: Ordinal(2), ..header };
     let mut closing = log.rotate(create_segment(&*disk, next, 4096).unwrap()).unwrap();
-    let sealed = closing.seal(&*disk, &poison).unwrap();
+    let sealed = closing.seal(&*disk, &writer.poison).unwrap();
     assert_eq!(verify(&*disk, &sealed).unwrap(), []);
     let (footer, _) = read_footer(&*disk, &open(&*disk, header).unwrap()).unwrap();
     assert_eq!(

@@ -155,7 +155,7 @@ impl Check<'_> {
     fn unsealed(&mut self, name: FileName) -> Result<()> {
         let FileName::Segment { log, ordinal, .. } = name else { return Ok(()) };
         // Before the file is read: what is durable now must be in it.
-        let durable = self.inner.synced.of(log);
+        let durable = self.inner.writer.synced.of(log);
         let Some((segment, bytes)) = self.read_whole(name)? else { return Ok(()) };
         let scan = Scan::of(segment.header, bytes);
         let end = if durable.ordinal() == ordinal { durable.offset_bytes() } else { 0 };
@@ -259,7 +259,7 @@ impl Check<'_> {
     /// Reads each value of a damaged segment by its list.
     fn listed(&mut self, list: &[ListEntry], bytes: &Bytes, header: &SegmentHeader) {
         let name = header.file_name();
-        let seed = self.inner.blob.store_seed();
+        let seed = self.inner.writer.store;
         for entry in list {
             let rest = bytes.get(entry.offset_bytes as usize..).unwrap_or(&[]);
             let read = pinstone_wal::Record::read(seed, rest)

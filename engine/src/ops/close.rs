@@ -17,12 +17,12 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
         return if inner.root.state().closed.is_some() {
             Ok(())
         } else {
-            Ok(inner.poison.check()?)
+            Ok(inner.writer.poison.check()?)
         };
     }
     inner.signal.stop();
     let closed = seal_all(inner).and_then(|()| settle(inner));
-    let _ = inner.poison.set("it was closed");
+    let _ = inner.writer.poison.set("it was closed");
     wait_until_quiet(inner);
     *lock = None;
     closed
@@ -60,7 +60,7 @@ fn settle(inner: &Inner) -> Result<()> {
     let _maintaining = inner.maintaining.lock();
     let mut log = inner.pointer_log.lock();
     let _growing = inner.growing.lock();
-    inner.poison.check()?;
+    inner.writer.poison.check()?;
     // From here on neither log takes anything: what the root is told stays true.
     log.closed = true;
     inner.blob.trim()?;
@@ -77,7 +77,7 @@ fn settle(inner: &Inner) -> Result<()> {
     }
     tracing::debug!(path = %inner.path.display(), "store closed");
     // Before the locks are let go.
-    let _ = inner.poison.set("it was closed");
+    let _ = inner.writer.poison.set("it was closed");
     Ok(())
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn commit(inner: &Inner, batch: Batch) -> Result<CommitId> {
     if found > max {
         return Err(Error::Limit { what: "a commit's length in bytes", max, found });
     }
-    inner.poison.check()?;
+    inner.writer.poison.check()?;
     if parts.changes.values().any(Option::is_some) {
         inner.begin_writing()?;
         if inner.pointer_closing.load(Ordering::Relaxed) > 0 {
@@ -124,7 +124,7 @@ impl Drop for Leading<'_> {
             return;
         }
         let cause = "a commit panicked";
-        let _ = self.inner.poison.set(cause);
+        let _ = self.inner.writer.poison.set(cause);
         let waiting = std::mem::take(&mut self.inner.commits.lock().waiting);
         for ticket in self.group.drain(..).chain(waiting) {
             let mut state = ticket.state.lock();
@@ -235,17 +235,17 @@ impl Group {
         if self.accepted().next().is_none() {
             return Ok(());
         }
-        inner.poison.check()?;
+        inner.writer.poison.check()?;
         if log.closed {
             return Err(Error::Poisoned { cause: "it was closed".to_owned() }.into());
         }
         inner.begin_appending()?;
-        let is_durable =
-            self.depends == LogPosition::START || inner.synced.of(LogKind::Blob) > self.depends;
+        let is_durable = self.depends == LogPosition::START
+            || inner.writer.synced.of(LogKind::Blob) > self.depends;
         let round =
             if is_durable { None } else { Some(inner.blob.begin_round_covering(self.depends)?) };
         let durable_upto =
-            round.as_ref().map_or_else(|| inner.synced.of(LogKind::Blob), SyncRound::upto);
+            round.as_ref().map_or_else(|| inner.writer.synced.of(LogKind::Blob), SyncRound::upto);
         let depends_upto = if self.depends == LogPosition::START {
             log.depends_upto
         } else {
@@ -357,7 +357,7 @@ fn append(
     for record in records {
         payload.clear();
         record.encode(&mut payload);
-        frame.push(inner.blob.store_seed(), RecordKind::Commit, &payload);
+        frame.push(inner.writer.store, RecordKind::Commit, &payload);
     }
     let body_bytes = frame.body_bytes() as usize;
     let max = inner.options.pointer_segment_bytes;
@@ -379,15 +379,8 @@ fn append(
 fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64) -> Result<()> {
     let add = || inner.root.add_segment(LogKind::Pointer, reserve_bytes);
     let Some(appender) = &mut log.appender else {
-        log.appender = Some(Appender::new(
-            Arc::clone(&inner.disk),
-            Arc::clone(&inner.synced),
-            Arc::clone(&inner.poison),
-            inner.root.header().epoch,
-            add()?,
-            FRAMES_START,
-            Sealer::default(),
-        ));
+        let (writer, sealer) = (inner.writer.clone(), Sealer::default());
+        log.appender = Some(Appender::new(writer, add()?, FRAMES_START, sealer));
         return Ok(());
     };
     let full =
@@ -417,12 +410,12 @@ fn sync(
     let pointer =
         pointer.map_or(Ok(()), |result| result.map(drop).map_err(|error| ended(inner, &error)));
     blob.and(pointer).map_err(GroupError::indeterminate)?;
-    inner.synced.raise(LogKind::Pointer, end);
+    inner.writer.synced.raise(LogKind::Pointer, end);
     Ok(())
 }
 
 fn ended(inner: &Inner, error: &DiskError) -> WalError {
-    inner.poison.set(format_args!("{error}: {}", error.source))
+    inner.writer.poison.set(format_args!("{error}: {}", error.source))
 }
 
 /// Why a group failed.

@@ -49,7 +49,7 @@ fn read(inner: &Inner, place: Place, digest: &Digest, verify: Verify) -> Result<
         let name = name.map_or_else(|| format!("segment {}", place.ordinal), |n| n.to_string());
         corrupt(name, offset, format!("{what}, in the record of value {digest}")).into()
     };
-    let record = Record::read(inner.blob.store_seed(), &bytes)
+    let record = Record::read(inner.writer.store, &bytes)
         .map_err(|error| bad(&format!("expected {}", error.what)))?;
     if record.kind != RecordKind::Value as u8 {
         return Err(bad("expected a value"));

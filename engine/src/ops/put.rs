@@ -14,7 +14,7 @@ pub(crate) fn put(inner: &Inner, value: &[u8]) -> Result<Put> {
     if found > max {
         return Err(Error::Limit { what: "a value's length in bytes", max, found });
     }
-    inner.poison.check()?;
+    inner.writer.poison.check()?;
     let digest = Digest::of(value);
     let new = !is_known(inner, &digest) && append(inner, digest, value)?;
     count(&inner.counters.put, 1);
@@ -73,7 +73,7 @@ fn append_growing(
     value: &[u8],
     grow: impl Fn() -> Result<()>,
 ) -> Result<bool> {
-    let prepared = PreparedValue::new(inner.blob.store_seed(), digest, value);
+    let prepared = PreparedValue::new(inner.writer.store, digest, value);
     loop {
         let known = || is_known(inner, &digest);
         let insert = |place| inner.index.insert(digest, place);

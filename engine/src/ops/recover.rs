@@ -29,7 +29,7 @@ use pinstone_disk::{
     StdDisk, StoreId,
 };
 use pinstone_wal::{
-    Appender, BlobLog, BlobLogOptions, LogPosition, Poison, SegmentHeader, StoreSeed, SyncedUpto,
+    Appender, BlobLog, BlobLogOptions, LogPosition, SegmentHeader, StoreSeed, Writer,
 };
 
 use self::clean::{remove_leftovers, remove_unnamed};
@@ -112,8 +112,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
 
 /// A store that was taken over: its new root is in force.
 struct Taken {
-    synced: Arc<SyncedUpto>,
-    poison: Arc<Poison>,
+    writer: Writer,
     root: Root,
     segments: Segments,
     replayed: Replayed,
@@ -159,7 +158,8 @@ fn take_over(
     if found.current_temp {
         disk.remove(FileName::CurrentTemp)?;
     }
-    let synced = Arc::new(SyncedUpto::default());
+    let store = StoreSeed::new(&header.store_id);
+    let writer = Writer::new(Arc::clone(disk), header.epoch, store);
     // Nothing is appended before an edit says that the store is open.
     let closed = before.root.closed.filter(|_| recovery.clean);
     let mut state = RootState { closed, ..RootState::default() };
@@ -178,15 +178,13 @@ fn take_over(
             log_state.insert(ordinal, SegmentState { epoch, seal: None });
         }
         if let Some(end) = before.log(log).end {
-            synced.raise(log, end.position);
+            writer.synced.raise(log, end.position);
         }
         Ok(tails)
     });
     let (blob, pointer) = (blob?, pointer?);
 
-    let poison = Arc::new(Poison::default());
-    let shared = (Arc::clone(disk), Arc::clone(&synced), Arc::clone(&poison));
-    let root = Root::create(shared.0, shared.1, shared.2, header, state)?;
+    let root = Root::create(writer.clone(), header, state)?;
     turn_current(&**disk, &header)?;
     remove_unnamed(&**disk, found, before, &root, recovery);
 
@@ -197,7 +195,7 @@ fn take_over(
     for tail in &blob.all {
         segments.add_unsealed(tail.segment.clone());
     }
-    Ok(Taken { synced, poison, root, segments, replayed, blob, pointer })
+    Ok(Taken { writer, root, segments, replayed, blob, pointer })
 }
 
 /// The header of the next root log. Whatever a file's name says was in use (R3).
@@ -223,7 +221,7 @@ fn begin(
     lock: Box<dyn Lock>,
     taken: Taken,
 ) -> Result<Inner> {
-    let Taken { synced, poison, root, segments, replayed, .. } = taken;
+    let Taken { writer, root, segments, replayed, .. } = taken;
     let Replayed { index, pointers, depends_upto, recovery } = replayed;
     root.reserve()?;
     let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes);
@@ -240,35 +238,16 @@ fn begin(
     }
 
     // The root's first frame says so.
-    let told = synced.now();
-    let SegmentHeader { store_id, epoch, .. } = root.header();
+    let told = writer.synced.now();
     let blob_options = BlobLogOptions {
         segment_bytes: options.segment_bytes,
         buffer_bytes: options.append_buffer_bytes,
     };
     let (active, closing) = taken.blob.split();
-    let blob = BlobLog::new(
-        Arc::clone(&disk),
-        Arc::clone(&synced),
-        Arc::clone(&poison),
-        epoch,
-        StoreSeed::new(&store_id),
-        blob_options,
-        active,
-        closing,
-    );
+    let blob = BlobLog::new(writer.clone(), blob_options, active, closing);
     let (active, closing) = taken.pointer.split();
-    let appender = active.map(|tail| {
-        Appender::new(
-            Arc::clone(&disk),
-            Arc::clone(&synced),
-            Arc::clone(&poison),
-            epoch,
-            tail.segment,
-            tail.frames_end,
-            tail.sealer,
-        )
-    });
+    let appender = active
+        .map(|tail| Appender::new(writer.clone(), tail.segment, tail.frames_end, tail.sealer));
     let pointer_closing = closing.len();
     let pointer_log = PointerLog {
         appender,
@@ -277,13 +256,13 @@ fn begin(
         closed: false,
         depends_upto,
     };
+    let epoch = writer.epoch;
     tracing::info!(path = %path.display(), %epoch, ?recovery, "store opened");
     Ok(Inner {
         path,
         options,
         disk,
-        poison,
-        synced,
+        writer,
         root,
         reserve,
         blob,

@@ -21,7 +21,7 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
         last_commit: inner.pointers.last_commit().0,
         pointer_count: inner.pointers.len(),
         value_count: inner.index.len(),
-        poisoned: inner.poison.cause(),
+        poisoned: inner.writer.poison.cause(),
         blob_log: LogStats {
             unsynced_bytes: blob.unsynced_bytes,
             ..log_stats(&root.blob, blob.end.offset_bytes())

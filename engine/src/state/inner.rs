@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use pinstone_disk::env::{AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 use pinstone_disk::{CommitId, Disk, Lock};
-use pinstone_wal::{
-    Appender, BlobLog, Closing, LogPosition, Poison, SyncedUpto, WalError, copy_bytes,
-};
+use pinstone_wal::{Appender, BlobLog, Closing, LogPosition, WalError, Writer, copy_bytes};
 
 use crate::batch::Parts;
 use crate::error::{Error, Result};
@@ -31,8 +29,8 @@ pub(crate) struct Inner {
     pub(crate) path: PathBuf,
     pub(crate) options: Options,
     pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) poison: Arc<Poison>,
-    pub(crate) synced: Arc<SyncedUpto>,
+    /// What its logs share.
+    pub(crate) writer: Writer,
     pub(crate) root: Root,
     pub(crate) reserve: Reserve,
     pub(crate) blob: BlobLog,
@@ -103,7 +101,7 @@ impl Inner {
         if !self.writing.load(Ordering::Acquire) {
             let _growing = self.growing.lock();
             // Closing holds that lock, too: what it told the root stays the last word.
-            self.poison.check()?;
+            self.writer.poison.check()?;
             self.root.begin_writing()?;
             self.writing.store(true, Ordering::Release);
         }

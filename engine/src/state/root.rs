@@ -8,14 +8,13 @@
 //! - R2: an ordinal that was given to a file is not given again, even if that came to nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use pinstone_disk::codec::{Malformed, Reader, put_varint};
 use pinstone_disk::env::Mutex;
-use pinstone_disk::{Disk, DiskError, DiskExt, Epoch, File, LogKind, Ordinal};
+use pinstone_disk::{DiskError, DiskExt, Epoch, File, LogKind, Ordinal};
 use pinstone_wal::{
-    Appender, FrameBuilder, LogPosition, Poison, RecordKind, Sealed, SegmentFile, SegmentHeader,
-    StoreSeed, SyncedUpto, WalError, corrupt, create_segment,
+    Appender, FRAMES_START, FrameBuilder, LogPosition, RecordKind, Sealed, Sealer, SegmentFile,
+    SegmentHeader, WalError, Writer, corrupt, create_segment,
 };
 
 /// What a root says.
@@ -236,10 +235,7 @@ fn decode(reader: &mut Reader<'_>) -> Result<Edit, Malformed> {
 /// The root in force, and the log that its edits go to.
 #[derive(Debug)]
 pub(crate) struct Root {
-    disk: Arc<dyn Disk>,
-    synced: Arc<SyncedUpto>,
-    poison: Arc<Poison>,
-    store: StoreSeed,
+    writer: Writer,
     header: SegmentHeader,
     inner: Mutex<RootInner>,
 }
@@ -257,30 +253,20 @@ const RESERVE_BYTES: u64 = 64 << 10;
 impl Root {
     /// Writes a new root log with this header and state, synced; CURRENT does not name it yet.
     pub(crate) fn create(
-        disk: Arc<dyn Disk>,
-        synced: Arc<SyncedUpto>,
-        poison: Arc<Poison>,
+        writer: Writer,
         header: SegmentHeader,
         state: RootState,
     ) -> Result<Self, WalError> {
-        let store = StoreSeed::new(&header.store_id);
+        assert_eq!(header.epoch, writer.epoch, "a writer writes a root log of its own");
         let mut frame = FrameBuilder::with_capacity(0);
-        frame.push(store, RecordKind::RootEdit, &encode(&state.edits()));
-        let segment = create_segment(&*disk, header, frame.len_bytes() as u64)?;
-        let mut log = Appender::new(
-            Arc::clone(&disk),
-            Arc::clone(&synced),
-            Arc::clone(&poison),
-            header.epoch,
-            segment,
-            pinstone_wal::FRAMES_START,
-            pinstone_wal::Sealer::default(),
-        );
+        frame.push(writer.store, RecordKind::RootEdit, &encode(&state.edits()));
+        let segment = create_segment(&*writer.disk, header, frame.len_bytes() as u64)?;
+        let mut log = Appender::new(writer.clone(), segment, FRAMES_START, Sealer::default());
         log.append(frame, false)?;
-        disk.sync(&log.segment().file)?;
-        synced.raise(LogKind::Root, log.end());
+        writer.disk.sync(&log.segment().file)?;
+        writer.synced.raise(LogKind::Root, log.end());
         let inner = Mutex::new(RootInner { state, log });
-        Ok(Self { disk, synced, poison, store, header, inner })
+        Ok(Self { writer, header, inner })
     }
 
     /// Reserves space for edits; on a full device each of them finds out by itself.
@@ -331,7 +317,7 @@ impl Root {
         reserve_bytes: u64,
     ) -> Result<SegmentFile, WalError> {
         let mut inner = self.inner.lock();
-        self.poison.check()?;
+        self.writer.poison.check()?;
         let ordinal = inner.state.log(log).next_ordinal;
         if ordinal.next().is_none() {
             let what = format!("the {} log has no ordinal left", log.word());
@@ -340,14 +326,14 @@ impl Root {
         let header = SegmentHeader { log, ordinal, ..self.header };
         // R2: the ordinal is spent from here on, whatever becomes of it.
         inner.state.log_mut(log).spend(ordinal);
-        let segment = create_segment(&*self.disk, header, reserve_bytes)
-            .map_err(|error| self.poison.after(error))?;
+        let segment = create_segment(&*self.writer.disk, header, reserve_bytes)
+            .map_err(|error| self.writer.poison.after(error))?;
         let edit = Edit::Open { log, ordinal, epoch: header.epoch };
         if let Err(error) = self.append(&mut inner, &[edit]) {
             // If the edit is not there, nothing names the file; what cannot be removed now is
             // removed at the next open. If it may be there, the file must stay.
             if matches!(error, WalError::Disk(_)) {
-                let _ = self.disk.remove(header.file_name());
+                let _ = self.writer.disk.remove(header.file_name());
             }
             return Err(error);
         }
@@ -381,13 +367,14 @@ impl Root {
     fn append(&self, inner: &mut RootInner, edits: &[Edit]) -> Result<(), WalError> {
         let mut frame = FrameBuilder::with_capacity(0);
         if !edits.is_empty() {
-            frame.push(self.store, RecordKind::RootEdit, &encode(edits));
+            frame.push(self.writer.store, RecordKind::RootEdit, &encode(edits));
         }
         inner.log.append(frame, false)?;
-        self.disk
+        self.writer
+            .disk
             .sync(&inner.log.segment().file)
-            .map_err(|error| self.poison.set(format_args!("{error}: {}", error.source)))?;
-        self.synced.raise(LogKind::Root, inner.log.end());
+            .map_err(|error| self.writer.poison.set(format_args!("{error}: {}", error.source)))?;
+        self.writer.synced.raise(LogKind::Root, inner.log.end());
         for edit in edits {
             inner.state.apply(edit);
         }

@@ -181,9 +181,9 @@ impl Active {
 
     pub(super) fn frame_place(&self, log: &BlobLog, last: bool) -> FramePlace {
         FramePlace {
-            epoch: log.epoch,
+            epoch: log.writer.epoch,
             sequence: u32::try_from(self.sealer.frame_count()).expect("frames have bytes"),
-            synced: log.synced.now(),
+            synced: log.writer.synced.now(),
             last,
         }
     }

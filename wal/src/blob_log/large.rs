@@ -93,14 +93,14 @@ impl BlobLog {
             }
             let mut at = offset_bytes + large.head.len() as u64;
             for part in value.value.chunks(WRITE_BYTES) {
-                self.disk.write(file, at, Bytes::copy_from_slice(part))?;
+                self.writer.disk.write(file, at, Bytes::copy_from_slice(part))?;
                 at += part.len() as u64;
             }
             let padding = Bytes::from_static(&[0; FRAME_ALIGN]).slice(..size(end_bytes - at));
             if !padding.is_empty() {
-                self.disk.write(file, at, padding)?;
+                self.writer.disk.write(file, at, padding)?;
             }
-            self.disk.write(file, *offset_bytes, large.head.clone())
+            self.writer.disk.write(file, *offset_bytes, large.head.clone())
         };
         let len_before_bytes = file.len_bytes();
         write().map_err(|error| {
@@ -139,9 +139,9 @@ impl BlobLog {
             body_bytes: u32::try_from(end_bytes - offset_bytes - FRAME_HEADER_BYTES as u64)
                 .expect("the frame it replaces had this length at least"),
             body_check: 0,
-            epoch: self.epoch,
+            epoch: self.writer.epoch,
             sequence: large.sequence,
-            synced: self.synced.now(),
+            synced: self.writer.synced.now(),
         };
         let encoded = header.encode(segment.header.seed(), *offset_bytes);
         active.sealer.void(&header, encoded_crc(&encoded), listed);

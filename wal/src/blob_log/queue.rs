@@ -69,7 +69,7 @@ impl BlobLog {
         _write: &MutexGuard<'_, ()>,
         until: Option<&Arc<Queued>>,
     ) -> Result<(), WalError> {
-        self.poison.check()?;
+        self.writer.poison.check()?;
         loop {
             let Some(queued) = self.append.lock().queued.front().cloned() else { return Ok(()) };
             if until.is_some_and(|until| Arc::ptr_eq(until, &queued)) {
@@ -83,7 +83,7 @@ impl BlobLog {
 
     fn write_one(&self, queued: &Queued) -> Result<(), DiskError> {
         let file = &queued.segment.file;
-        self.disk.write(file, queued.offset_bytes, queued.bytes.clone())?;
+        self.writer.disk.write(file, queued.offset_bytes, queued.bytes.clone())?;
         // A void frame's body may lie beyond what was reserved; the file has to reach its end.
         let written_end_bytes = queued.offset_bytes + queued.bytes.len() as u64;
         if written_end_bytes < queued.end_bytes && file.len_bytes()? < queued.end_bytes {
@@ -119,6 +119,6 @@ impl BlobLog {
 
     /// What a failed write means: without space it can be tried again, else writing has ended.
     pub(super) fn refused(&self, error: DiskError) -> WalError {
-        if error.is_no_space() { error.into() } else { self.poison.set(chain(&error)) }
+        if error.is_no_space() { error.into() } else { self.writer.poison.set(chain(&error)) }
     }
 }

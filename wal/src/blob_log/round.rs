@@ -84,18 +84,18 @@ impl BlobLog {
     /// As [`BlobLog::begin_round_covering`]; a failed sync ends writing.
     pub fn sync(&self, position: LogPosition) -> Result<(), WalError> {
         self.share_round(position)?;
-        assert!(self.synced.of(LogKind::Blob) > position, "a position that was given out");
+        assert!(self.writer.synced.of(LogKind::Blob) > position, "a position that was given out");
         Ok(())
     }
 
     /// Waits for a round that began after `position`, unless that is durable.
     pub(super) fn share_round(&self, position: LogPosition) -> Result<(), WalError> {
-        if self.synced.of(LogKind::Blob) > position {
+        if self.writer.synced.of(LogKind::Blob) > position {
             return Ok(());
         }
-        self.poison.check()?;
+        self.writer.poison.check()?;
         let guard = self.round.lock();
-        if self.synced.of(LogKind::Blob) > position {
+        if self.writer.synced.of(LogKind::Blob) > position {
             return Ok(());
         }
         self.write_out_to(position)?;
@@ -173,11 +173,11 @@ impl SyncRound<'_> {
         assert!(self.submitted.replace(false), "what became of syncs that nobody took");
         self.files.clear();
         if let Err(error) = result {
-            return Err(self.log.poison.set(chain(&error)));
+            return Err(self.log.writer.poison.set(chain(&error)));
         }
         let upto =
             if planted::is(Bug::JoinSyncInFlight) { self.log.written_upto() } else { self.upto };
-        self.log.synced.raise(LogKind::Blob, upto);
+        self.log.writer.synced.raise(LogKind::Blob, upto);
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl SyncRound<'_> {
     }
 
     fn carry_out(self) -> Result<(), WalError> {
-        let results = self.log.disk.run(Batch { chains: self.chains() });
+        let results = self.log.writer.disk.run(Batch { chains: self.chains() });
         let failed = results.into_iter().find_map(Result::err);
         self.finish(failed.map_or(Ok(()), Err))
     }
@@ -196,7 +196,7 @@ impl SyncRound<'_> {
 impl Drop for SyncRound<'_> {
     fn drop(&mut self) {
         if self.submitted.get() {
-            let _ = self.log.poison.set("what became of a sync is not known");
+            let _ = self.log.writer.poison.set("what became of a sync is not known");
             return;
         }
         self.log.append.lock().unsynced.append(&mut self.files);

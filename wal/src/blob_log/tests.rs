@@ -1,16 +1,18 @@
 //! What only the blob log's own insides can show: instants between two steps of another thread.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::appender::create_segment;
 use crate::frame::FRAME_HEADER_BYTES;
+use crate::record::StoreSeed;
 use crate::segment::SegmentHeader;
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Digest, Ordinal, StoreId};
+use pinstone_disk::{Digest, Disk, Epoch, Ordinal, StoreId};
 
 #[test]
 fn a_sync_that_began_before_room_was_given_back_syncs_what_is_there() {
     let disk: Arc<dyn Disk> = SimDisk::new(1);
-    let synced = Arc::new(SyncedUpto::default());
     let header = SegmentHeader {
         store_id: StoreId([7; 16]),
         log: LogKind::Blob,
@@ -18,17 +20,9 @@ fn a_sync_that_began_before_room_was_given_back_syncs_what_is_there() {
         epoch: Epoch::FIRST,
     };
     let store = StoreSeed::new(&header.store_id);
+    let writer = Writer::new(Arc::clone(&disk), header.epoch, store);
     let options = BlobLogOptions { segment_bytes: 1 << 16, buffer_bytes: 4096 };
-    let log = BlobLog::new(
-        Arc::clone(&disk),
-        Arc::clone(&synced),
-        Arc::default(),
-        header.epoch,
-        store,
-        options,
-        None,
-        Vec::new(),
-    );
+    let log = BlobLog::new(writer.clone(), options, None, Vec::new());
     log.offer(create_segment(&*disk, header, 1 << 16).unwrap()).unwrap();
     let bytes = [7; 3000];
     let value = PreparedValue::new(store, Digest::of(&bytes), &bytes);
@@ -43,6 +37,6 @@ fn a_sync_that_began_before_room_was_given_back_syncs_what_is_there() {
     };
     log.take_back(&large, listed);
     log.share_round(last).unwrap();
-    assert_eq!(synced.of(LogKind::Blob), LogPosition::new(Ordinal::FIRST, 512));
+    assert_eq!(writer.synced.of(LogKind::Blob), LogPosition::new(Ordinal::FIRST, 512));
     assert!(last > LogPosition::new(Ordinal::FIRST, 512));
 }

@@ -13,7 +13,7 @@ use pinstone_disk::{
 use pinstone_wal::{
     Appended, BlobLog, BlobLogOptions, LastSealed, LogEnd, LogPosition, Place, Poison,
     PreparedValue, Record, Scan, Sealed, SegmentFile, SegmentHeader, StoreSeed, Synced, SyncedUpto,
-    ValueRecord, Verdict, WalError, create_segment, judge, read_header,
+    ValueRecord, Verdict, WalError, Writer, create_segment, judge, read_header,
 };
 
 pub const STORE_ID: StoreId = StoreId(*b"a store for test");
@@ -55,18 +55,10 @@ impl Rig {
         buffer_bytes: usize,
         reserve_bytes: u64,
     ) -> Self {
-        let synced = Arc::new(SyncedUpto::default());
-        let poison = Arc::new(Poison::default());
-        let log = BlobLog::new(
-            Arc::clone(&disk),
-            Arc::clone(&synced),
-            Arc::clone(&poison),
-            EPOCH,
-            store(),
-            BlobLogOptions { segment_bytes, buffer_bytes },
-            None,
-            Vec::new(),
-        );
+        let writer = Writer::new(Arc::clone(&disk), EPOCH, store());
+        let options = BlobLogOptions { segment_bytes, buffer_bytes };
+        let log = BlobLog::new(writer.clone(), options, None, Vec::new());
+        let Writer { synced, poison, .. } = writer;
         Self {
             disk,
             log,

@@ -141,15 +141,16 @@ pub struct Finding {
     /// The file, or the pointer as `@NAME`.
     pub file: String,
     /// Where in the file, if the finding has a place.
-    pub offset: Option<u64>,
+    #[cfg_attr(feature = "serde", serde(rename = "offset"))]
+    pub offset_bytes: Option<u64>,
     /// What is wrong.
     pub what: String,
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.offset {
-            Some(offset) => write!(f, "{} at offset {offset}: {}", self.file, self.what),
+        match self.offset_bytes {
+            Some(at) => write!(f, "{} at offset {at}: {}", self.file, self.what),
             None => write!(f, "{}: {}", self.file, self.what),
         }
     }

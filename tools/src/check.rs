@@ -24,7 +24,7 @@ pub(crate) fn run(context: &mut Context, args: &CheckArgs) -> Result<Exit, CliEr
         Ok(store) => store,
         Err(CliError::Store(Error::Corrupt { file, offset_bytes, what })) => {
             let mut report = CheckReport::default();
-            report.findings.push(Finding { file, offset: Some(offset_bytes), what });
+            report.findings.push(Finding { file, offset_bytes: Some(offset_bytes), what });
             let exit = print(context, &report)?;
             let message = "the store does not open: nothing else was checked";
             context.notice(&Notice { kind: NoticeKind::Unchecked, path: None, message });

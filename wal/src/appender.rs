@@ -16,7 +16,7 @@ use crate::frame::{FRAME_HEADER_BYTES, FrameBuilder, FramePlace, frame_bytes};
 use crate::poison::{Poison, chain};
 use crate::position::LogPosition;
 use crate::scan::position;
-use crate::segment::{FRAMES_START, Sealer, SegmentFile, SegmentHeader};
+use crate::segment::{FRAMES_START_BYTES, Sealer, SegmentFile, SegmentHeader};
 use crate::writer::Writer;
 
 /// Creates the file of a segment: reserved up to `reserve_bytes`, its header written, file and
@@ -33,7 +33,7 @@ pub fn create_segment(
     let file = disk.open(name, OpenMode::Create)?;
     let segment = SegmentFile { header, file };
     let written = (|| {
-        segment.file.allocate(reserve_bytes.max(FRAMES_START))?;
+        segment.file.allocate(reserve_bytes.max(FRAMES_START_BYTES))?;
         disk.write(&segment.file, 0, header.encode().to_vec().into())?;
         disk.sync(&segment.file)?;
         if planted::is(Bug::DirSyncSkipped) { Ok(()) } else { disk.sync_dir() }
@@ -52,7 +52,7 @@ pub struct Closing {
     /// The segment.
     pub segment: SegmentFile,
     /// Where its frames end.
-    pub frames_end: u64,
+    pub frames_end_bytes: u64,
     /// What sealing writes.
     pub sealer: Sealer,
 }
@@ -73,7 +73,7 @@ pub struct Sealed {
 impl Closing {
     /// Where its frames end, as a position in the log.
     pub fn end(&self) -> LogPosition {
-        position(self.segment.header.ordinal, self.frames_end)
+        position(self.segment.header.ordinal, self.frames_end_bytes)
     }
 
     /// Writes the footer, cuts what was reserved beyond it, syncs. May be tried again after a
@@ -83,9 +83,9 @@ impl Closing {
         poison.check()?;
         let header = self.segment.header;
         let file = &self.segment.file;
-        let (bytes, footer_hash) = self.sealer.finish(header, self.frames_end);
-        let file_bytes = self.frames_end + bytes.len() as u64;
-        disk.write(file, self.frames_end, bytes)?;
+        let (bytes, footer_hash) = self.sealer.finish(header, self.frames_end_bytes);
+        let file_bytes = self.frames_end_bytes + bytes.len() as u64;
+        disk.write(file, self.frames_end_bytes, bytes)?;
         file.set_len(file_bytes)?;
         disk.sync(file).map_err(|error| poison.set(chain(&error)))?;
         let record_count = self.sealer.record_count();
@@ -130,7 +130,7 @@ impl Appender {
 
     /// No frame was appended to this segment yet.
     pub fn is_empty(&self) -> bool {
-        self.end_bytes == FRAMES_START
+        self.end_bytes == FRAMES_START_BYTES
     }
 
     /// What sealing will write, for the log to add what its records mean.
@@ -195,10 +195,10 @@ impl Appender {
         let next = self.spare.pop_front().expect("asserted above");
         let closing = Closing {
             segment: std::mem::replace(&mut self.segment, next),
-            frames_end: self.end_bytes,
+            frames_end_bytes: self.end_bytes,
             sealer: std::mem::take(&mut self.sealer),
         };
-        self.end_bytes = FRAMES_START;
+        self.end_bytes = FRAMES_START_BYTES;
         Ok(closing)
     }
 

@@ -28,7 +28,7 @@ use crate::frame::FrameBuilder;
 use crate::position::{LogPosition, Place};
 use crate::record::PreparedValue;
 use crate::scan::position;
-use crate::segment::{FRAMES_START, SegmentFile};
+use crate::segment::{FRAMES_START_BYTES, SegmentFile};
 use crate::writer::Writer;
 
 mod active;
@@ -100,7 +100,7 @@ impl BlobLog {
     ) -> Self {
         let active = active.map(|segment| Active {
             segment: segment.segment,
-            frame_start_bytes: segment.frames_end,
+            frame_start_bytes: segment.frames_end_bytes,
             frame: FrameBuilder::with_capacity(0),
             sealer: segment.sealer,
         });
@@ -197,7 +197,7 @@ impl BlobLog {
         let mut state = self.append.lock();
         assert!(state.last_ordinal() < Some(next.header.ordinal), "segments come in order");
         if state.active.is_none() {
-            let start = position(next.header.ordinal, FRAMES_START);
+            let start = position(next.header.ordinal, FRAMES_START_BYTES);
             self.written_upto.fetch_max(start.number(), Ordering::AcqRel);
             state.active = Some(Active::begin(next, Vec::new()));
             return Ok(());
@@ -266,7 +266,7 @@ impl BlobLog {
         loop {
             let mut state = self.append.lock();
             let Some(oldest) = state.closing.front() else { return Ok(None) };
-            let last = position(oldest.segment.header.ordinal, oldest.frames_end - 1);
+            let last = position(oldest.segment.header.ordinal, oldest.frames_end_bytes - 1);
             if self.writer.synced.of(LogKind::Blob) > last {
                 let closing = state.closing.pop_front();
                 state.sealing = closing.as_ref().map(Closing::end);
@@ -310,7 +310,7 @@ impl BlobLog {
         let unsynced_bytes = if end.ordinal() == durable.ordinal() {
             end.offset_bytes() - durable.offset_bytes()
         } else {
-            let closing = state.closing.iter().map(|closing| closing.frames_end);
+            let closing = state.closing.iter().map(|closing| closing.frames_end_bytes);
             end.offset_bytes() + closing.sum::<u64>()
         };
         BlobLogFigures {

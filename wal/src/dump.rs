@@ -18,12 +18,12 @@ use pinstone_disk::{
     TRAILER_BYTES, TRAILER_MAGIC, Trailer,
 };
 
-use crate::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameKind, frame_bytes};
+use crate::frame::{FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameKind, frame_bytes};
 use crate::position::{LogPosition, SizeClass};
 use crate::record::{Record, RecordKind, StoreSeed};
 use crate::segment::{
     DIGEST_ENTRY_BYTES, DIGEST_PAGE_BYTES, DIGEST_PAGE_HEADER_BYTES, ENTRIES_A_PAGE, FOOTER_BYTES,
-    FOOTER_MAGIC, FRAMES_START, SegmentHeader,
+    FOOTER_MAGIC, FRAMES_START_BYTES, SegmentHeader,
 };
 
 /// Adds rows for the payload of a root's edit that stands at an offset of the file.
@@ -252,9 +252,9 @@ impl<'a> Walk<'a> {
     }
 
     fn segment(&mut self, header: SegmentHeader) {
-        self.padding(HEADER_BYTES as u64, FRAMES_START);
-        let frames_end = self.seal(header).unwrap_or(self.bytes.len() as u64);
-        self.frames(header, frames_end);
+        self.padding(HEADER_BYTES as u64, FRAMES_START_BYTES);
+        let frames_end_bytes = self.seal(header).unwrap_or(self.bytes.len() as u64);
+        self.frames(header, frames_end_bytes);
     }
 
     /// Zeros from `start` to `end`, as far as the file goes.
@@ -271,32 +271,33 @@ impl<'a> Walk<'a> {
         self.dump.push(start, len, "padding", "zeros", count(len));
     }
 
-    fn frames(&mut self, header: SegmentHeader, frames_end: u64) {
+    fn frames(&mut self, header: SegmentHeader, frames_end_bytes: u64) {
         let seed = header.seed();
-        let mut at = FRAMES_START;
+        let mut at = FRAMES_START_BYTES;
         let mut sequence = 0;
-        while at < frames_end {
-            let rest = self.bytes.get(size(at)..size(frames_end)).unwrap_or(&[]);
+        while at < frames_end_bytes {
+            let rest = self.bytes.get(size(at)..size(frames_end_bytes)).unwrap_or(&[]);
             match FrameHeader::decode(seed, at, rest) {
                 Ok(frame) => {
                     if frame.sequence != sequence {
                         self.invalid(at, "frame", format_args!("expected sequence {sequence}"));
                     }
                     sequence = frame.sequence.wrapping_add(1);
-                    at = self.frame(header, at, &frame, frames_end);
+                    at = self.frame(header, at, &frame, frames_end_bytes);
                 }
                 Err(error) => {
                     let Some(dirty) = rest.iter().position(|byte| *byte != 0) else { return };
                     self.expected(at, "frame", error);
                     // On to the next place with a valid header, if there is one.
-                    let mut next = at + (dirty / FRAME_ALIGN * FRAME_ALIGN) as u64;
-                    next = next.max(at + FRAME_ALIGN as u64);
-                    while next < frames_end {
-                        let rest = self.bytes.get(size(next)..size(frames_end)).unwrap_or(&[]);
+                    let mut next = at + (dirty / FRAME_ALIGN_BYTES * FRAME_ALIGN_BYTES) as u64;
+                    next = next.max(at + FRAME_ALIGN_BYTES as u64);
+                    while next < frames_end_bytes {
+                        let rest =
+                            self.bytes.get(size(next)..size(frames_end_bytes)).unwrap_or(&[]);
                         if FrameHeader::decode(seed, next, rest).is_ok() {
                             break;
                         }
-                        next += FRAME_ALIGN as u64;
+                        next += FRAME_ALIGN_BYTES as u64;
                     }
                     at = next;
                 }
@@ -455,12 +456,12 @@ impl<'a> Walk<'a> {
             let of = fields.identity()?;
             fields.u64("frame_count")?;
             fields.u64("record_count")?;
-            let frames_end = fields.u64("frames_end")?;
+            let frames_end_bytes = fields.u64("frames_end")?;
             fields.u64("body_bytes")?;
             fields.u64("first_commit")?;
             fields.u64("last_commit")?;
-            let list_offset = fields.u64("list_offset")?;
-            let list_pages = fields.u64("list_pages")?;
+            let list_offset_bytes = fields.u64("list_offset")?;
+            let list_page_count = fields.u64("list_pages")?;
             fields.digest("frames_hash")?;
             fields.digest("list_hash")?;
             fields.structure = "trailer";
@@ -471,9 +472,9 @@ impl<'a> Walk<'a> {
             fields.bytes("reserved", 6)?;
             fields.hex32("trailer_crc")?;
             fields.text("magic", 8)?;
-            Ok::<_, Malformed>((of, frames_end, list_offset, list_pages))
+            Ok::<_, Malformed>((of, frames_end_bytes, list_offset_bytes, list_page_count))
         })();
-        let (of, frames_end, list_offset, list_pages) = shown.ok()?;
+        let (of, frames_end_bytes, list_offset_bytes, list_page_count) = shown.ok()?;
         match Trailer::decode(&header.file_name(), self.bytes.len() as u64, trailer) {
             Ok(trailer) if trailer.footer_offset_bytes == start && trailer.is_of(footer) => {}
             Ok(_) => self.invalid(start, "footer", "it is not the one that its trailer names"),
@@ -485,17 +486,17 @@ impl<'a> Walk<'a> {
         if of.kind != header.log as u8 || SegmentHeader::of(header.log, &of) != header {
             self.invalid(start, "footer", "it is another file's");
         }
-        let list_end = list_pages
+        let list_end = list_page_count
             .checked_mul(DIGEST_PAGE_BYTES as u64)
-            .and_then(|bytes| list_offset.checked_add(bytes));
-        if frames_end != list_offset || list_end != Some(start) {
+            .and_then(|bytes| list_offset_bytes.checked_add(bytes));
+        if frames_end_bytes != list_offset_bytes || list_end != Some(start) {
             self.invalid(start, "footer", "its offsets do not fit the file");
             return Some(start);
         }
-        for page in 0..list_pages {
-            self.digest_page(header, list_offset + page * DIGEST_PAGE_BYTES as u64);
+        for page in 0..list_page_count {
+            self.digest_page(header, list_offset_bytes + page * DIGEST_PAGE_BYTES as u64);
         }
-        Some(frames_end)
+        Some(frames_end_bytes)
     }
 
     fn digest_page(&mut self, header: SegmentHeader, offset: u64) {

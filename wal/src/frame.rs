@@ -24,7 +24,7 @@ pub const FRAME_HEADER_BYTES: usize = 48;
 /// Frames begin at multiples of this, and so does what seals a segment: a sector. A crash may
 /// leave anything in a sector that was being written, so no later write may touch one that holds
 /// a durable frame.
-pub const FRAME_ALIGN: usize = 512;
+pub const FRAME_ALIGN_BYTES: usize = 512;
 
 /// What a frame is. The number is the one written on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl FrameHeader {
 
 /// Bytes of a frame whose records have `body_bytes`.
 pub(crate) fn frame_bytes(body_bytes: u64) -> u64 {
-    (FRAME_HEADER_BYTES as u64 + body_bytes).next_multiple_of(FRAME_ALIGN as u64)
+    (FRAME_HEADER_BYTES as u64 + body_bytes).next_multiple_of(FRAME_ALIGN_BYTES as u64)
 }
 
 /// The checksums of a frame's records, folded as they come.
@@ -282,7 +282,7 @@ impl FrameBuilder {
         };
         let encoded = header.encode(seed, offset_bytes);
         self.bytes[..FRAME_HEADER_BYTES].copy_from_slice(&encoded);
-        self.bytes.resize(self.bytes.len().next_multiple_of(FRAME_ALIGN), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(FRAME_ALIGN_BYTES), 0);
         (encoded_crc(&encoded), Bytes::from(self.bytes))
     }
 }

@@ -24,8 +24,8 @@ pub use blob_log::{Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound,
 pub use commit::{Change, CommitRecord};
 pub use error::{WalError, corrupt};
 pub use frame::{
-    FRAME_ALIGN, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, FramePlace, Synced,
-    SyncedUpto,
+    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, FramePlace,
+    Synced, SyncedUpto,
 };
 pub use poison::Poison;
 pub use position::{LogPosition, Place, SIZE_CLASS_BYTES_MAX, SizeClass};
@@ -35,7 +35,7 @@ pub use record::{
 };
 pub use scan::{Frame, LastSealed, LogEnd, SEGMENT_BYTES_MAX, Scan, Verdict, judge};
 pub use segment::{
-    DIGEST_PAGE_BYTES, FRAMES_START, Footer, ListEntry, Sealer, SegmentFile, SegmentHeader,
+    DIGEST_PAGE_BYTES, FRAMES_START_BYTES, Footer, ListEntry, Sealer, SegmentFile, SegmentHeader,
     read_footer, read_header, read_list,
 };
 pub use writer::Writer;

@@ -19,11 +19,11 @@ use pinstone_disk::{FileName, LogKind, Ordinal};
 
 use crate::error::{WalError, corrupt};
 use crate::frame::{
-    FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Synced, encoded_crc, read_body,
+    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Synced, encoded_crc, read_body,
 };
 use crate::position::LogPosition;
 use crate::record::{Record, StoreSeed};
-use crate::segment::{FRAMES_START, Sealer, SegmentHeader};
+use crate::segment::{FRAMES_START_BYTES, Sealer, SegmentHeader};
 
 /// A valid frame.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ pub struct Frame {
 
 impl Frame {
     /// Where the next one begins.
-    pub fn end(&self) -> u64 {
+    pub fn end_bytes(&self) -> u64 {
         self.offset_bytes + self.header.frame_bytes()
     }
 }
@@ -51,17 +51,17 @@ pub struct Scan {
     /// The valid frames from its start on.
     pub frames: Vec<Frame>,
     /// Where they end.
-    pub valid_end: u64,
+    pub valid_end_bytes: u64,
     /// What the first bytes past the end should have been.
     pub ended_by: &'static str,
     /// Past the end there is something else than zeros.
     pub dirty_tail: bool,
-    /// Where the last byte ends that is not zero; `valid_end` if there is none past it.
-    pub dirty_end: u64,
+    /// Where the last byte ends that is not zero; `valid_end_bytes` if there is none past it.
+    pub dirty_end_bytes: u64,
     /// The furthest durable position of each log that any valid frame names.
     testified: Synced,
     /// The frame that testifies it, by log, for messages.
-    witness: [u64; 3],
+    witness_offsets_bytes: [u64; 3],
 }
 
 impl Scan {
@@ -74,15 +74,15 @@ impl Scan {
             header,
             bytes,
             frames: Vec::new(),
-            valid_end: FRAMES_START,
+            valid_end_bytes: FRAMES_START_BYTES,
             ended_by: "a frame's header",
             dirty_tail: false,
-            dirty_end: 0,
+            dirty_end_bytes: 0,
             testified: Synced::default(),
-            witness: [0; 3],
+            witness_offsets_bytes: [0; 3],
         };
         loop {
-            let at = scan.valid_end;
+            let at = scan.valid_end_bytes;
             let rest = file.get(size(at)..).unwrap_or(&[]);
             let frame = FrameHeader::decode(seed, at, rest).and_then(|frame| {
                 if at + frame.frame_bytes() > SEGMENT_BYTES_MAX {
@@ -117,13 +117,13 @@ impl Scan {
     fn push(&mut self, offset_bytes: u64, header: FrameHeader) {
         self.testify(offset_bytes, &header);
         self.frames.push(Frame { offset_bytes, header });
-        self.valid_end = offset_bytes + header.frame_bytes();
+        self.valid_end_bytes = offset_bytes + header.frame_bytes();
     }
 
     fn testify(&mut self, offset_bytes: u64, header: &FrameHeader) {
         for (index, log) in LogKind::ALL.into_iter().enumerate() {
             if header.synced.of(log) > self.testified.of(log) {
-                self.witness[index] = offset_bytes;
+                self.witness_offsets_bytes[index] = offset_bytes;
                 let position = header.synced.of(log);
                 match log {
                     LogKind::Blob => self.testified.blob = position,
@@ -139,19 +139,19 @@ impl Scan {
     fn read_on(&mut self) {
         let bytes = self.bytes.clone();
         let seed = self.header.seed();
-        self.dirty_end = self.valid_end;
-        let mut at = size(self.valid_end).min(bytes.len());
+        self.dirty_end_bytes = self.valid_end_bytes;
+        let mut at = size(self.valid_end_bytes).min(bytes.len());
         while let Some(skip) = nonzero(&bytes[at..]) {
             let dirty = at + skip;
             // The first bytes of a header, a checksum and a length, can all be zero.
-            at = dirty / FRAME_ALIGN * FRAME_ALIGN;
+            at = dirty / FRAME_ALIGN_BYTES * FRAME_ALIGN_BYTES;
             if let Ok(header) = FrameHeader::decode(seed, at as u64, &bytes[at..]) {
                 self.testify(at as u64, &header);
             }
-            let next = (at + FRAME_ALIGN).min(bytes.len());
+            let next = (at + FRAME_ALIGN_BYTES).min(bytes.len());
             if let Some(last) = bytes[at..next].iter().rposition(|byte| *byte != 0) {
                 self.dirty_tail = true;
-                self.dirty_end = (at + last) as u64 + 1;
+                self.dirty_end_bytes = (at + last) as u64 + 1;
             }
             at = next;
         }
@@ -164,7 +164,7 @@ impl Scan {
 
     /// Where the valid frames end, as a position in the log.
     pub fn end(&self) -> LogPosition {
-        position(self.header.ordinal, self.valid_end)
+        position(self.header.ordinal, self.valid_end_bytes)
     }
 
     /// Calls `each` with every record of the frames that begin before `end_bytes`: its frame, its
@@ -233,7 +233,7 @@ pub struct LogEnd {
     pub position: LogPosition,
     /// Bytes cut, in this and later segments: from the log's end, or the first frame's place, to
     /// the last byte that is not zero.
-    pub bytes_cut: u64,
+    pub cut_bytes: u64,
     /// The segment in which it ends has its last frame: the next append needs another.
     pub complete: bool,
     /// The log is known to have been durable to here; not beyond its end.
@@ -241,12 +241,13 @@ pub struct LogEnd {
 }
 
 impl LogEnd {
-    fn of(scan: &Scan, bytes_cut: u64) -> Self {
+    fn of(scan: &Scan, cut_bytes: u64) -> Self {
         // Past the last frame may stand what an unfinished seal left: it is written anew.
         let torn = scan.dirty_tail && !scan.is_complete();
         Self {
             position: scan.end(),
-            bytes_cut: bytes_cut + if torn { scan.dirty_end - scan.valid_end } else { 0 },
+            cut_bytes: cut_bytes
+                + if torn { scan.dirty_end_bytes - scan.valid_end_bytes } else { 0 },
             complete: scan.is_complete(),
             durable_upto: LogPosition::START,
         }
@@ -326,7 +327,7 @@ impl<'a> Verdict<'a> {
                 furthest = Testimony {
                     durable,
                     file: scan.header.file_name(),
-                    offset_bytes: scan.witness[log as usize - 1],
+                    offset_bytes: scan.witness_offsets_bytes[log as usize - 1],
                     is_closing: false,
                 };
             }
@@ -363,9 +364,9 @@ pub fn judge(verdict: &Verdict<'_>, log: LogKind) -> Result<Option<LogEnd>, WalE
         match &mut end {
             // A segment goes on in the next if its last frame says so, and only then.
             Some(end) if end.complete => {
-                *end = LogEnd::of(scan, end.bytes_cut);
+                *end = LogEnd::of(scan, end.cut_bytes);
             }
-            Some(end) => end.bytes_cut += scan.dirty_end - FRAMES_START,
+            Some(end) => end.cut_bytes += scan.dirty_end_bytes - FRAMES_START_BYTES,
             None => end = Some(LogEnd::of(scan, 0)),
         }
     }
@@ -395,7 +396,7 @@ pub fn judge(verdict: &Verdict<'_>, log: LogKind) -> Result<Option<LogEnd>, WalE
 fn proven(scan: &Scan, testimony: &Testimony) -> WalError {
     corrupt(
         scan.header.file_name(),
-        scan.valid_end,
+        scan.valid_end_bytes,
         format!(
             "expected {}; the last good frame ends here, and {testimony} says that the log was \
              durable to {}",

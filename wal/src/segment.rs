@@ -23,12 +23,12 @@ use pinstone_disk::{
 };
 
 use crate::error::{WalError, corrupt};
-use crate::frame::{FRAME_ALIGN, FrameHeader};
+use crate::frame::{FRAME_ALIGN_BYTES, FrameHeader};
 use crate::position::{Place, SizeClass};
 use crate::scan::SEGMENT_BYTES_MAX;
 
 /// Where a segment's first frame begins: the header has a sector to itself.
-pub const FRAMES_START: u64 = FRAME_ALIGN as u64;
+pub const FRAMES_START_BYTES: u64 = FRAME_ALIGN_BYTES as u64;
 
 /// Bytes of a page of a segment's digest list.
 pub const DIGEST_PAGE_BYTES: usize = 4096;
@@ -40,7 +40,7 @@ pub(crate) const ENTRIES_A_PAGE: usize =
 pub(crate) const FOOTER_BYTES: usize = 176;
 pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
 const _: () = assert!(ENTRIES_A_PAGE == 110);
-const _: () = assert!(HEADER_BYTES <= FRAME_ALIGN);
+const _: () = assert!(HEADER_BYTES <= FRAME_ALIGN_BYTES);
 
 /// What a segment's header says: a [`FileHeader`] of a log; and what CURRENT says of the root log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,15 +166,15 @@ pub struct Footer {
     /// Records in them.
     pub record_count: u64,
     /// Where the frames end.
-    pub frames_end: u64,
+    pub frames_end_bytes: u64,
     /// Bytes of the frames' bodies.
     pub body_bytes: u64,
     /// The first and last commit, in a pointer log; [`CommitId::NONE`] elsewhere.
     pub commits: (CommitId, CommitId),
     /// Where the digest pages begin.
-    pub list_offset: u64,
+    pub list_offset_bytes: u64,
     /// How many there are.
-    pub list_pages: u64,
+    pub list_page_count: u64,
     /// BLAKE3 of all frame headers' and records' checksums, in order.
     pub frames_hash: [u8; 32],
     /// BLAKE3 of all digest pages' checksums, in order.
@@ -190,12 +190,12 @@ impl Footer {
         let numbers = [
             self.frame_count,
             self.record_count,
-            self.frames_end,
+            self.frames_end_bytes,
             self.body_bytes,
             self.commits.0.0,
             self.commits.1.0,
-            self.list_offset,
-            self.list_pages,
+            self.list_offset_bytes,
+            self.list_page_count,
         ];
         for (slot, number) in bytes[48..112].chunks_exact_mut(8).zip(numbers) {
             slot.copy_from_slice(&number.to_le_bytes());
@@ -279,8 +279,8 @@ impl Sealer {
         (pages * DIGEST_PAGE_BYTES + FOOTER_BYTES + TRAILER_BYTES) as u64
     }
 
-    /// The bytes that seal a segment whose frames end at `frames_end`, and the footer's hash.
-    pub fn finish(&mut self, header: SegmentHeader, frames_end: u64) -> (Bytes, [u8; 32]) {
+    /// The bytes that seal a segment whose frames end at `frames_end_bytes`, and the footer's hash.
+    pub fn finish(&mut self, header: SegmentHeader, frames_end_bytes: u64) -> (Bytes, [u8; 32]) {
         self.list.sort_unstable();
         let mut bytes = Vec::with_capacity(size(self.seal_bytes(0)));
         let mut frames_hasher = blake3::Hasher::new();
@@ -292,7 +292,7 @@ impl Sealer {
         }
         let mut list_hasher = blake3::Hasher::new();
         for entries in self.list.chunks(ENTRIES_A_PAGE) {
-            let page = encode_page(header.seed(), frames_end + bytes.len() as u64, entries);
+            let page = encode_page(header.seed(), frames_end_bytes + bytes.len() as u64, entries);
             list_hasher.update(&page[..4]);
             bytes.extend_from_slice(&page);
         }
@@ -300,16 +300,16 @@ impl Sealer {
             header,
             frame_count: self.frame_count(),
             record_count: self.record_count,
-            frames_end,
+            frames_end_bytes,
             body_bytes: self.body_bytes,
             commits: self.commits,
-            list_offset: frames_end,
-            list_pages: (bytes.len() / DIGEST_PAGE_BYTES) as u64,
+            list_offset_bytes: frames_end_bytes,
+            list_page_count: (bytes.len() / DIGEST_PAGE_BYTES) as u64,
             frames_hash: *frames_hasher.finalize().as_bytes(),
             list_hash: *list_hasher.finalize().as_bytes(),
         };
         let encoded = footer.encode();
-        let trailer = Trailer::of(&encoded, frames_end + bytes.len() as u64);
+        let trailer = Trailer::of(&encoded, frames_end_bytes + bytes.len() as u64);
         bytes.extend_from_slice(&encoded);
         bytes.extend_from_slice(&trailer.encode());
         (Bytes::from(bytes), trailer.footer_hash)
@@ -337,12 +337,12 @@ pub fn read_header(
     file: &Arc<dyn File>,
     name: &FileName,
 ) -> Result<SegmentHeader, WalError> {
-    let bytes = disk.read(file, 0, size(FRAMES_START))?;
+    let bytes = disk.read(file, 0, size(FRAMES_START_BYTES))?;
     let header = SegmentHeader::decode(name, &bytes)?;
     if header.file_name() != *name {
         return Err(corrupt(name, 0, format!("it is another file: {}", header.file_name())));
     }
-    if bytes.len() as u64 != FRAMES_START {
+    if bytes.len() as u64 != FRAMES_START_BYTES {
         return Err(corrupt(name, bytes.len() as u64, "it ends before its first frame"));
     }
     if let Some(at) = bytes[HEADER_BYTES..].iter().position(|byte| *byte != 0) {
@@ -380,17 +380,17 @@ pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u
         header: segment.header,
         frame_count: number(0),
         record_count: number(1),
-        frames_end: number(2),
+        frames_end_bytes: number(2),
         body_bytes: number(3),
         commits: (CommitId(number(4)), CommitId(number(5))),
-        list_offset: number(6),
-        list_pages: number(7),
+        list_offset_bytes: number(6),
+        list_page_count: number(7),
         frames_hash: encoded[112..144].try_into().expect("32 bytes"),
         list_hash: encoded[144..176].try_into().expect("32 bytes"),
     };
-    let list_bytes = footer.list_pages.checked_mul(DIGEST_PAGE_BYTES as u64);
-    let list_end = list_bytes.and_then(|bytes| footer.list_offset.checked_add(bytes));
-    if footer.frames_end != footer.list_offset || list_end != Some(start) {
+    let list_bytes = footer.list_page_count.checked_mul(DIGEST_PAGE_BYTES as u64);
+    let list_end = list_bytes.and_then(|bytes| footer.list_offset_bytes.checked_add(bytes));
+    if footer.frames_end_bytes != footer.list_offset_bytes || list_end != Some(start) {
         return Err(corrupt(name, start, "its footer's offsets do not fit the file"));
     }
     Ok((footer, trailer.footer_hash))
@@ -403,17 +403,17 @@ pub fn read_list(
     footer: &Footer,
 ) -> Result<Vec<ListEntry>, WalError> {
     let name = segment.name();
-    let list_bytes = size(footer.list_pages) * DIGEST_PAGE_BYTES;
-    let bytes = disk.read(&segment.file, footer.list_offset, list_bytes)?;
+    let list_bytes = size(footer.list_page_count) * DIGEST_PAGE_BYTES;
+    let bytes = disk.read(&segment.file, footer.list_offset_bytes, list_bytes)?;
     if bytes.len() != list_bytes {
-        let end = footer.list_offset + bytes.len() as u64;
+        let end = footer.list_offset_bytes + bytes.len() as u64;
         return Err(corrupt(name, end, "it ends within its digest list"));
     }
     let seed = segment.header.seed();
     let mut hasher = blake3::Hasher::new();
     let mut list: Vec<ListEntry> = Vec::new();
     for (index, page) in bytes.chunks_exact(DIGEST_PAGE_BYTES).enumerate() {
-        let offset = footer.list_offset + (index * DIGEST_PAGE_BYTES) as u64;
+        let offset = footer.list_offset_bytes + (index * DIGEST_PAGE_BYTES) as u64;
         hasher.update(&page[..4]);
         let crc = u32::from_le_bytes(*page.first_chunk().expect("a page has bytes"));
         if seed.at(offset, &[&page[4..]]) != crc {
@@ -433,7 +433,7 @@ pub fn read_list(
                 class: SizeClass(slot[36]),
             };
             let sorted = list.last().is_none_or(|last| *last < entry);
-            let room = footer.frames_end.saturating_sub(u64::from(entry.offset_bytes));
+            let room = footer.frames_end_bytes.saturating_sub(u64::from(entry.offset_bytes));
             // A reader takes memory by the class.
             let is_within =
                 room > 0 && room <= SEGMENT_BYTES_MAX && entry.class <= SizeClass::covering(room);
@@ -444,7 +444,11 @@ pub fn read_list(
         }
     }
     if hasher.finalize() != footer.list_hash {
-        return Err(corrupt(name, footer.list_offset, "its digest list is not the one sealed"));
+        return Err(corrupt(
+            name,
+            footer.list_offset_bytes,
+            "its digest list is not the one sealed",
+        ));
     }
     Ok(list)
 }

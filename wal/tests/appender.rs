@@ -9,8 +9,8 @@ use common::{find, header, store};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Digest, LogKind, Operation};
 use pinstone_wal::{
-    Appender, FRAMES_START, FrameBuilder, Poison, PreparedValue, RecordKind, Sealer, SegmentFile,
-    SyncedUpto, WalError, Writer, create_segment,
+    Appender, FRAMES_START_BYTES, FrameBuilder, Poison, PreparedValue, RecordKind, Sealer,
+    SegmentFile, SyncedUpto, WalError, Writer, create_segment,
 };
 
 struct Rig {
@@ -27,7 +27,7 @@ impl Rig {
         let header = header(LogKind::Pointer, 1);
         let segment = create_segment(&*disk, header, reserve_bytes).unwrap();
         let writer = Writer::new(disk.clone(), header.epoch, store());
-        let log = Appender::new(writer.clone(), segment, FRAMES_START, Sealer::default());
+        let log = Appender::new(writer.clone(), segment, FRAMES_START_BYTES, Sealer::default());
         let Writer { poison, synced, .. } = writer;
         Self { disk, poison, synced, log, next_ordinal: 2 }
     }

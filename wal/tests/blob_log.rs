@@ -10,7 +10,7 @@ use common::{Found, Rig, find, value};
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Batch, Disk, LogKind, Operation, StdDisk};
-use pinstone_wal::{FRAMES_START, LogPosition, WalError};
+use pinstone_wal::{FRAMES_START_BYTES, LogPosition, WalError};
 
 const SEGMENT_BYTES: u64 = 16 << 10;
 const BUFFER_BYTES: usize = 2 << 10;
@@ -298,7 +298,7 @@ fn nothing_is_lost_and_nothing_refused_is_found_on_a_disk_of_any_size() {
     let mut refused = 0;
     for sectors in 4..200 {
         let disk = SimDisk::new(sectors);
-        let rig = Rig::reserving(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES, FRAMES_START);
+        let rig = Rig::reserving(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES, FRAMES_START_BYTES);
         disk.set_capacity(Some(sectors * 512));
         let case = format!("{sectors} sectors");
         refused += holds_after_filling_up(&disk, &rig, &values, &case);
@@ -415,9 +415,9 @@ fn a_trimmed_log_is_durable_and_takes_no_more() {
     assert_eq!(found.values, values);
     let end = found.end.unwrap();
     assert_eq!(end.position, rig.synced.of(LogKind::Blob));
-    assert_eq!(end.bytes_cut, 0);
+    assert_eq!(end.cut_bytes, 0);
     let last = &found.scans[found.scans.len() - 2];
-    assert_eq!(last.bytes.len() as u64, last.valid_end);
+    assert_eq!(last.bytes.len() as u64, last.valid_end_bytes);
     for len in [50, 3000] {
         assert!(matches!(rig.put(&value(99, len)), Err(WalError::Poisoned { .. })));
     }

@@ -56,7 +56,7 @@ fn accepts_only_what_was_written(whole: &[u8], changed: &[u8]) -> Result<(), Str
     if after.frames.len() > before.frames.len() {
         return Err(format!("{} frames of {}", after.frames.len(), before.frames.len()));
     }
-    let end = usize::try_from(after.valid_end).unwrap();
+    let end = usize::try_from(after.valid_end_bytes).unwrap();
     if changed[START..end] != whole[START..end] {
         return Err(format!("changed bytes before {end} were accepted"));
     }
@@ -68,7 +68,7 @@ fn each_flipped_bit_ends_the_scan_before_its_frame() {
     let whole = segment(&[b"apple".to_vec(), vec![7; 30], Vec::new()]);
     let before = scan(&whole);
     assert!(before.is_complete());
-    assert_eq!(before.valid_end, whole.len() as u64);
+    assert_eq!(before.valid_end_bytes, whole.len() as u64);
     for at in START..whole.len() {
         let frame = before.frames.iter().rev().find(|frame| frame.offset_bytes <= at as u64);
         let frame_start = frame.unwrap().offset_bytes;
@@ -76,7 +76,7 @@ fn each_flipped_bit_ends_the_scan_before_its_frame() {
             let mut changed = whole.clone();
             changed[at] ^= 1u8 << bit;
             let after = scan(&changed);
-            assert_eq!(after.valid_end, frame_start, "bit {bit} of byte {at}");
+            assert_eq!(after.valid_end_bytes, frame_start, "bit {bit} of byte {at}");
             accepts_only_what_was_written(&whole, &changed).unwrap();
         }
     }
@@ -87,7 +87,7 @@ fn each_length_of_a_file_cut_short_keeps_the_whole_frames() {
     let whole = segment(&[b"apple".to_vec(), vec![7; 30]]);
     let before = scan(&whole);
     for len in START..whole.len() {
-        let kept = before.frames.iter().filter(|frame| frame.end() <= len as u64).count();
+        let kept = before.frames.iter().filter(|frame| frame.end_bytes() <= len as u64).count();
         assert_eq!(scan(&whole[..len]).frames.len(), kept, "{len} bytes");
     }
 }
@@ -186,8 +186,8 @@ fn a_void_frames_body_means_nothing() {
     bytes.extend_from_slice(&void.encode(header.seed(), START as u64));
     bytes.resize(2 * START, b'x');
     let scan = scan(&bytes);
-    assert_eq!((scan.frames.len(), scan.valid_end), (1, 2 * START as u64));
-    scan.records(scan.valid_end, |_, _, record| panic!("{record:?}"));
+    assert_eq!((scan.frames.len(), scan.valid_end_bytes), (1, 2 * START as u64));
+    scan.records(scan.valid_end_bytes, |_, _, record| panic!("{record:?}"));
 }
 
 #[test]
@@ -255,7 +255,7 @@ proptest! {
         let scan = scan(&whole);
         prop_assert!(scan.is_complete());
         let mut found = Vec::new();
-        scan.records(scan.valid_end, |_, offset, record| {
+        scan.records(scan.valid_end_bytes, |_, offset, record| {
             let at = usize::try_from(offset).unwrap();
             assert_eq!(&whole[at..at + record.len_bytes][record.len_bytes - record.payload.len()..],
                 record.payload);
@@ -283,7 +283,7 @@ fn a_value_that_holds_a_whole_frame_is_a_value() {
     bytes.extend_from_slice(&frame.finish(header.seed(), START as u64, &place).1);
     bytes[START] ^= 1;
     let scan = scan(&bytes);
-    assert_eq!((scan.frames.len(), scan.valid_end), (0, START as u64));
+    assert_eq!((scan.frames.len(), scan.valid_end_bytes), (0, START as u64));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use pinstone_disk::env::Mutex;
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, LogKind, OpenMode, Operation, Ordinal};
 use pinstone_wal::{
-    FRAMES_START, FrameKind, Scan, Sealed, SegmentFile, ValueRecord, WalError, read_footer,
+    FRAMES_START_BYTES, FrameKind, Scan, Sealed, SegmentFile, ValueRecord, WalError, read_footer,
     read_list,
 };
 
@@ -65,7 +65,7 @@ fn refused_between(
 fn what_was_put_behind_a_refused_large_value_stays_where_it_was() {
     let behind = vec![value(1, 100), value(2, 200)];
     let large = value(3, 3000);
-    for reserve_bytes in [FRAMES_START, SEGMENT_BYTES] {
+    for reserve_bytes in [FRAMES_START_BYTES, SEGMENT_BYTES] {
         let (disk, rig) = refused_while(&behind, &large, reserve_bytes);
         for value in &behind {
             assert_eq!(rig.get(value).as_ref(), Some(value));
@@ -125,14 +125,14 @@ fn sealed_as_scanned(disk: &SimDisk, sealed: &Sealed) -> Scan {
     assert_eq!(list.len() as u64, footer.record_count);
     let bytes = disk.file_bytes(&name.to_string()).unwrap();
     let scan = Scan::of(sealed.header, bytes.into());
-    assert_eq!(scan.valid_end, footer.frames_end);
-    let mut sealer = scan.sealer(scan.valid_end, |sealer, offset, record| {
+    assert_eq!(scan.valid_end_bytes, footer.frames_end_bytes);
+    let mut sealer = scan.sealer(scan.valid_end_bytes, |sealer, offset, record| {
         let value = ValueRecord::decode(record.payload).unwrap();
         let entry = list.iter().find(|entry| entry.digest == value.digest).unwrap();
         assert_eq!(u64::from(entry.offset_bytes), offset);
         sealer.value(*entry);
     });
-    assert_eq!(sealer.finish(sealed.header, footer.frames_end).1, hash);
+    assert_eq!(sealer.finish(sealed.header, footer.frames_end_bytes).1, hash);
     scan
 }
 
@@ -206,7 +206,7 @@ fn a_value_that_is_refused_again_and_again_uses_up_no_room() {
     // The second one is larger than a segment.
     for len in [3000, 300_000] {
         let disk = SimDisk::new(1);
-        let rig = Rig::reserving(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES, FRAMES_START);
+        let rig = Rig::reserving(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES, FRAMES_START_BYTES);
         rig.put(b"first").unwrap();
         rig.log.sync_all().unwrap();
         disk.set_capacity(Some(disk.used_bytes() + 2048));

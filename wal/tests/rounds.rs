@@ -186,7 +186,7 @@ fn what_was_accepted_before_the_end_is_durable_after_it_and_nothing_is_accepted_
             assert!(found.holds(&value), "seed {seed}");
         }
         assert_eq!(found.end.unwrap().position, rig.synced.of(LogKind::Blob));
-        assert_eq!(found.end.unwrap().bytes_cut, 0);
+        assert_eq!(found.end.unwrap().cut_bytes, 0);
     }
     assert!(refused.into_inner() > 30, "the ends came in the middle");
 }
@@ -209,6 +209,6 @@ fn an_end_that_was_refused_for_space_takes_nothing_more_and_can_be_had_later() {
     let found = find(&*disk.after_crash(CrashState::Nothing), LogKind::Blob).unwrap();
     assert_eq!(found.values, [b"first"]);
     for scan in &found.scans {
-        assert_eq!(scan.bytes.len() as u64, scan.valid_end);
+        assert_eq!(scan.bytes.len() as u64, scan.valid_end_bytes);
     }
 }

@@ -10,9 +10,9 @@ use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{CommitId, Digest, Disk, FormatError, LogKind, OpenMode, Operation, Ordinal};
 use pinstone_wal::{Appender, CommitRecord, LogPosition, Writer};
 use pinstone_wal::{
-    DIGEST_PAGE_BYTES, FRAMES_START, FrameBuilder, ListEntry, RecordKind, Scan, Sealed, Sealer,
-    SegmentFile, SegmentHeader, SizeClass, ValueRecord, WalError, create_segment, read_footer,
-    read_header, read_list,
+    DIGEST_PAGE_BYTES, FRAMES_START_BYTES, FrameBuilder, ListEntry, RecordKind, Scan, Sealed,
+    Sealer, SegmentFile, SegmentHeader, SizeClass, ValueRecord, WalError, create_segment,
+    read_footer, read_header, read_list,
 };
 
 fn open(disk: &dyn Disk, header: SegmentHeader) -> Result<SegmentFile, WalError> {
@@ -34,20 +34,20 @@ fn verify(disk: &dyn Disk, sealed: &Sealed) -> Result<Vec<ListEntry>, String> {
         return Err("another footer".into());
     }
     let list = read_list(disk, &segment, &footer).map_err(shown)?;
-    let frames = bytes.slice(..usize::try_from(footer.frames_end).unwrap());
+    let frames = bytes.slice(..usize::try_from(footer.frames_end_bytes).unwrap());
     let scan = Scan::of(segment.header, frames);
-    if scan.valid_end != footer.frames_end {
+    if scan.valid_end_bytes != footer.frames_end_bytes {
         return Err("its frames end early".into());
     }
     let mut sealer = seal_again(&scan);
-    if sealer.finish(segment.header, footer.frames_end).1 != footer_hash {
+    if sealer.finish(segment.header, footer.frames_end_bytes).1 != footer_hash {
         return Err("other frames than were sealed".into());
     }
     Ok(list)
 }
 
 fn seal_again(scan: &Scan) -> Sealer {
-    scan.sealer(scan.valid_end, |sealer, offset, record| {
+    scan.sealer(scan.valid_end_bytes, |sealer, offset, record| {
         if record.kind == RecordKind::Commit as u8 {
             sealer.commit(CommitRecord::decode(record.payload).unwrap().id);
             return;
@@ -96,7 +96,7 @@ fn a_sealed_segment_lists_its_values() {
     }
     let segment = open(&*disk, sealed.header).unwrap();
     let (footer, _) = read_footer(&*disk, &segment).unwrap();
-    assert_eq!(footer.list_pages, list.len().div_ceil(110) as u64);
+    assert_eq!(footer.list_page_count, list.len().div_ceil(110) as u64);
     assert_eq!(footer.commits, (CommitId::NONE, CommitId::NONE));
     assert_eq!(footer.record_count, sealed.record_count);
 }
@@ -176,18 +176,18 @@ fn what_an_unfinished_seal_left_is_written_anew() {
             rig.put(&value(n, 64)).unwrap();
         }
         let mut closing = rig.log.take_closing().unwrap().unwrap();
-        let frames_end = closing.frames_end;
+        let frames_end_bytes = closing.frames_end_bytes;
         let sealed = closing.seal(&*disk, &rig.poison).unwrap();
         let name = sealed.header.file_name().to_string();
         let whole = disk.file_bytes(&name).unwrap();
-        let kept = usize::try_from(frames_end).unwrap() + cut;
+        let kept = usize::try_from(frames_end_bytes).unwrap() + cut;
         disk.put_file(&name, &whole[..kept.min(whole.len())]);
         let bytes = disk.file_bytes(&name).unwrap();
         let scan = Scan::of(sealed.header, bytes.into());
         assert!(scan.is_complete());
-        let (again, hash) = seal_again(&scan).finish(sealed.header, scan.valid_end);
+        let (again, hash) = seal_again(&scan).finish(sealed.header, scan.valid_end_bytes);
         assert_eq!(hash, sealed.footer_hash);
-        assert_eq!(again, whole[usize::try_from(frames_end).unwrap()..]);
+        assert_eq!(again, whole[usize::try_from(frames_end_bytes).unwrap()..]);
     }
 }
 
@@ -197,7 +197,7 @@ fn a_sealed_pointer_segment_names_its_commits() {
     let header = header(LogKind::Pointer, 1);
     let writer = Writer::new(disk.clone(), header.epoch, common::store());
     let segment = create_segment(&*disk, header, 4096).unwrap();
-    let mut log = Appender::new(writer.clone(), segment, FRAMES_START, Sealer::default());
+    let mut log = Appender::new(writer.clone(), segment, FRAMES_START_BYTES, Sealer::default());
     for id in (5..9).map(CommitId) {
         let commit = CommitRecord { id, depends_upto: LogPosition::START, changes: Vec::new() };
         let mut payload = Vec::new();
@@ -213,7 +213,7 @@ fn a_sealed_pointer_segment_names_its_commits() {
     assert_eq!(verify(&*disk, &sealed).unwrap(), []);
     let (footer, _) = read_footer(&*disk, &open(&*disk, header).unwrap()).unwrap();
     assert_eq!(
-        (footer.commits, footer.record_count, footer.list_pages),
+        (footer.commits, footer.record_count, footer.list_page_count),
         ((CommitId(5), CommitId(8)), 4, 0)
     );
     assert_eq!(footer.frame_count, 5, "the last one is a witness");

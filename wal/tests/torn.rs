@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use expect_test::{Expect, expect};
 use pinstone_disk::{Epoch, FormatError, LogKind, Ordinal, StoreId};
 use pinstone_wal::{
-    FRAMES_START, FrameBuilder, FramePlace, LastSealed, LogPosition, RecordKind, Scan,
+    FRAMES_START_BYTES, FrameBuilder, FramePlace, LastSealed, LogPosition, RecordKind, Scan,
     SegmentHeader, StoreSeed, Synced, SyncedUpto, Verdict, WalError, judge,
 };
 
@@ -40,7 +40,7 @@ fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
 /// A segment without frames.
 fn begun(header: SegmentHeader) -> Vec<u8> {
     let mut bytes = header.encode().to_vec();
-    bytes.resize(usize::try_from(FRAMES_START).unwrap(), 0);
+    bytes.resize(usize::try_from(FRAMES_START_BYTES).unwrap(), 0);
     bytes
 }
 
@@ -167,7 +167,7 @@ impl World {
                 Ok(None) => continue,
                 Ok(Some(end)) => {
                     let complete = if end.complete { ", complete" } else { "" };
-                    let cut = match end.bytes_cut {
+                    let cut = match end.cut_bytes {
                         0 => String::new(),
                         count => format!(", {count} bytes cut"),
                     };

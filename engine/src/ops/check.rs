@@ -8,8 +8,8 @@ use pinstone_disk::{
     Digest, DiskExt, FileName, FormatError, HEADER_BYTES, LogKind, OpenMode, Ordinal,
 };
 use pinstone_wal::{
-    CommitRecord, FRAMES_START, ListEntry, RecordKind, Scan, Sealer, SegmentFile, SegmentHeader,
-    SizeClass, ValueRecord, WalError, corrupt, read_footer, read_header, read_list,
+    CommitRecord, FRAMES_START_BYTES, ListEntry, RecordKind, Scan, Sealer, SegmentFile,
+    SegmentHeader, SizeClass, ValueRecord, WalError, corrupt, read_footer, read_header, read_list,
 };
 
 use crate::error::{Error, Result};
@@ -80,8 +80,8 @@ impl Check<'_> {
         }
     }
 
-    fn find(&mut self, file: impl Into<Place>, offset: Option<u64>, what: String) {
-        self.report.findings.push(Finding { file: file.into().0, offset, what });
+    fn find(&mut self, file: impl Into<Place>, offset_bytes: Option<u64>, what: String) {
+        self.report.findings.push(Finding { file: file.into().0, offset_bytes, what });
     }
 
     fn read_whole(&mut self, name: FileName) -> Result<Option<(SegmentFile, Bytes)>> {
@@ -137,11 +137,11 @@ impl Check<'_> {
 
     /// The frames of a segment are whole up to `end`.
     fn frames(&mut self, scan: &Scan, end: u64) -> bool {
-        if scan.valid_end < end {
+        if scan.valid_end_bytes < end {
             let what = format!("expected {}; the last good frame ends here", scan.ended_by);
-            self.find(scan.header.file_name(), Some(scan.valid_end), what);
+            self.find(scan.header.file_name(), Some(scan.valid_end_bytes), what);
         }
-        scan.valid_end >= end
+        scan.valid_end_bytes >= end
     }
 
     fn segment(&mut self, log: LogKind, ordinal: Ordinal, state: SegmentState) -> Result<()> {
@@ -162,7 +162,7 @@ impl Check<'_> {
         self.frames(&scan, end);
         if durable.ordinal() > ordinal && !scan.is_complete() {
             let what = format!("expected {}, before its last frame", scan.ended_by);
-            self.find(name, Some(scan.valid_end), what);
+            self.find(name, Some(scan.valid_end_bytes), what);
         }
         self.records(&scan);
         Ok(())
@@ -182,30 +182,30 @@ impl Check<'_> {
         let Some((footer, footer_hash)) = self.note(footer)? else { return Ok(()) };
         if footer_hash != seal.footer_hash {
             let what = "its footer is not the one that the root names".to_owned();
-            self.find(name, Some(footer.frames_end), what);
+            self.find(name, Some(footer.frames_end_bytes), what);
         }
         let list = read_list(disk, &segment, &footer);
         let Some(list) = self.note(list)? else { return Ok(()) };
         if !self.options.read_data {
             self.report.value_count += list.len() as u64;
-            self.progress(len_bytes - footer.frames_end);
+            self.progress(len_bytes - footer.frames_end_bytes);
             return Ok(());
         }
         drop(segment);
         let Some((_, bytes)) = self.read_whole(name)? else { return Ok(()) };
-        let end = usize::try_from(footer.frames_end).expect("a file fits the address space");
+        let end = usize::try_from(footer.frames_end_bytes).expect("a file fits the address space");
         // It may have been cut since it was opened by its footer.
         let scan = Scan::of(footer.header, bytes.slice(..end.min(bytes.len())));
-        if !self.frames(&scan, footer.frames_end) {
+        if !self.frames(&scan, footer.frames_end_bytes) {
             // The values behind the damage are found by the list.
             self.listed(&list, &bytes, &footer.header);
             return Ok(());
         }
         let sealer = self.records(&scan);
-        let (_, sealed_hash) = { sealer }.finish(footer.header, footer.frames_end);
+        let (_, sealed_hash) = { sealer }.finish(footer.header, footer.frames_end_bytes);
         if sealed_hash != footer_hash {
             let what = "its frames are not the ones sealed".to_owned();
-            self.find(name, Some(FRAMES_START), what);
+            self.find(name, Some(FRAMES_START_BYTES), what);
         }
         Ok(())
     }
@@ -216,7 +216,7 @@ impl Check<'_> {
         let ordinal = scan.header.ordinal;
         let findings = Mutex::new(Vec::new());
         let (mut value_count, mut bad) = (0, Vec::new());
-        let sealer = scan.sealer(scan.valid_end, |sealer, offset, record| {
+        let sealer = scan.sealer(scan.valid_end_bytes, |sealer, offset, record| {
             let find = |what: String| findings.lock().push((offset, what));
             if record.kind == RecordKind::Commit as u8 {
                 match CommitRecord::decode(record.payload) {

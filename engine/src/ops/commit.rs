@@ -25,8 +25,8 @@ use pinstone_disk::env::{Condvar, Mutex, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch as IoBatch, CommitId, Digest, DiskError, LogKind, Op};
 use pinstone_wal::{
-    Appender, Change, CommitRecord, FRAMES_START, FrameBuilder, LogPosition, RecordKind, Sealer,
-    SyncRound, WalError,
+    Appender, Change, CommitRecord, FRAMES_START_BYTES, FrameBuilder, LogPosition, RecordKind,
+    Sealer, SyncRound, WalError,
 };
 
 use crate::batch::{Batch, Parts};
@@ -380,7 +380,7 @@ fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64) -> Result<()> 
     let add = || inner.root.add_segment(LogKind::Pointer, reserve_bytes);
     let Some(appender) = &mut log.appender else {
         let (writer, sealer) = (inner.writer.clone(), Sealer::default());
-        log.appender = Some(Appender::new(writer, add()?, FRAMES_START, sealer));
+        log.appender = Some(Appender::new(writer, add()?, FRAMES_START_BYTES, sealer));
         return Ok(());
     };
     let full =

@@ -246,8 +246,9 @@ fn begin(
     let (active, closing) = taken.blob.split();
     let blob = BlobLog::new(writer.clone(), blob_options, active, closing);
     let (active, closing) = taken.pointer.split();
-    let appender = active
-        .map(|tail| Appender::new(writer.clone(), tail.segment, tail.frames_end, tail.sealer));
+    let appender = active.map(|tail| {
+        Appender::new(writer.clone(), tail.segment, tail.frames_end_bytes, tail.sealer)
+    });
     let pointer_closing = closing.len();
     let pointer_log = PointerLog {
         appender,

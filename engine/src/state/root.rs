@@ -13,8 +13,8 @@ use pinstone_disk::codec::{Malformed, Reader, put_varint};
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{DiskError, DiskExt, Epoch, File, LogKind, Ordinal};
 use pinstone_wal::{
-    Appender, FRAMES_START, FrameBuilder, LogPosition, RecordKind, Sealed, Sealer, SegmentFile,
-    SegmentHeader, WalError, Writer, corrupt, create_segment,
+    Appender, FRAMES_START_BYTES, FrameBuilder, LogPosition, RecordKind, Sealed, Sealer,
+    SegmentFile, SegmentHeader, WalError, Writer, corrupt, create_segment,
 };
 
 /// What a root says.
@@ -261,7 +261,7 @@ impl Root {
         let mut frame = FrameBuilder::with_capacity(0);
         frame.push(writer.store, RecordKind::RootEdit, &encode(&state.edits()));
         let segment = create_segment(&*writer.disk, header, frame.len_bytes() as u64)?;
-        let mut log = Appender::new(writer.clone(), segment, FRAMES_START, Sealer::default());
+        let mut log = Appender::new(writer.clone(), segment, FRAMES_START_BYTES, Sealer::default());
         log.append(frame, false)?;
         writer.disk.sync(&log.segment().file)?;
         writer.synced.raise(LogKind::Root, log.end());

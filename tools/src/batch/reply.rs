@@ -170,8 +170,8 @@ mod tests {
             Answer::List(Listed { pointers, more })
         };
         let findings = vec![
-            Finding { file: "CURRENT".into(), offset: Some(3), what: "w".into() },
-            Finding { file: "@a".into(), offset: None, what: "w".into() },
+            Finding { file: "CURRENT".into(), offset_bytes: Some(3), what: "w".into() },
+            Finding { file: "@a".into(), offset_bytes: None, what: "w".into() },
         ];
         let table = [
             (

@@ -21,7 +21,7 @@ use crate::frame::{FrameBuilder, FramePlace, frame_bytes};
 use crate::position::{LogPosition, Place, SizeClass};
 use crate::record::PreparedValue;
 use crate::scan::position;
-use crate::segment::{FRAMES_START, ListEntry, Sealer, SegmentFile};
+use crate::segment::{FRAMES_START_BYTES, ListEntry, Sealer, SegmentFile};
 
 #[derive(Debug, Default)]
 pub(super) struct AppendState {
@@ -81,7 +81,7 @@ impl AppendState {
         let queued = full.finish_frame(log, true, Vec::new());
         self.closing.push_back(Closing {
             segment: full.segment,
-            frames_end: queued.end_bytes,
+            frames_end_bytes: queued.end_bytes,
             sealer: full.sealer,
         });
         self.queued.push_back(Arc::new(queued));
@@ -106,7 +106,7 @@ impl AppendState {
             return Some(position(ordinal, active.frame_start_bytes - 1));
         }
         let closing = self.closing.back()?;
-        Some(position(closing.segment.header.ordinal, closing.frames_end - 1))
+        Some(position(closing.segment.header.ordinal, closing.frames_end_bytes - 1))
     }
 
     pub(super) fn read(&self, place: Place) -> Option<Bytes> {
@@ -133,14 +133,14 @@ impl Active {
     pub(super) fn begin(segment: SegmentFile, spare: Vec<u8>) -> Self {
         Self {
             segment,
-            frame_start_bytes: FRAMES_START,
+            frame_start_bytes: FRAMES_START_BYTES,
             frame: FrameBuilder::reusing(spare),
             sealer: Sealer::default(),
         }
     }
 
     pub(super) fn is_untouched(&self) -> bool {
-        self.frame.is_empty() && self.frame_start_bytes == FRAMES_START
+        self.frame.is_empty() && self.frame_start_bytes == FRAMES_START_BYTES
     }
 
     /// The frame being gathered has room for `len_bytes` more.

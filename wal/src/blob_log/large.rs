@@ -22,7 +22,7 @@ use super::queue::Queued;
 use super::{Appended, BlobLog, Room};
 use crate::error::WalError;
 use crate::frame::{
-    BodyCheck, FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameKind, encoded_crc,
+    BodyCheck, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameKind, encoded_crc,
 };
 use crate::position::Place;
 use crate::record::PreparedValue;
@@ -96,7 +96,7 @@ impl BlobLog {
                 self.writer.disk.write(file, at, Bytes::copy_from_slice(part))?;
                 at += part.len() as u64;
             }
-            let padding = Bytes::from_static(&[0; FRAME_ALIGN]).slice(..size(end_bytes - at));
+            let padding = Bytes::from_static(&[0; FRAME_ALIGN_BYTES]).slice(..size(end_bytes - at));
             if !padding.is_empty() {
                 self.writer.disk.write(file, at, padding)?;
             }

@@ -21,7 +21,7 @@ use super::BlobLog;
 use crate::error::WalError;
 use crate::poison::chain;
 use crate::position::LogPosition;
-use crate::segment::FRAMES_START;
+use crate::segment::FRAMES_START_BYTES;
 
 /// Syncs on their way, and what they will make durable.
 ///
@@ -134,7 +134,7 @@ impl BlobLog {
         let mut state = self.append.lock();
         let active = state.active.as_ref();
         let active = active.map(|active| (active.segment.clone(), active.frame_start_bytes));
-        let next = state.next.as_ref().map(|next| (next.clone(), FRAMES_START));
+        let next = state.next.as_ref().map(|next| (next.clone(), FRAMES_START_BYTES));
         let cut: Vec<_> = active.into_iter().chain(next).collect();
         for (segment, _) in &cut {
             state.unsynced.insert(segment.header.ordinal, Arc::clone(&segment.file));

@@ -182,7 +182,7 @@ pub fn find(disk: &dyn Disk, log: LogKind) -> Result<Found, WalError> {
     let last = end.map_or(LogPosition::START, |end| end.position);
     let mut values = Vec::new();
     for scan in scans.iter().filter(|scan| scan.header.ordinal <= last.ordinal()) {
-        scan.records(scan.valid_end, |_, offset, record| {
+        scan.records(scan.valid_end_bytes, |_, offset, record| {
             if let Ok(value) = ValueRecord::decode(record.payload) {
                 assert_eq!(Digest::of(value.value), value.digest, "at {offset}");
                 values.push(value.value.to_vec());

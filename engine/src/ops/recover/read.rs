@@ -41,7 +41,7 @@ pub(super) struct SealedSegment {
     pub(super) list: Vec<ListEntry>,
     /// Its header, and where its frames end: the pointer log's are read one segment at a time.
     pub(super) header: SegmentHeader,
-    pub(super) frames_end: u64,
+    pub(super) frames_end_bytes: u64,
 }
 
 pub(super) struct Unsealed {
@@ -158,7 +158,7 @@ pub(super) fn read_store(
     let pointer_end = judge(&verdict, LogKind::Pointer)?;
     blob.end = blob_end;
     pointer.end = pointer_end;
-    let cut = [root_end, blob_end, pointer_end].into_iter().flatten().map(|end| end.bytes_cut);
+    let cut = [root_end, blob_end, pointer_end].into_iter().flatten().map(|end| end.cut_bytes);
     let bytes_cut = cut.sum();
     // What a writer that was closing wrote after it had said so is not known to be durable.
     let is_at = |end: Option<LogEnd>, position| end.is_none_or(|end| end.position == position);
@@ -211,7 +211,7 @@ fn look_into(disk: &dyn Disk, name: SegmentName, current: &SegmentHeader) -> Res
 /// CURRENT names an older one, somebody brought that back, and what came after would be lost.
 fn was_not_in_force(scan: &Scan) -> Result<()> {
     let mut record_count = 0;
-    scan.records(scan.valid_end, |_, _, _| record_count += 1);
+    scan.records(scan.valid_end_bytes, |_, _, _| record_count += 1);
     if record_count < 2 {
         return Ok(());
     }
@@ -255,7 +255,7 @@ fn replay_root(scan: &Scan) -> Result<RootState> {
     let mut state = RootState::default();
     let mut failed = None;
     let mut record_count = 0;
-    scan.records(scan.valid_end, |_, offset, record| {
+    scan.records(scan.valid_end_bytes, |_, offset, record| {
         record_count += 1;
         let applied = if record.kind == RecordKind::RootEdit as u8 {
             state.apply_record(record.payload)
@@ -272,7 +272,7 @@ fn replay_root(scan: &Scan) -> Result<RootState> {
         // The first record is synced before CURRENT names the file.
         None if record_count == 0 => {
             let what = format!("expected {}; the root's first record is gone", scan.ended_by);
-            Err(corrupt(name, scan.valid_end, what).into())
+            Err(corrupt(name, scan.valid_end_bytes, what).into())
         }
         None => Ok(state),
     }
@@ -323,8 +323,8 @@ fn read_sealed(
     let (footer, footer_hash) = read_footer(disk, &segment)?;
     if footer_hash != seal.footer_hash {
         let what = "its footer is not the one that the root names";
-        return Err(corrupt(name, footer.frames_end, what).into());
+        return Err(corrupt(name, footer.frames_end_bytes, what).into());
     }
     let list = read_list(disk, &segment, &footer)?;
-    Ok(SealedSegment { ordinal, state, list, header, frames_end: footer.frames_end })
+    Ok(SealedSegment { ordinal, state, list, header, frames_end_bytes: footer.frames_end_bytes })
 }

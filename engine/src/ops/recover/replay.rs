@@ -28,7 +28,7 @@ pub(super) fn replay_values(
         let scan = &unsealed.scan;
         let mut failed = None;
         recovery.frames_replayed += scan.frames.len() as u64;
-        scan.records(scan.valid_end, |_, offset, record| match list_entry(offset, &record) {
+        scan.records(scan.valid_end_bytes, |_, offset, record| match list_entry(offset, &record) {
             Ok(entry) => {
                 recovery.values_replayed += 1;
                 index.insert(entry.digest, entry.place(scan.header.ordinal));
@@ -82,10 +82,10 @@ pub(super) fn replay_commits(
         let Some(unmet) = replay.scan(scan, whole_upto)? else { continue };
         let offset = u32::try_from(unmet).expect("a segment is shorter than 4 GiB");
         let position = LogPosition::new(scan.header.ordinal, offset);
-        let cut = scan.valid_end - unmet;
+        let cut = scan.valid_end_bytes - unmet;
         end = end.map(|end| LogEnd {
             position,
-            bytes_cut: end.bytes_cut + cut,
+            cut_bytes: end.cut_bytes + cut,
             complete: false,
             ..end
         });
@@ -115,7 +115,7 @@ impl Replay<'_> {
     fn scan(&mut self, scan: &Scan, whole_upto: LogPosition) -> Result<Option<u64>> {
         let mut commits: Vec<(u64, u64, CommitRecord)> = Vec::new();
         let mut failed = None;
-        scan.records(scan.valid_end, |frame, offset, record| {
+        scan.records(scan.valid_end_bytes, |frame, offset, record| {
             let commit = if record.kind == RecordKind::Commit as u8 {
                 CommitRecord::decode(record.payload).map_err(|error| error.what)
             } else {
@@ -158,11 +158,11 @@ impl Replay<'_> {
 fn read_frames(disk: &dyn Disk, sealed: &SealedSegment) -> Result<Scan> {
     let name = sealed.header.file_name();
     let file = disk.open(name, OpenMode::Read)?;
-    let end = usize::try_from(sealed.frames_end).expect("it fits the file");
+    let end = usize::try_from(sealed.frames_end_bytes).expect("it fits the file");
     let scan = Scan::of(sealed.header, disk.read(&file, 0, end)?);
-    if scan.valid_end != sealed.frames_end || !scan.is_complete() {
+    if scan.valid_end_bytes != sealed.frames_end_bytes || !scan.is_complete() {
         let what = format!("expected {}, in a sealed segment", scan.ended_by);
-        return Err(corrupt(name, scan.valid_end, what).into());
+        return Err(corrupt(name, scan.valid_end_bytes, what).into());
     }
     Ok(scan)
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Disk, DiskExt, Epoch};
 use pinstone_wal::{
-    Closing, CommitRecord, FRAMES_START, LogPosition, Scan, SegmentFile, SegmentHeader,
+    Closing, CommitRecord, FRAMES_START_BYTES, LogPosition, Scan, SegmentFile, SegmentHeader,
     create_segment,
 };
 
@@ -24,7 +24,7 @@ pub(super) struct Tails {
 impl Tails {
     /// Bytes by which they are longer than `segment_bytes` each.
     pub(super) fn oversize_bytes(&self, segment_bytes: u64) -> u64 {
-        self.all.iter().map(|tail| tail.frames_end.saturating_sub(segment_bytes)).sum()
+        self.all.iter().map(|tail| tail.frames_end_bytes.saturating_sub(segment_bytes)).sum()
     }
 
     /// The one to append to, if any.
@@ -53,23 +53,24 @@ pub(super) fn take_tails(
     for unsealed in before.kept() {
         let scan = &unsealed.scan;
         let is_last = scan.header.ordinal == end.position.ordinal();
-        let frames_end = if is_last { end.position.offset_bytes() } else { scan.valid_end };
-        let is_durable = position(scan, frames_end) <= end.durable_upto
-            && frames_end == scan.valid_end
+        let frames_end_bytes =
+            if is_last { end.position.offset_bytes() } else { scan.valid_end_bytes };
+        let is_durable = position(scan, frames_end_bytes) <= end.durable_upto
+            && frames_end_bytes == scan.valid_end_bytes
             && (scan.is_complete() || !scan.dirty_tail);
         let segment = if is_durable || planted::is(Bug::TailNotCopied) {
             unsealed.segment.clone()
         } else {
-            copy(disk, unsealed, frames_end, epoch, recovery)?
+            copy(disk, unsealed, frames_end_bytes, epoch, recovery)?
         };
-        let sealer = scan.sealer(frames_end, |sealer, offset, record| {
+        let sealer = scan.sealer(frames_end_bytes, |sealer, offset, record| {
             if let Ok(entry) = list_entry(offset, &record) {
                 sealer.value(entry);
             } else if let Ok(commit) = CommitRecord::decode(record.payload) {
                 sealer.commit(commit.id);
             }
         });
-        tails.all.push(Closing { segment, frames_end, sealer });
+        tails.all.push(Closing { segment, frames_end_bytes, sealer });
     }
     Ok(tails)
 }
@@ -82,17 +83,17 @@ fn position(scan: &Scan, offset_bytes: u64) -> LogPosition {
 fn copy(
     disk: &dyn Disk,
     unsealed: &Unsealed,
-    frames_end: u64,
+    frames_end_bytes: u64,
     epoch: Epoch,
     recovery: &mut Recovery,
 ) -> Result<SegmentFile> {
     let header = SegmentHeader { epoch, ..unsealed.scan.header };
-    let segment = create_segment(disk, header, frames_end)?;
-    let start = usize::try_from(FRAMES_START).expect("it is small");
-    let end = usize::try_from(frames_end).expect("the file was read whole");
+    let segment = create_segment(disk, header, frames_end_bytes)?;
+    let start = usize::try_from(FRAMES_START_BYTES).expect("it is small");
+    let end = usize::try_from(frames_end_bytes).expect("the file was read whole");
     let frames: Bytes = unsealed.scan.bytes.slice(start..end);
     recovery.bytes_copied += frames.len() as u64;
-    disk.write(&segment.file, FRAMES_START, frames)?;
+    disk.write(&segment.file, FRAMES_START_BYTES, frames)?;
     disk.sync(&segment.file)?;
     Ok(segment)
 }

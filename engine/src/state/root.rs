@@ -4,8 +4,8 @@
 //! 2. Every open for writing writes a new root log, with a new epoch, and turns CURRENT to it.
 //! 3. An edit is appended and synced before anyone relies on it, and only then shown here.
 //!
-//! - R1: a segment is named by the root before a frame is appended to it.
-//! - R2: an ordinal that was given to a file is not given again, even if that came to nothing.
+//! - E1: a segment is named by the root before a frame is appended to it.
+//! - E2: an ordinal that was given to a file is not given again, even if that came to nothing.
 
 use std::collections::BTreeMap;
 
@@ -163,7 +163,7 @@ impl LogState {
         self.spend(ordinal);
     }
 
-    /// Notes that the ordinal was given to a file (R2). The last one has no next: no segment can
+    /// Notes that the ordinal was given to a file (E2). The last one has no next: no segment can
     /// be added after it.
     pub(crate) fn spend(&mut self, ordinal: Ordinal) {
         self.next_ordinal = self.next_ordinal.max(ordinal.next().unwrap_or(ordinal));
@@ -324,7 +324,7 @@ impl Root {
             return Err(corrupt(self.header.file_name(), inner.log.end().offset_bytes(), what));
         }
         let header = SegmentHeader { log, ordinal, ..self.header };
-        // R2: the ordinal is spent from here on, whatever becomes of it.
+        // E2: the ordinal is spent from here on, whatever becomes of it.
         inner.state.log_mut(log).spend(ordinal);
         let segment = create_segment(&*self.writer.disk, header, reserve_bytes)
             .map_err(|error| self.writer.poison.after(error))?;

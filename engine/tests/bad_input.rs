@@ -393,7 +393,7 @@ fn few_descriptors(dir: &Path) {
 
 fn assert_sound(what: &str, report: &Report) {
     println!("{what}: {report}");
-    assert_eq!(report.violation_count, 0, "{what}: {report}");
+    assert_eq!(report.violations.count, 0, "{what}: {report}");
     assert!(report.refused > 0, "{what}: nothing was refused: {report}");
 }
 
@@ -444,7 +444,7 @@ fn a_lost_lock_file_loses_nothing() {
     let rest = closed(workload("deletes").unwrap()).unwrap();
     let harms: Vec<_> = [Harm::Remove, Harm::Cut(0)].map(|harm| ("LOCK".to_owned(), harm)).into();
     let report = hunt(&rest, &harms, false);
-    assert_eq!((report.violation_count, report.harmless), (0, 2), "{report}");
+    assert_eq!((report.violations.count, report.harmless), (0, 2), "{report}");
 }
 
 // Arguments.

@@ -9,8 +9,9 @@ mod common;
 
 use std::sync::Arc;
 
-use common::crash::{Plan, Point, hunt, replay};
+use common::crash::{Plan, Point, REPLAY, hunt, replay};
 use common::model::Model;
+use common::replay::lines;
 use common::script::{World, workload, workloads};
 use pinstone::{Batch, CheckOptions, Maintenance, Store};
 use pinstone_disk::Disk;
@@ -24,7 +25,7 @@ fn every_crash_leaves_what_was_promised() {
     let workloads = workloads();
     let report = hunt(&workloads, &Plan::usual(common::budget()));
     println!("{report}");
-    assert_eq!(report.violation_count, 0, "{report}");
+    assert_eq!(report.violations.count, 0, "{report}");
     assert!(report.recoveries >= RECOVERIES_MIN, "a harness that tries little: {report}");
     assert_eq!(report.points.len(), workloads.len(), "a workload without a crash: {report}");
     assert_eq!(report.states.len(), 5, "a kind of state that was never tried: {report}");
@@ -51,12 +52,7 @@ fn every_crash_leaves_what_was_promised() {
 
 #[test]
 fn points_that_ever_failed_hold() {
-    let kept = include_str!("seeds/crash.txt").lines().map(str::to_owned);
-    let given = std::env::var("PINSTONE_CRASH_REPLAY").ok();
-    for line in kept.chain(given) {
-        if line.starts_with('#') || line.trim().is_empty() {
-            continue;
-        }
+    for line in lines(include_str!("seeds/crash.txt"), REPLAY) {
         let point: Point = line.parse().unwrap();
         if let Err(seen) = replay(&point) {
             panic!("{point}: {seen}");

@@ -11,8 +11,9 @@ mod common;
 
 use std::sync::Arc;
 
-use common::faults::{Case, FAULTS, Report, hunt, opened_is_durable, replay};
+use common::faults::{Case, FAULTS, REPLAY, Report, hunt, opened_is_durable, replay};
 use common::model::Model;
+use common::replay::lines;
 use common::script::{Failing, Workload, World, filling, workload};
 use pinstone::Batch;
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
@@ -37,7 +38,7 @@ fn every_operation_fails_with(fault: Fault) -> Report {
         false,
     );
     println!("{report}");
-    assert_eq!(report.violation_count, 0, "{report}");
+    assert_eq!(report.violations.count, 0, "{report}");
     assert_eq!(report.fired.len(), 2, "a reach that never befell anything: {report}");
     assert!(report.fired.values().all(|count| *count > 10), "a disk that hardly fails: {report}");
     report
@@ -109,14 +110,9 @@ fn a_sync_without_space_ends_writing_too() {
 
 #[test]
 fn cases_that_ever_failed_hold() {
-    let kept = include_str!("seeds/faults.txt").lines().map(str::to_owned);
-    let given = std::env::var("PINSTONE_FAULT_REPLAY").ok();
-    for line in kept.chain(given) {
-        if line.starts_with('#') || line.trim().is_empty() {
-            continue;
-        }
+    for line in lines(include_str!("seeds/faults.txt"), REPLAY) {
         let report = replay(&line.parse().unwrap());
-        assert_eq!(report.violation_count, 0, "{report}");
+        assert_eq!(report.violations.count, 0, "{report}");
     }
 }
 

@@ -43,14 +43,14 @@ fn caught(bug: Bug, hunt: Hunt) {
 fn crashes() -> Option<String> {
     let plan = Plan { until_first: true, points_one_in: 12, again_one_in: 200, ..Plan::usual(1) };
     let report = crash::hunt(&workloads(), &plan);
-    (report.violation_count > 0).then(|| report.to_string())
+    (report.violations.count > 0).then(|| report.to_string())
 }
 
 fn failing(fault: Fault) -> Option<String> {
     let names = ["puts-and-commits", "compare-and-set", "old-values"];
     let workloads: Vec<Workload> = names.iter().filter_map(|name| workload(name)).collect();
     let report = faults::hunt(&workloads, &[fault], true);
-    (report.violation_count > 0).then(|| report.to_string())
+    (report.violations.count > 0).then(|| report.to_string())
 }
 
 fn short_writes() -> Option<String> {
@@ -65,7 +65,7 @@ fn damaged() -> Option<String> {
     let rest = damage::dirty(workload("old-values")?, true).ok()?;
     let harms = damage::all_harms(&rest.disk, 7);
     let report = damage::hunt(&rest, &harms, true);
-    (report.violation_count > 0).then(|| report.to_string())
+    (report.violations.count > 0).then(|| report.to_string())
 }
 
 /// Threads race, and what one is told must survive a crash at that instant.

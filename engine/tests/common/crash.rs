@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -19,15 +18,14 @@ use pinstone_disk::Disk;
 use pinstone_disk::sim::{CrashState, SimCounters, SimDisk};
 
 use super::model::{Model, sound};
+use super::replay::{Tally, Violations, Words, number, op_count};
 use super::script::{Workload, World, workload};
-use super::{Verdict, caught, ensure, mix, pool, told};
+use super::{Verdict, caught, ensure, mix, replay, told};
 
 /// How many changes of a disk are kept or lost one at a time, at most.
 const SINGLES_MAX: usize = 12;
-/// How many violations are told in full.
-const VIOLATIONS_MAX: usize = 8;
-/// How many of a disk's last operations are told with a violation.
-const TRACE_LINES_MAX: usize = 60;
+/// What replays a point.
+pub const REPLAY: &str = "PINSTONE_CRASH_REPLAY";
 
 /// One crash, and perhaps one more in the recovery from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,29 +66,20 @@ impl FromStr for Point {
     type Err = String;
 
     fn from_str(line: &str) -> Verdict<Self> {
-        let mut words = BTreeMap::new();
-        for word in line.split_whitespace() {
-            let (key, value) = word.split_once('=').ok_or(format!("{word}: not KEY=VALUE"))?;
-            words.insert(key, value);
-        }
-        let mut take = |key| words.remove(key);
+        let mut words = Words::of(line)?;
         let point = Self {
-            workload: take("workload").ok_or("no workload")?.to_owned(),
-            seed: number(take("seed").unwrap_or("1"))?,
-            op: number(take("op").ok_or("no op")?)?,
-            state: state(take("state").ok_or("no state")?)?,
-            again: match take("again") {
-                Some(op) => Some((number(op)?, state(take("then").ok_or("no then")?)?)),
+            workload: words.need("workload")?.to_owned(),
+            seed: words.take("seed").map_or(Ok(1), number)?,
+            op: number(words.need("op")?)?,
+            state: state(words.need("state")?)?,
+            again: match words.take("again") {
+                Some(op) => Some((number(op)?, state(words.need("then")?)?)),
                 None => None,
             },
         };
-        ensure!(words.is_empty(), "unknown words: {words:?}");
+        words.end()?;
         Ok(point)
     }
-}
-
-fn number<N: FromStr>(text: &str) -> Verdict<N> {
-    text.parse().map_err(|_| format!("{text}: not a number"))
 }
 
 fn state(text: &str) -> Verdict<CrashState> {
@@ -144,12 +133,10 @@ pub struct Report {
     pub states: BTreeMap<&'static str, u64>,
     /// What the crashes did.
     pub effects: SimCounters,
-    pub violation_count: u64,
-    /// The first few, each with the line that replays it.
-    pub violations: Vec<String>,
+    pub violations: Violations,
 }
 
-impl Report {
+impl Tally for Report {
     fn add(&mut self, other: Self) {
         for (name, count) in other.points {
             *self.points.entry(name).or_default() += count;
@@ -160,21 +147,11 @@ impl Report {
         self.points_again += other.points_again;
         self.recoveries += other.recoveries;
         self.effects += other.effects;
-        self.violation_count += other.violation_count;
-        self.violations.extend(other.violations);
-        self.violations.truncate(VIOLATIONS_MAX);
+        self.violations.add(other.violations);
     }
 
-    fn violation(&mut self, point: &Point, seen: &str, disk: &SimDisk) {
-        self.violation_count += 1;
-        if self.violations.len() < VIOLATIONS_MAX {
-            let trace = disk.trace();
-            let last = &trace[trace.len().saturating_sub(TRACE_LINES_MAX)..];
-            self.violations.push(format!(
-                "{seen}\n  PINSTONE_CRASH_REPLAY=\"{point}\"\n    {}",
-                last.join("\n    ")
-            ));
-        }
+    fn violations(&self) -> &Violations {
+        &self.violations
     }
 }
 
@@ -189,11 +166,7 @@ impl fmt::Display for Report {
         }
         writeln!(f, "{:>9} recoveries", self.recoveries)?;
         writeln!(f, "{:?}", self.effects)?;
-        writeln!(f, "{:>9} violations", self.violation_count)?;
-        for violation in &self.violations {
-            writeln!(f, "\n{violation}")?;
-        }
-        Ok(())
+        write!(f, "{}", self.violations)
     }
 }
 
@@ -202,34 +175,19 @@ pub fn hunt(workloads: &[Workload], plan: &Plan) -> Report {
     let mut report = Report::default();
     let mut cases = Vec::new();
     for (index, workload) in workloads.iter().enumerate() {
-        let counted = caught(|| {
-            let (disk, model) = workload.begin(plan.seed)?;
-            let mut world = World::new(workload, Arc::clone(&disk), model);
-            world.play_all(&workload.steps)?;
-            Ok(disk.op_count())
-        });
-        match counted {
+        match op_count(workload, plan.seed) {
             // The last of them crashes after the last operation.
             Ok(count) => {
                 let draw = |op: &u64| mix(&[plan.seed, index as u64, *op]);
                 let chosen = |op: &u64| draw(op).is_multiple_of(plan.points_one_in);
                 cases.extend((1..=count + 1).filter(chosen).map(|op| (workload, op)));
             }
-            Err(seen) => {
-                report.violation_count += 1;
-                report.violations.push(format!("{}, uncrashed: {seen}", workload.name));
-            }
+            Err(seen) => report.violations.note(|| seen),
         }
     }
-    let parts = pool::sweep(&cases, |part: &mut Report, (workload, op)| {
+    replay::hunt(&cases, plan.until_first, &mut report, |(workload, op), part| {
         crash_at(workload, *op, plan, part);
-        if plan.until_first && part.violation_count > 0 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
     });
-    parts.into_iter().for_each(|part| report.add(part));
     report
 }
 
@@ -245,7 +203,7 @@ fn crash_at(workload: &Workload, op: u64, plan: &Plan, report: &mut Report) {
     };
     let (crashed, model) = match caught(|| live(workload, plan.seed, op)) {
         Ok(lived) => lived,
-        Err(seen) => return report.violation(&point, &seen, &SimDisk::new(0)),
+        Err(seen) => return report.violation(&point, &seen, None),
     };
     report.effects += crashed.counters();
     for (index, state) in states(&crashed, plan, op).into_iter().enumerate() {
@@ -255,12 +213,12 @@ fn crash_at(workload: &Workload, op: u64, plan: &Plan, report: &mut Report) {
         let opening_mutations = match caught(|| recover(workload, &image, model.clone())) {
             Ok(count) => count,
             Err(seen) => {
-                report.violation(&point, &seen, &crashed);
+                report.violation(&point, &seen, Some(&crashed));
                 continue;
             }
         };
         let chosen = mix(&[plan.seed, op, index as u64]).is_multiple_of(plan.again_one_in);
-        if chosen && !(plan.until_first && report.violation_count > 0) {
+        if chosen && !(plan.until_first && report.violations.count > 0) {
             for again in 1..=opening_mutations {
                 crash_again(workload, &crashed, &model, &point, again, report);
             }
@@ -282,7 +240,7 @@ fn crash_again(
         Ok(again) => again,
         Err(seen) => {
             let point = Point { again: Some((op, CrashState::Nothing)), ..point.clone() };
-            return report.violation(&point, &seen, crashed);
+            return report.violation(&point, &seen, Some(crashed));
         }
     };
     let random = CrashState::Random(mix(&[point.op, op]));
@@ -291,12 +249,16 @@ fn crash_again(
         report.tried(state, &image);
         if let Err(seen) = caught(|| recover(workload, &image, model.clone())) {
             let point = Point { again: Some((op, state)), ..point.clone() };
-            report.violation(&point, &seen, &again);
+            report.violation(&point, &seen, Some(&again));
         }
     }
 }
 
 impl Report {
+    fn violation(&mut self, point: &Point, seen: &str, disk: Option<&SimDisk>) {
+        self.violations.note_case(seen, REPLAY, point, disk);
+    }
+
     fn tried(&mut self, state: CrashState, image: &SimDisk) {
         self.recoveries += 1;
         self.effects += image.counters();

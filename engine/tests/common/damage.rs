@@ -8,7 +8,6 @@
 //! last commit, and wrote down elsewhere how far its logs were durable.
 
 use std::fmt;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use pinstone::{CheckOptions, Error};
@@ -16,11 +15,10 @@ use pinstone_disk::Disk;
 use pinstone_disk::sim::{CrashState, SimDisk};
 
 use super::model::Model;
+use super::replay::{Tally, Violations};
 use super::script::{Step, Workload, World};
-use super::{Verdict, caught, ensure, mix, pool, told};
+use super::{Verdict, caught, ensure, mix, replay, told};
 
-/// How many violations are told in full.
-const VIOLATIONS_MAX: usize = 8;
 /// How near to a byte that is not zero every byte is tried.
 const NEAR_BYTES: usize = 8;
 /// One in so many of the other bytes is tried.
@@ -90,31 +88,31 @@ pub struct Report {
     pub told: u64,
     /// The damage changed no answer.
     pub harmless: u64,
-    pub violation_count: u64,
-    pub violations: Vec<String>,
+    pub violations: Violations,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tried, refused, told, harmless, violation_count, violations } = self;
+        let Self { tried, refused, told, harmless, violations } = self;
         writeln!(
             f,
-            "{tried} damaged stores: {refused} refused, {told} told on reading, {harmless} \
-             harmless, {violation_count} violations"
+            "{tried} damaged stores: {refused} refused, {told} told on reading, {harmless} harmless"
         )?;
-        violations.iter().try_for_each(|violation| writeln!(f, "\n{violation}"))
+        write!(f, "{violations}")
     }
 }
 
-impl Report {
-    pub fn add(&mut self, other: Self) {
+impl Tally for Report {
+    fn add(&mut self, other: Self) {
         self.tried += other.tried;
         self.refused += other.refused;
         self.told += other.told;
         self.harmless += other.harmless;
-        self.violation_count += other.violation_count;
-        self.violations.extend(other.violations);
-        self.violations.truncate(VIOLATIONS_MAX);
+        self.violations.add(other.violations);
+    }
+
+    fn violations(&self) -> &Violations {
+        &self.violations
     }
 }
 
@@ -147,27 +145,19 @@ pub fn all_harms(disk: &SimDisk, stride: usize) -> Vec<(String, Harm)> {
 
 /// Tries each of these.
 pub fn hunt(rest: &Rest, harms: &[(String, Harm)], until_first: bool) -> Report {
-    let parts = pool::sweep(harms, |part: &mut Report, (file, harm)| {
+    let mut report = Report::default();
+    replay::hunt(harms, until_first, &mut report, |(file, harm), part: &mut Report| {
         part.tried += 1;
         match caught(|| try_one(rest, file, *harm)) {
             Ok(Outcome::Refused) => part.refused += 1,
             Ok(Outcome::Told) => part.told += 1,
             Ok(Outcome::Harmless) => part.harmless += 1,
             Err(seen) => {
-                part.violation_count += 1;
-                if part.violations.len() < VIOLATIONS_MAX {
-                    let name = &rest.workload.name;
-                    part.violations.push(format!("{name}, {file}, {harm:?}: {seen}"));
-                }
-                if until_first {
-                    return ControlFlow::Break(());
-                }
+                let name = &rest.workload.name;
+                part.violations.note(|| format!("{name}, {file}, {harm:?}: {seen}"));
             }
         }
-        ControlFlow::Continue(())
     });
-    let mut report = Report::default();
-    parts.into_iter().for_each(|part| report.add(part));
     report
 }
 

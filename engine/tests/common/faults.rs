@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -20,8 +19,9 @@ use pinstone_disk::sim::{CrashState, Fault, SimCounters, SimDisk};
 
 use super::crash::recover;
 use super::model::Model;
+use super::replay::{Tally, Violations, Words, number, op_count};
 use super::script::{Failing, Step, Workload, World, workload};
-use super::{Verdict, caught, ensure, mix, pool, told};
+use super::{Verdict, caught, ensure, mix, replay, told};
 
 /// All that a disk can do wrong, with a name for each.
 pub const FAULTS: [(&str, Fault); 8] = [
@@ -35,10 +35,8 @@ pub const FAULTS: [(&str, Fault); 8] = [
     ("sync-enospc", Fault::SyncEnospc),
 ];
 
-/// How many violations are told in full.
-const VIOLATIONS_MAX: usize = 8;
-/// How many of a disk's last operations are told with a violation.
-const TRACE_LINES_MAX: usize = 60;
+/// What replays a case.
+pub const REPLAY: &str = "PINSTONE_FAULT_REPLAY";
 
 /// One failing disk under one workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,22 +58,21 @@ impl FromStr for Case {
     type Err = String;
 
     fn from_str(line: &str) -> Verdict<Self> {
-        let words: BTreeMap<_, _> =
-            line.split_whitespace().filter_map(|word| word.split_once('=')).collect();
-        let word = |key| words.get(key).copied().ok_or(format!("no {key} in {line}"));
-        let number = |text: &str| text.parse().map_err(|_| format!("{text}: not a number"));
-        let onward = words.contains_key("from");
-        let fault = word("fault")?;
+        let mut words = Words::of(line)?;
+        let fault = words.need("fault")?;
         let known = FAULTS.iter().find(|(name, _)| *name == fault);
-        Ok(Self {
-            workload: word("workload")?.to_owned(),
-            seed: number(word("seed")?)?,
+        let from = words.take("from");
+        let case = Self {
+            workload: words.need("workload")?.to_owned(),
+            seed: number(words.need("seed")?)?,
             failing: Failing {
-                op: number(word(if onward { "from" } else { "at" })?)?,
+                op: number(from.map_or_else(|| words.need("at"), Ok)?)?,
                 fault: known.ok_or(format!("{fault}: not a fault"))?.1,
-                onward,
+                onward: from.is_some(),
             },
-        })
+        };
+        words.end()?;
+        Ok(case)
     }
 }
 
@@ -95,12 +92,10 @@ pub struct Report {
     pub recoveries: u64,
     /// What the disks did.
     pub effects: SimCounters,
-    pub violation_count: u64,
-    /// The first few, each with the line that replays it.
-    pub violations: Vec<String>,
+    pub violations: Violations,
 }
 
-impl Report {
+impl Tally for Report {
     fn add(&mut self, other: Self) {
         for (key, count) in other.fired {
             *self.fired.entry(key).or_default() += count;
@@ -110,9 +105,11 @@ impl Report {
         }
         self.recoveries += other.recoveries;
         self.effects += other.effects;
-        self.violation_count += other.violation_count;
-        self.violations.extend(other.violations);
-        self.violations.truncate(VIOLATIONS_MAX);
+        self.violations.add(other.violations);
+    }
+
+    fn violations(&self) -> &Violations {
+        &self.violations
     }
 }
 
@@ -126,11 +123,7 @@ impl fmt::Display for Report {
         }
         writeln!(f, "{:>9} recoveries", self.recoveries)?;
         writeln!(f, "{:?}", self.effects)?;
-        writeln!(f, "{:>9} violations", self.violation_count)?;
-        for violation in &self.violations {
-            writeln!(f, "\n{violation}")?;
-        }
-        Ok(())
+        write!(f, "{}", self.violations)
     }
 }
 
@@ -140,17 +133,10 @@ pub fn hunt(workloads: &[Workload], faults: &[Fault], until_first: bool) -> Repo
     let mut report = Report::default();
     let mut cases = Vec::new();
     for workload in workloads {
-        let counted = caught(|| {
-            let (disk, model) = workload.begin(seed)?;
-            let mut world = World::new(workload, Arc::clone(&disk), model);
-            world.play_all(&workload.steps)?;
-            Ok(disk.op_count())
-        });
-        let count = match counted {
+        let count = match op_count(workload, seed) {
             Ok(count) => count,
             Err(seen) => {
-                report.violation_count += 1;
-                report.violations.push(format!("{}, unharmed: {seen}", workload.name));
+                report.violations.note(|| seen);
                 continue;
             }
         };
@@ -161,16 +147,10 @@ pub fn hunt(workloads: &[Workload], faults: &[Fault], until_first: bool) -> Repo
             }
         }
     }
-    let parts = pool::sweep(&cases, |part: &mut Report, (workload, failing)| {
+    replay::hunt(&cases, until_first, &mut report, |(workload, failing), part| {
         let case = Case { workload: workload.name.clone(), seed, failing: *failing };
         try_case(workload, &case, part);
-        if until_first && part.violation_count > 0 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
     });
-    parts.into_iter().for_each(|part| report.add(part));
     report
 }
 
@@ -203,15 +183,7 @@ fn try_case(workload: &Workload, case: &Case, report: &mut Report) {
         afterwards(world, case.failing, report)
     });
     if let Err(seen) = seen {
-        report.violation_count += 1;
-        if report.violations.len() < VIOLATIONS_MAX {
-            let trace = disk.map(|disk| disk.trace()).unwrap_or_default();
-            let last = &trace[trace.len().saturating_sub(TRACE_LINES_MAX)..];
-            report.violations.push(format!(
-                "{seen}\n  PINSTONE_FAULT_REPLAY=\"{case}\"\n    {}",
-                last.join("\n    ")
-            ));
-        }
+        report.violations.note_case(&seen, REPLAY, case, disk.as_deref());
     }
 }
 

@@ -4,6 +4,7 @@
 //! - `script`: workloads as data, and the one runner that plays them against store and model.
 //! - `crash`: crashes a workload at each disk operation, and its recovery again.
 //! - `faults`: makes each disk operation of a workload fail.
+//! - `replay`: hunts, violations, and the lines that replay them.
 //! - `damage`: changes the bytes of a store at rest.
 //! - `race`: threads on one store, and the check that their history is linearizable.
 //! - `pool`: spreads independent cases over the machine's threads.
@@ -18,6 +19,7 @@ pub mod faults;
 pub mod model;
 pub mod pool;
 pub mod race;
+pub mod replay;
 pub mod script;
 
 /// A fact that holds, or what was seen instead.

@@ -25,6 +25,8 @@
 //!   newer versions of a name standing above older ones: nothing below is newer than what is here.
 //! - M2: of a name with any number of versions, [`WAITING_MAX`] deletions are held, and nothing
 //!   else. If more would wait, the newest stays: a deletion that hides nothing costs only space.
+//! - M3: of anything something stays. If all would go, the last deletion does not: the table that
+//!   it stands in names those that were merged, and so tells that they are stale.
 //!
 //! Which views there are, and what is at the bottom, is told by others.
 
@@ -181,6 +183,9 @@ pub struct Versions<I> {
     waiting: VecDeque<NameEntry>,
     /// An entry that stays, behind deletions that stay with it.
     next: Option<NameEntry>,
+    /// While nothing was given: a deletion that went.
+    last_gone: Option<NameEntry>,
+    has_given: bool,
     is_ended: bool,
 }
 
@@ -192,7 +197,17 @@ where
     /// but what is among them.
     pub fn new(entries: I, readers: Readers, is_bottom: bool) -> Self {
         let waiting = VecDeque::new();
-        Self { entries, readers, is_bottom, newer: None, waiting, next: None, is_ended: false }
+        Self {
+            entries,
+            readers,
+            is_bottom,
+            newer: None,
+            waiting,
+            next: None,
+            last_gone: None,
+            has_given: false,
+            is_ended: false,
+        }
     }
 
     /// Whether an entry stays, deletions at the bottom apart.
@@ -200,21 +215,21 @@ where
         let newer = self.newer.as_ref().filter(|(name, _)| *name == entry.name);
         let stays = newer.is_none_or(|(_, newer)| self.readers.may_see(entry.commit, *newer));
         if newer.is_none() {
-            // Another name: what waited hides nothing.
-            self.waiting.clear();
+            self.drop_waiting();
         }
         self.newer = Some((entry.name.clone(), entry.commit));
         stays
     }
-}
 
-impl<I, E> Iterator for Versions<I>
-where
-    I: Iterator<Item = Result<NameEntry, E>>,
-{
-    type Item = Result<NameEntry, E>;
+    /// The next name, or none, follows: deletions that waited hide nothing.
+    fn drop_waiting(&mut self) {
+        if !self.has_given {
+            self.last_gone = self.waiting.pop_back().or_else(|| self.last_gone.take());
+        }
+        self.waiting.clear();
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn step(&mut self) -> Option<Result<NameEntry, E>> {
         loop {
             if self.next.is_some() {
                 // M1: the deletions that it makes stay are newer.
@@ -235,11 +250,32 @@ where
                 Some(Ok(entry)) => self.next = Some(entry),
                 Some(Err(error)) => {
                     self.is_ended = true;
+                    self.has_given = true;
                     return Some(Err(error));
                 }
-                None => self.is_ended = true,
+                None => {
+                    self.is_ended = true;
+                    self.drop_waiting();
+                    if !self.has_given {
+                        // M3.
+                        return self.last_gone.take().map(Ok);
+                    }
+                }
             }
         }
+    }
+}
+
+impl<I, E> Iterator for Versions<I>
+where
+    I: Iterator<Item = Result<NameEntry, E>>,
+{
+    type Item = Result<NameEntry, E>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let given = self.step();
+        self.has_given |= given.is_some();
+        given
     }
 }
 

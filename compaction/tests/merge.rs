@@ -204,7 +204,10 @@ fn kept_by_rule(
         let older = |e: &NameEntry| e.name == entry.name && e.commit < entry.commit;
         !is_bottom || kept.iter().any(|e| older(e) && e.to.is_some())
     };
-    kept.iter().filter(|entry| entry.to.is_some() || hides(entry)).cloned().collect()
+    let given: Vec<_> =
+        kept.iter().filter(|entry| entry.to.is_some() || hides(entry)).cloned().collect();
+    // Of anything something stays.
+    if given.is_empty() { kept.last().cloned().into_iter().collect() } else { given }
 }
 
 proptest! {

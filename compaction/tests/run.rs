@@ -1,0 +1,330 @@
+//! Plans carried out on tables of both kinds: nothing is lost or doubled, whatever fails leaves
+//! nothing behind, and files alone tell which of them are stale.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pinstone_compaction::edit::LevelEdit;
+use pinstone_compaction::levels::Levels;
+use pinstone_compaction::merge::{NameEntry, Readers, Versions};
+use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
+use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tree};
+use pinstone_compaction::table::container::{Replaced, TableFile, Tables};
+use pinstone_compaction::table::index::{IndexKey, IndexTable, Row};
+use pinstone_compaction::table::names::NameTable;
+use pinstone_compaction::{TableError, TableId, TableMeta};
+use pinstone_disk::env::{AtomicU64, Ordering};
+use pinstone_disk::sim::{Fault, SimDisk};
+use pinstone_disk::{Digest, Disk, Epoch, Ordinal, StoreId, TableKind};
+
+/// A tree on a disk, as its owner would keep it.
+struct Grown {
+    disk: Arc<SimDisk>,
+    tables: Arc<Tables>,
+    levels: Levels,
+    next_ordinal: Arc<AtomicU64>,
+}
+
+/// Small, so that little makes much happen.
+const SHAPE: Shape = Shape {
+    l0_tables: 3,
+    l0_bytes: 48 << 10,
+    size_ratio_max: 3,
+    table_bytes: 16 << 10,
+    input_bytes_max: 256 << 10,
+};
+
+impl Grown {
+    fn new(kind: TableKind) -> Self {
+        let disk = SimDisk::new(1);
+        let tables = Tables::new(Arc::clone(&disk) as Arc<dyn Disk>, StoreId([7; 16]), 8, 1 << 20);
+        let next_ordinal = Arc::new(AtomicU64::new(1));
+        Self { disk, tables, levels: Levels::new(kind), next_ordinal }
+    }
+
+    fn options<T: Tree>(&self) -> RunOptions {
+        let next = Arc::clone(&self.next_ordinal);
+        let next_id = Box::new(move || {
+            let ordinal = u32::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
+            Some(TableId { table: T::KIND, ordinal: Ordinal(ordinal), epoch: Epoch(1) })
+        });
+        RunOptions { table_bytes: SHAPE.table_bytes, filter_seed: Some(5), next_id }
+    }
+
+    fn flush<T: Tree>(&mut self, entries: &[T::Entry]) -> Result<(), TableError> {
+        let options = self.options::<T>();
+        let mut writer = RunWriter::<T>::new(&self.tables, options, Vec::new(), Vec::new());
+        for entry in entries {
+            if let Err(error) = writer.push(entry) {
+                writer.abandon();
+                return Err(error);
+            }
+        }
+        let added = writer.finish()?.into_iter().map(|meta| (0, meta)).collect();
+        self.levels = self.levels.apply(&LevelEdit { added, removed: Vec::new() }).unwrap();
+        Ok(())
+    }
+}
+
+/// What the two trees differ in here.
+trait Opened: Tree {
+    fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Arc<Self::Table>, TableError>;
+    fn file(table: &Self::Table) -> &TableFile;
+    fn kept(
+        merged: pinstone_compaction::run::Merged<Self>,
+        is_bottom: bool,
+    ) -> Box<dyn Iterator<Item = Result<Self::Entry, TableError>> + Send>
+    where
+        Self: Sized;
+}
+
+impl Opened for Index {
+    fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Arc<IndexTable>, TableError> {
+        IndexTable::open(tables, meta).map(Arc::new)
+    }
+    fn file(table: &IndexTable) -> &TableFile {
+        table.file()
+    }
+    fn kept(
+        merged: pinstone_compaction::run::Merged<Self>,
+        _is_bottom: bool,
+    ) -> Box<dyn Iterator<Item = Result<Row, TableError>> + Send> {
+        Box::new(merged)
+    }
+}
+
+impl Opened for Names {
+    fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Arc<NameTable>, TableError> {
+        NameTable::open(tables, meta).map(Arc::new)
+    }
+    fn file(table: &NameTable) -> &TableFile {
+        table.file()
+    }
+    fn kept(
+        merged: pinstone_compaction::run::Merged<Self>,
+        is_bottom: bool,
+    ) -> Box<dyn Iterator<Item = Result<NameEntry, TableError>> + Send> {
+        Box::new(Versions::new(merged, Readers::new(Vec::new(), u64::MAX), is_bottom))
+    }
+}
+
+impl Grown {
+    /// Carries a plan out, in steps; the tables it replaces are doomed, or left lying about.
+    fn carry_out<T: Opened>(&mut self, plan: &Plan, dooms: bool) -> Result<(), TableError> {
+        let open = |meta: &Arc<TableMeta>| T::open(&self.tables, TableMeta::clone(meta));
+        let inputs = plan.inputs().map(open).collect::<Result<Vec<_>, _>>()?;
+        let edit = if plan.is_move {
+            plan.edit(Vec::new())
+        } else {
+            let is_bottom = plan.is_bottom;
+            let mut rewrite = Rewrite::<T>::new(
+                &self.tables,
+                plan.clone(),
+                &inputs,
+                self.options::<T>(),
+                Vec::new(),
+                |merged| T::kept(merged, is_bottom),
+            );
+            loop {
+                match rewrite.step(100) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        rewrite.abandon();
+                        return Err(error);
+                    }
+                }
+            }
+            rewrite.finish()?
+        };
+        self.levels = self.levels.apply(&edit).unwrap();
+        if dooms && !plan.is_move {
+            inputs.iter().for_each(|table| T::file(table).doom());
+        }
+        Ok(())
+    }
+
+    fn rest<T: Opened>(&mut self, dooms: bool) {
+        while let Some(plan) = plan(&self.levels, &SHAPE) {
+            self.carry_out::<T>(&plan, dooms).unwrap();
+        }
+    }
+
+    fn entries<T: Opened>(&self, meta: &TableMeta) -> Vec<T::Entry> {
+        T::entries(&T::open(&self.tables, meta.clone()).unwrap()).map(Result::unwrap).collect()
+    }
+
+    fn all<T: Opened>(&self) -> Vec<T::Entry> {
+        let metas = self.levels.all().map(|(_, meta)| meta);
+        let mut all: Vec<_> = metas.flat_map(|meta| self.entries::<T>(meta)).collect();
+        all.sort();
+        all
+    }
+
+    /// Every table's file is there, and no other.
+    fn has_no_other_files(&self) {
+        let named = self.levels.all().map(|(_, meta)| meta.id.file_name().to_string());
+        let named: BTreeSet<String> = named.collect();
+        assert_eq!(self.disk.names().into_iter().collect::<BTreeSet<_>>(), named);
+        assert_eq!(self.levels.check(), []);
+    }
+}
+
+fn rows(flush: u64) -> Vec<Row> {
+    let row = |number: u64| {
+        let digest = Digest::of(&number.to_le_bytes());
+        Row::new(IndexKey::of(digest.as_bytes(), 56), u128::from(number))
+    };
+    // Some of each flush stand in the one before it, too.
+    let mut rows: Vec<Row> = (flush * 700..flush * 700 + 800).map(row).collect();
+    rows.sort();
+    rows
+}
+
+#[test]
+fn flushes_of_rows_come_to_rest_with_nothing_lost() {
+    let mut tree = Grown::new(TableKind::Index);
+    let mut expected = BTreeSet::new();
+    for flush in 0..60 {
+        let rows = rows(flush);
+        expected.extend(rows.iter().copied());
+        tree.flush::<Index>(&rows).unwrap();
+        tree.rest::<Index>(true);
+        tree.has_no_other_files();
+    }
+    let all: BTreeSet<Row> = tree.all::<Index>().into_iter().collect();
+    assert_eq!(all, expected);
+    while let Some(plan) = plan_full(&tree.levels, &SHAPE) {
+        tree.carry_out::<Index>(&plan, true).unwrap();
+    }
+    assert_eq!(tree.all::<Index>(), expected.into_iter().collect::<Vec<_>>());
+    tree.has_no_other_files();
+    assert!(tree.levels.total().table_count > 10);
+}
+
+/// Each flush sets and deletes some of two hundred names.
+fn changes(flush: u64) -> Vec<NameEntry> {
+    let change = |number: u64| {
+        let commit = flush * 40 + number + 1;
+        let name =
+            Bytes::from(format!("name {:03}", Digest::of(&commit.to_le_bytes()).as_bytes()[0]));
+        let to = (!commit.is_multiple_of(3)).then(|| Digest::of(&commit.to_le_bytes()));
+        NameEntry { name, commit, to }
+    };
+    let mut changes: Vec<NameEntry> = (0..40).map(change).collect();
+    changes.sort();
+    changes
+}
+
+/// What stands after all of these entries, some of which may be there twice.
+fn standing(entries: impl IntoIterator<Item = NameEntry>) -> BTreeMap<Bytes, Digest> {
+    let mut newest: BTreeMap<Bytes, NameEntry> = BTreeMap::new();
+    for entry in entries {
+        match newest.get(&entry.name) {
+            Some(known) if known.commit >= entry.commit => {}
+            _ => drop(newest.insert(entry.name.clone(), entry)),
+        }
+    }
+    newest.into_iter().filter_map(|(name, entry)| Some((name, entry.to?))).collect()
+}
+
+#[test]
+fn flushes_of_names_come_to_rest_and_files_alone_tell_what_stands() {
+    let mut tree = Grown::new(TableKind::Names);
+    let mut made = Vec::new();
+    for flush in 0..80 {
+        let changes = changes(flush);
+        made.extend(changes.iter().cloned());
+        tree.flush::<Names>(&changes).unwrap();
+        // What is replaced lies about for ever.
+        tree.rest::<Names>(false);
+        assert_eq!(standing(tree.all::<Names>()), standing(made.clone()));
+        assert_eq!(standing(found(&tree)), standing(made.clone()), "after flush {flush}");
+    }
+    // All names go, and with them everything but what tells so.
+    let names: BTreeSet<Bytes> = made.iter().map(|entry| entry.name.clone()).collect();
+    let deletion = |(name, commit)| NameEntry { name, commit, to: None };
+    let deletions: Vec<_> = names.into_iter().zip(10_000..).map(deletion).collect();
+    tree.flush::<Names>(&deletions).unwrap();
+    while let Some(plan) = plan_full(&tree.levels, &SHAPE) {
+        tree.carry_out::<Names>(&plan, false).unwrap();
+    }
+    assert_eq!(tree.levels.total().entry_count, 1, "one deletion");
+    assert_eq!(standing(tree.all::<Names>()), BTreeMap::new());
+    assert_eq!(standing(found(&tree)), BTreeMap::new(), "a deleted name was brought back");
+}
+
+/// What the files hold, stale ones left out by what others say that they replace.
+fn found(tree: &Grown) -> Vec<NameEntry> {
+    // Whoever finds files knows of each what its own footer says: as the tree does, here.
+    let mut metas = KNOWN.with_borrow(|known| known.clone());
+    for (_, meta) in tree.levels.all() {
+        metas.insert(meta.id, TableMeta::clone(meta));
+    }
+    KNOWN.with_borrow_mut(|known| known.clone_from(&metas));
+    let tables: Vec<_> =
+        metas.values().map(|meta| Names::open(&tree.tables, meta.clone()).unwrap()).collect();
+    let replaced: Vec<Replaced> =
+        tables.iter().flat_map(|table| table.file().footer().replaced.clone()).collect();
+    let is_stale = |id: TableId, name: &Bytes| {
+        replaced.iter().any(|replaced| {
+            replaced.ordinal == id.ordinal
+                && replaced.first <= *name
+                && replaced.until.as_ref().is_none_or(|until| name < until)
+        })
+    };
+    let mut found = Vec::new();
+    for table in &tables {
+        let id = table.file().meta().id;
+        found.extend(table.entries().map(Result::unwrap).filter(|e| !is_stale(id, &e.name)));
+    }
+    found
+}
+
+thread_local! {
+    /// Every table that ever was.
+    static KNOWN: std::cell::RefCell<BTreeMap<TableId, TableMeta>> =
+        const { std::cell::RefCell::new(BTreeMap::new()) };
+}
+
+/// Each operation of a flush and of a compaction fails in turn.
+#[test]
+fn what_fails_leaves_nothing_behind_and_can_be_tried_again() {
+    for fault in [Fault::Eio, Fault::Enospc] {
+        let (mut failed, mut is_whole) = (0, false);
+        for nth in 1.. {
+            let mut tree = Grown::new(TableKind::Index);
+            for flush in 0..3 {
+                tree.flush::<Index>(&rows(flush)).unwrap();
+            }
+            let before = tree.all::<Index>();
+            let plan = plan(&tree.levels, &SHAPE).expect("level 0 is due");
+            assert!(plan.inputs().count() >= 3);
+            let op = tree.disk.op_count() + nth;
+            tree.disk.fail_at(op, fault);
+            let outcome = tree.carry_out::<Index>(&plan, true);
+            tree.disk.heal();
+            if outcome.is_err() {
+                failed += 1;
+                tree.has_no_other_files();
+                assert_eq!(tree.all::<Index>(), before);
+                tree.carry_out::<Index>(&plan, true).unwrap();
+                tree.has_no_other_files();
+            } else {
+                // The removal that failed is made up for at the next open.
+                let tables = usize::try_from(tree.levels.total().table_count).unwrap();
+                assert!(tree.disk.names().len() <= tables + 1);
+            }
+            is_whole = tree.disk.op_count() < op;
+            if is_whole {
+                break;
+            }
+        }
+        assert!(is_whole, "every operation was tried");
+        println!("{fault:?}: {failed} operations failed");
+        assert!(failed > 5);
+    }
+}

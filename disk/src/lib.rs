@@ -11,6 +11,7 @@ mod digest;
 pub mod dump;
 pub mod env;
 mod error;
+mod escaped;
 mod file_name;
 mod helper;
 mod identity;
@@ -26,6 +27,7 @@ pub use container::{
 };
 pub use digest::{DIGEST_BYTES, Digest, DigestKind, DigestParseError};
 pub use error::{DiskError, Operation};
+pub use escaped::Escaped;
 pub use file_name::{FileKind, FileName, LogKind, TableKind};
 pub use identity::{CommitId, Epoch, Ordinal, StoreId};
 pub use std_disk::{DirectoryState, StdDisk};

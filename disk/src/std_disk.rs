@@ -160,8 +160,11 @@ impl StdDisk {
         let file =
             retry_on_intr(|| sys::openat(&self.directory, name.to_string(), guarded, FILE_MODE))?;
         let stat = sys::fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Errno::INVAL);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(Errno::ISDIR),
+            // A device, a pipe, a socket.
+            _ => return Err(Errno::NXIO),
         }
         // Some I/O engines take NONBLOCK to heart even on regular files.
         sys::fcntl_setfl(&file, OFlags::empty())?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use pinstone_disk::Digest;
+use pinstone_disk::{Digest, Escaped};
 
 use crate::error::{Error, Result};
 use crate::options::NAME_BYTES_MAX;
@@ -85,7 +85,7 @@ impl Batch {
         match self.fault {
             Some(Fault::NameLength(len_bytes)) => return Err(Error::NameLength { len_bytes }),
             Some(Fault::Twice(name)) => {
-                let reason = format!("the batch changes {} twice", name.escape_ascii());
+                let reason = format!("the batch changes {} twice", Escaped(&name));
                 return Err(Error::BadBatch { reason });
             }
             None => {}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use pinstone_disk::{Digest, DiskError, FormatError};
+use pinstone_disk::{Digest, DiskError, Escaped, FormatError};
 
 /// What every operation of a store returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -82,7 +82,7 @@ pub enum Error {
     /// A pointer is not what the commit required.
     #[error(
         "pointer {} is {}, not {}",
-        name.escape_ascii(), OrAbsent(current.as_ref()), OrAbsent(expected.as_ref())
+        Escaped(name), OrAbsent(current.as_ref()), OrAbsent(expected.as_ref())
     )]
     PreconditionFailed {
         /// The pointer.
@@ -114,11 +114,11 @@ pub enum Error {
         /// What was asked for.
         found: u64,
     },
-    /// The machine refused something else; nothing is lost.
-    #[error("input or output failed")]
+    /// The machine refused something else; nothing is lost. It says what the operation that failed
+    /// says.
+    #[error(transparent)]
     Io {
         /// The operation that failed.
-        #[source]
         source: DiskError,
     },
 }

@@ -172,6 +172,9 @@ impl Store {
     /// [`crate::Error::NotAStore`] if the directory holds anything else;
     /// [`crate::Error::Unsupported`], [`crate::Error::Corrupt`], [`crate::Error::NoSpace`],
     /// [`crate::Error::Io`]. Whatever the error, nothing in the directory was lost.
+    ///
+    /// A process under a limit on file sizes (`RLIMIT_FSIZE`) has to ignore the signal `SIGXFSZ`,
+    /// which ends it otherwise; writes beyond the limit are then refused with `NoSpace`.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::builder().open(path)
     }

@@ -179,7 +179,7 @@ impl CliError {
     /// What it and its causes say.
     pub fn message(&self) -> String {
         match self {
-            Self::Store(error) => message(error),
+            Self::Store(error) => chain(error),
             error => chain(error),
         }
     }
@@ -233,24 +233,6 @@ fn usage_message(text: &str) -> String {
     };
     let what = text.split("\n\n").next().unwrap_or(text);
     what.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// What an engine's error and its causes say, names escaped as everywhere on the command line.
-pub fn message(error: &Error) -> String {
-    let or_absent = |digest: &Option<Digest>| {
-        digest.as_ref().map_or_else(|| "absent".to_owned(), Digest::to_string)
-    };
-    match error {
-        // That it failed is said by what failed, and why.
-        Error::Io { source } => chain(source),
-        Error::PreconditionFailed { name, expected, current } => format!(
-            "pointer {} is {}, not {}",
-            text::escape(name),
-            or_absent(current),
-            or_absent(expected)
-        ),
-        error => chain(error),
-    }
 }
 
 /// What the error and its causes say, from the outermost inwards.
@@ -334,7 +316,7 @@ impl Report<'static> {
 impl<'a> Report<'a> {
     /// An error of the store's.
     pub fn of(error: &'a Error) -> Self {
-        Self { kind: kind(error), message: message(error), store: Some(error) }
+        Self { kind: kind(error), message: chain(error), store: Some(error) }
     }
 }
 

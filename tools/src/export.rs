@@ -30,7 +30,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, UTI
 use rustix::io::Errno;
 
 use crate::dir_stack::{DirStack, FileId, is_within, open_dir_at};
-use crate::exit::message;
+use crate::exit::chain;
 use crate::import::meta_of;
 use crate::text::{escape, shown};
 use crate::tree::{self, Cursor, Entry, Meta, Node, TreeError};
@@ -363,7 +363,7 @@ impl Walk<'_> {
             Ok(Some(value)) => Ok(value),
             Ok(None) => Err(Refusal::Damaged(format!("the store holds no value {digest}"))),
             Err(error @ (pinstone::Error::Corrupt { .. } | pinstone::Error::Io { .. })) => {
-                Err(Refusal::Damaged(format!("its value {digest}: {}", message(&error))))
+                Err(Refusal::Damaged(format!("its value {digest}: {}", chain(&error))))
             }
             Err(error) => Err(Refusal::Fatal(error.into())),
         }

@@ -4,7 +4,6 @@
 //!   differently.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::str::FromStr;
 
@@ -13,41 +12,17 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use pinstone::{Digest, DigestParseError, NAME_BYTES_MAX};
+use pinstone_disk::Escaped;
 use serde::{Serialize, Serializer};
 
-/// Bytes as text on one line, as in a C string: a backslash is `\\`; newline, tab and carriage return
-/// are `\n`, `\t` and `\r`; each byte of another control character, and each byte that is not UTF-8,
-/// is a backslash and three octal digits. All else stands as it is.
+/// Bytes as text on one line: see [`Escaped`].
 pub fn escape(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\\' => text.push_str("\\\\"),
-                '\n' => text.push_str("\\n"),
-                '\t' => text.push_str("\\t"),
-                '\r' => text.push_str("\\r"),
-                _ if character.is_control() => {
-                    octal(&mut text, character.encode_utf8(&mut [0; 4]).as_bytes());
-                }
-                _ => text.push(character),
-            }
-        }
-        octal(&mut text, chunk.invalid());
-    }
-    text
+    Escaped(bytes).to_string()
 }
 
 /// A path as text on one line: see [`escape`].
 pub fn shown(path: &std::path::Path) -> String {
     escape(path.as_os_str().as_bytes())
-}
-
-fn octal(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "\\{byte:03o}");
-    }
 }
 
 /// What `get` and `export` are asked for.
@@ -228,23 +203,6 @@ impl<'a> Pointer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn escaped_bytes_are_one_line_of_c() {
-        let table: [(&[u8], &str); 8] = [
-            (b"plain name", "plain name"),
-            ("na\u{ef}ve \u{1f980}".as_bytes(), "na\u{ef}ve \u{1f980}"),
-            (b"a\\b", r"a\\b"),
-            (b"a\nb\tc\rd", r"a\nb\tc\rd"),
-            (b"\x00\x1b[0m\x7f", r"\000\033[0m\177"),
-            (b"\xff7", r"\3777"),
-            (b"\xe2\x82", r"\342\202"),
-            ("\u{85}".as_bytes(), r"\302\205"),
-        ];
-        for (bytes, text) in table {
-            assert_eq!(escape(bytes), text);
-        }
-    }
 
     #[test]
     fn a_reference_is_a_name_after_an_at_or_a_digest_in_any_case() {

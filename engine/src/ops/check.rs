@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{
-    Digest, DiskExt, FileName, FormatError, HEADER_BYTES, LogKind, OpenMode, Ordinal,
+    Digest, DiskExt, Escaped, FileName, FormatError, HEADER_BYTES, LogKind, OpenMode, Ordinal,
 };
 use pinstone_wal::{
     CommitRecord, FRAMES_START_BYTES, ListEntry, RecordKind, Scan, Sealer, SegmentFile,
@@ -277,7 +277,7 @@ impl Check<'_> {
     fn pointers(&mut self) {
         for (name, digest) in self.inner.pointers.standing() {
             self.report.pointer_count += 1;
-            let pointer = || format!("@{}", name.escape_ascii());
+            let pointer = || format!("@{}", Escaped(&name));
             if self.inner.index.find(&digest).is_none() {
                 self.find(pointer(), None, format!("its value {digest} is not held"));
             } else if self.bad.contains(&digest)

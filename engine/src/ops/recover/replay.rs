@@ -1,7 +1,7 @@
 //! Making the digest index and the pointer table again from what the logs hold.
 
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{Disk, DiskExt, OpenMode};
+use pinstone_disk::{Disk, DiskExt, Escaped, OpenMode};
 use pinstone_wal::{
     CommitRecord, ListEntry, LogEnd, LogPosition, Record, RecordKind, Scan, SizeClass, ValueRecord,
     corrupt,
@@ -97,7 +97,7 @@ pub(super) fn replay_commits(
     for (name, digest) in pointers.standing() {
         if index.find(&digest).is_none() {
             let what = format!("its value {digest} is in no segment");
-            return Err(corrupt(format!("@{}", name.escape_ascii()), 0, what).into());
+            return Err(corrupt(format!("@{}", Escaped(&name)), 0, what).into());
         }
     }
     Ok(replay.depends_upto)

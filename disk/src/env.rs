@@ -2,8 +2,8 @@
 //! threads, clocks, and the seeds of hash maps.
 //!
 //! Everything above this crate takes these from here (`clippy.toml` bans the originals), so that a
-//! scheduler which explores interleavings can stand in for the real one: a second module beside
-//! `real`, chosen by a feature, that exports the same names.
+//! scheduler which explores interleavings can stand in for the real one: the module `shuttled` beside
+//! `real`, chosen by the feature `shuttle`, exports the same names.
 //!
 //! - E1: no map is seeded by chance. A map of digests takes a seed from its owner, because digests
 //!   can be ground by an attacker; a map of our own keys has a fixed one.
@@ -13,11 +13,22 @@ use std::hash::{BuildHasher, Hasher};
 
 use crate::digest::Digest;
 
-pub use real::{
+#[cfg(feature = "shuttle")]
+use shuttled as machine;
+
+#[cfg(feature = "shuttle")]
+mod shuttled;
+
+#[cfg(not(feature = "shuttle"))]
+use real as machine;
+
+pub use machine::{
     Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Condvar, JoinHandle, Mutex, MutexGuard,
     Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, available_parallelism, monotonic, spawn,
     yield_now,
 };
+#[cfg(feature = "shuttle")]
+pub use shuttled::{explore, replay};
 
 /// A map of keys that no stranger chooses: its seed is fixed. `HashMap::default()` makes one.
 pub type HashMap<K, V> = hashbrown::HashMap<K, V, FixedSeed>;
@@ -128,6 +139,7 @@ fn low_half(wide: u128) -> u64 {
     wide as u64
 }
 
+#[cfg(not(feature = "shuttle"))]
 mod real {
     //! The machine's own: `parking_lot` and `std`.
 

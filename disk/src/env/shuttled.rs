@@ -1,0 +1,141 @@
+//! Locks, atomics and threads of a scheduler that explores interleavings: what `real` exports, under
+//! the same names and with the same calls, over `shuttle`. For tests alone.
+//!
+//! Threads are switched where a lock, an atomic or a thread is used, and nowhere else; so what is
+//! explored is every order that these allow. What blocks by other means (a cache's own locks while
+//! it loads, say) must not wait for another thread of the exploration.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+pub use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+pub use shuttle::thread::{JoinHandle, yield_now};
+pub use std::sync::Arc;
+pub use std::sync::atomic::Ordering;
+
+/// A mutual exclusion lock without poisoning.
+#[derive(Debug, Default)]
+pub struct Mutex<T: ?Sized>(shuttle::sync::Mutex<T>);
+
+/// Holds a [`Mutex`].
+#[derive(Debug)]
+pub struct MutexGuard<'a, T: ?Sized>(Option<shuttle::sync::MutexGuard<'a, T>>);
+
+const HELD: &str = "a guard is empty only while its owner waits for a condition";
+
+impl<T> Mutex<T> {
+    /// A lock that nobody holds.
+    pub fn new(value: T) -> Self {
+        Self(shuttle::sync::Mutex::new(value))
+    }
+
+    /// What it protects.
+    pub fn into_inner(self) -> T {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: ?Sized> Mutex<T> {
+    /// Waits until nobody else holds it.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl<T: ?Sized> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_deref().expect(HELD)
+    }
+}
+
+impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_deref_mut().expect(HELD)
+    }
+}
+
+/// A readers-writer lock without poisoning.
+#[derive(Debug, Default)]
+pub struct RwLock<T: ?Sized>(shuttle::sync::RwLock<T>);
+
+pub use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard};
+
+impl<T> RwLock<T> {
+    /// A lock that nobody holds.
+    pub fn new(value: T) -> Self {
+        Self(shuttle::sync::RwLock::new(value))
+    }
+}
+
+impl<T: ?Sized> RwLock<T> {
+    /// Waits until nobody writes.
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody reads or writes.
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A condition to wait for under a [`Mutex`].
+#[derive(Debug, Default)]
+pub struct Condvar(shuttle::sync::Condvar);
+
+impl Condvar {
+    /// Lets go of the lock, and has it again once told.
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        let held = guard.0.take().expect(HELD);
+        guard.0 = Some(self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Tells one who waits.
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    /// Tells all who wait.
+    pub fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
+/// Starts a thread of the exploration.
+///
+/// # Errors
+///
+/// None.
+pub fn spawn<T: Send + 'static>(
+    name: impl Into<String>,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    shuttle::thread::Builder::new().name(name.into()).spawn(run)
+}
+
+/// No time passes: nothing that is explored depends on it.
+pub fn monotonic() -> Duration {
+    Duration::ZERO
+}
+
+/// Two.
+pub fn available_parallelism() -> usize {
+    2
+}
+
+/// Runs `test` under so many schedules: half of them drawn at random, half with few switches, each
+/// at a place drawn (probabilistic concurrency testing: Burckhardt and others, ASPLOS 2010). A
+/// failure prints the schedule, which [`replay`] runs again.
+pub fn explore(schedule_count: usize, test: impl Fn() + Send + Sync + Clone + 'static) {
+    shuttle::check_random(test.clone(), schedule_count.div_ceil(2));
+    shuttle::check_pct(test, schedule_count / 2, 3);
+}
+
+/// Runs `test` under a schedule that [`explore`] printed.
+pub fn replay(schedule: &str, test: impl Fn() + Send + Sync + 'static) {
+    shuttle::replay(test, schedule);
+}

@@ -1,0 +1,180 @@
+//! Threads of a store under a scheduler that decides who goes on, thousands of times: P1 to P3, and
+//! that nobody waits for ever (the scheduler tells).
+//!
+//! `cargo test -p pinstone --features shuttle --test interleavings`; so many schedules each as
+//! `PINSTONE_SCHEDULES` says. A failure prints its schedule, for `pinstone_disk::env::replay`.
+
+#![cfg(feature = "shuttle")]
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::sync::Arc;
+
+use pinstone::{Batch, CommitId, Digest, Error, Maintenance, Store};
+use pinstone_disk::Disk;
+use pinstone_disk::env::{Mutex, explore, spawn, yield_now};
+use pinstone_disk::sim::{CrashState, SimDisk};
+
+fn schedules() -> usize {
+    std::env::var("PINSTONE_SCHEDULES").map_or(600, |count| count.parse().unwrap())
+}
+
+fn open(disk: &Arc<SimDisk>, maintenance: Maintenance) -> Store {
+    Store::builder()
+        .segment_bytes(16 << 10)
+        .pointer_segment_bytes(4 << 10)
+        .append_buffer_bytes(4 << 10)
+        .reserve_bytes(64 << 10)
+        .maintenance(maintenance)
+        .open_on(Arc::clone(disk) as Arc<dyn Disk>)
+        .unwrap()
+}
+
+/// Runs these at once, and returns once all have ended.
+fn at_once<const N: usize>(threads: [Box<dyn FnOnce() + Send>; N]) {
+    let threads = threads.map(|thread| spawn("racer", thread).unwrap());
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// What the counter's pointer names, and how much that is.
+fn counted(store: &Store) -> (Option<Digest>, u32) {
+    let current = store.pointer("counter").unwrap();
+    let count = |digest| {
+        let value = store.get(&digest).unwrap().unwrap();
+        u32::from_le_bytes((*value).try_into().unwrap())
+    };
+    (current, current.map_or(0, count))
+}
+
+/// Counts up by compare-and-set, until it was the one who did.
+fn count_up(store: &Store, won: &Mutex<Vec<(CommitId, u32)>>) {
+    loop {
+        let (current, count) = counted(store);
+        let next = store.put(&(count + 1).to_le_bytes()).unwrap().digest;
+        let batch = Batch::new().require("counter", current).set("counter", next);
+        match store.commit(batch) {
+            Ok(commit) => return won.lock().push((commit, count + 1)),
+            Err(Error::PreconditionFailed { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn compare_and_set_counts_each_once_and_a_crash_keeps_what_was_acknowledged() {
+    explore(schedules(), || {
+        let disk = SimDisk::new(1);
+        let store = open(&disk, Maintenance::Inline);
+        let won = Arc::new(Mutex::new(Vec::new()));
+        let counting = || -> Box<dyn FnOnce() + Send> {
+            let (store, won) = (store.clone(), Arc::clone(&won));
+            Box::new(move || count_up(&store, &won))
+        };
+        let crashing: Box<dyn FnOnce() + Send> = {
+            let (store, disk, won) = (store.clone(), Arc::clone(&disk), Arc::clone(&won));
+            Box::new(move || {
+                let mut last = 0;
+                while last < 3 {
+                    let acknowledged = u32::try_from(won.lock().len()).unwrap();
+                    // What is seen of a commit no crash undoes.
+                    let seen = counted(&store).1;
+                    if acknowledged.max(seen) > last {
+                        last = acknowledged.max(seen);
+                        let image = disk.after_crash(CrashState::Nothing);
+                        let found = counted(&open(&image, Maintenance::Inline)).1;
+                        assert!(found >= last, "{found} of {acknowledged}, {seen} seen");
+                    }
+                    yield_now();
+                }
+            })
+        };
+        at_once([counting(), counting(), counting(), crashing]);
+        let mut won = won.lock().clone();
+        won.sort_unstable();
+        assert_eq!(won, [(CommitId(1), 1), (CommitId(2), 2), (CommitId(3), 3)]);
+    });
+}
+
+#[test]
+fn a_close_that_succeeded_leaves_nothing_to_mend() {
+    explore(schedules(), || {
+        let disk = SimDisk::new(1);
+        let store = open(&disk, Maintenance::Thread);
+        let committed = Arc::new(Mutex::new(0));
+        let writing = |name: &'static str| -> Box<dyn FnOnce() + Send> {
+            let (store, committed) = (store.clone(), Arc::clone(&committed));
+            Box::new(move || {
+                for id in 0..3u8 {
+                    let Ok(put) = store.put(&[id, name.as_bytes()[0]].repeat(2500)) else { return };
+                    match store.commit(Batch::new().set(name, put.digest)) {
+                        Ok(_) => *committed.lock() += 1,
+                        Err(_) => return,
+                    }
+                }
+            })
+        };
+        let closing: Box<dyn FnOnce() + Send> = {
+            let store = store.clone();
+            Box::new(move || store.close().unwrap())
+        };
+        at_once([writing("a"), writing("b"), closing]);
+        drop(store);
+        let again = open(&disk, Maintenance::Inline);
+        assert!(again.stats().recovery.clean);
+        assert_eq!(again.stats().last_commit, *committed.lock());
+    });
+}
+
+#[test]
+fn a_view_stays_as_it_was_while_names_come_and_go() {
+    explore(schedules(), || {
+        let disk = SimDisk::new(1);
+        let store = open(&disk, Maintenance::Inline);
+        let digests: Vec<Digest> = (0..3u8).map(|id| store.put(&[id]).unwrap().digest).collect();
+        let all = |digest| Batch::new().set("a", digest).set("b", digest);
+        store.commit(all(digests[0])).unwrap();
+        let changing: Box<dyn FnOnce() + Send> = {
+            let (store, digests) = (store.clone(), digests.clone());
+            Box::new(move || {
+                store.commit(all(digests[1])).unwrap();
+                store.commit(Batch::new().delete("a").delete("b")).unwrap();
+                store.commit(all(digests[2])).unwrap();
+            })
+        };
+        let viewing = || -> Box<dyn FnOnce() + Send> {
+            let store = store.clone();
+            Box::new(move || {
+                let view = store.snapshot();
+                let seen = [view.pointer("a").unwrap(), view.pointer("b").unwrap()];
+                assert_eq!(seen[0], seen[1], "both names change at once");
+                let scanned: Vec<Digest> =
+                    view.pointers_with_prefix("").map(|pointer| pointer.unwrap().1).collect();
+                assert_eq!(scanned.len(), if seen[0].is_some() { 2 } else { 0 });
+                assert!(scanned.iter().all(|digest| Some(*digest) == seen[0]));
+            })
+        };
+        at_once([changing, viewing(), viewing()]);
+        assert_eq!(store.pointers_with_prefix("").count(), 2);
+    });
+}
+
+#[test]
+fn equal_values_put_at_once_are_stored_once() {
+    explore(schedules(), || {
+        let disk = SimDisk::new(1);
+        let store = open(&disk, Maintenance::Inline);
+        let new = Arc::new(Mutex::new(0));
+        let putting = |len_bytes: usize| -> Box<dyn FnOnce() + Send> {
+            let (store, new) = (store.clone(), Arc::clone(&new));
+            Box::new(move || {
+                let put = store.put(&vec![7; len_bytes]).unwrap();
+                *new.lock() += u32::from(put.new);
+                assert!(store.get(&put.digest).unwrap().is_some());
+            })
+        };
+        // Small ones are gathered, long ones go straight through.
+        at_once([putting(100), putting(100), putting(3000), putting(3000)]);
+        assert_eq!(*new.lock(), 2);
+        assert_eq!(store.stats().value_count, 2);
+
+    });
+}

@@ -175,6 +175,5 @@ fn equal_values_put_at_once_are_stored_once() {
         at_once([putting(100), putting(100), putting(3000), putting(3000)]);
         assert_eq!(*new.lock(), 2);
         assert_eq!(store.stats().value_count, 2);
-
     });
 }

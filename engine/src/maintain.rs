@@ -14,10 +14,6 @@ use crate::error::Result;
 use crate::options::Maintenance;
 use crate::state::inner::{Inner, count};
 
-/// Full segments that may wait to be sealed; a writer that finds more lends a hand, so that
-/// unsealed bytes, and with them recovery and the reserve that it needs, stay bounded.
-const CLOSING_MAX: usize = 1;
-
 /// A root log longer than this takes no more testimony, only edits: it is read whole at open.
 const ROOT_LOG_BYTES_MAX: u64 = 16 << 20;
 
@@ -96,10 +92,8 @@ pub(crate) fn after_write(inner: &Inner) -> Result<()> {
     if !inner.blob.take_due() && !pointer_due {
         return Ok(());
     }
-    let closing = inner.blob.closing_count();
     match inner.options.maintenance {
         Maintenance::Inline => all(inner),
-        Maintenance::Thread if closing > CLOSING_MAX => all(inner),
         Maintenance::Thread => {
             inner.signal.due();
             Ok(())
@@ -118,27 +112,34 @@ fn step(inner: &Inner) -> Result<bool> {
     if seal_next(inner)? {
         return Ok(true);
     }
-    let grows = inner.blob.wants_next() && !inner.growth_refused.load(Ordering::Relaxed);
-    if grows {
-        let _one_at_a_time = inner.maintaining.lock();
-        let grown = grow_blob_log(inner);
-        // Whoever needs the segment tries again; until then nobody has to.
-        inner.growth_refused.store(grown.is_err(), Ordering::Relaxed);
-        grown?;
+    if !inner.blob.wants_next() || inner.growth_refused.load(Ordering::Relaxed) {
+        return Ok(false);
     }
-    Ok(grows)
+    let _one_at_a_time = inner.maintaining.lock();
+    let growing = inner.growing.lock();
+    if inner.blob.is_behind() || !inner.blob.wants_next() {
+        // The log went on meanwhile: look again.
+        return Ok(true);
+    }
+    let grown = grow_blob_log_holding(inner, &growing);
+    // Whoever needs the segment tries again; until then nobody has to.
+    inner.growth_refused.store(grown.is_err(), Ordering::Relaxed);
+    grown.map(|()| true)
 }
 
-/// Before a log grows: seals what is full, unless the maintenance thread keeps up with that.
+/// Before a log grows: returns once nothing full is unsealed. Of each log at most two segments are
+/// unsealed then, the one that is full by now and the next: what recovery copies, and what is set
+/// aside for that, stay bounded.
 ///
 /// # Errors
-/// Why it cannot be sealed. What is unsealed stays bounded: the log does not grow then.
-pub(crate) fn bound_unsealed(inner: &Inner) -> Result<()> {
-    let is_over = || {
-        inner.blob.closing_count() > CLOSING_MAX
-            || inner.pointer_closing.load(Ordering::Relaxed) > CLOSING_MAX
-    };
-    while is_over() && seal_next(inner)? {}
+/// Why it cannot be sealed; the log must not grow then.
+pub(crate) fn seal_behind(inner: &Inner) -> Result<()> {
+    while inner.blob.is_behind() || inner.pointer_behind.load(Ordering::Acquire) {
+        // What another thread seals, this waits for.
+        if !seal_next(inner)? {
+            break;
+        }
+    }
     Ok(())
 }
 
@@ -162,9 +163,7 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
             Ok(sealed) => {
                 inner.segments.add_sealed(sealed.header.ordinal, sealed.header.epoch);
                 inner.blob.note_sealed();
-                // Not while a long value is between its share of the reserve and its segment.
-                let _growing = inner.growing.lock();
-                inner.reserve.settle(|| inner.blob.oversize_bytes())?;
+                settle_reserve(inner)?;
             }
             Err(error) => {
                 inner.blob.return_closing(closing);
@@ -177,12 +176,14 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
     let sealed = seal(inner, &mut closing);
     let mut log = inner.pointer_log.lock();
     log.sealing = None;
-    if let Err(error) = sealed {
+    if sealed.is_err() {
         log.closing.push_front(closing);
-        inner.pointer_closing.store(log.closing.len(), Ordering::Relaxed);
         inner.pointer_due.store(true, Ordering::Relaxed);
-        return Err(error);
     }
+    inner.pointer_behind.store(log.is_behind(), Ordering::Release);
+    drop(log);
+    sealed?;
+    settle_reserve(inner)?;
     Ok(true)
 }
 
@@ -190,8 +191,19 @@ fn take_pointer_closing(inner: &Inner) -> Option<Closing> {
     let mut log = inner.pointer_log.lock();
     let closing = log.closing.pop_front()?;
     log.sealing = Some(closing.end());
-    inner.pointer_closing.store(log.closing.len(), Ordering::Relaxed);
     Some(closing)
+}
+
+/// What is set aside for what is longer than a segment is given back once that is sealed.
+fn settle_reserve(inner: &Inner) -> Result<()> {
+    if !inner.reserve.has_oversize() {
+        return Ok(());
+    }
+    // Not while something long is between its share of the reserve and its segment.
+    let log = inner.pointer_log.lock();
+    let _growing = inner.growing.lock();
+    let pointer = log.oversize_bytes(inner.options.pointer_segment_bytes);
+    Ok(inner.reserve.settle(inner.blob.oversize_bytes() + pointer)?)
 }
 
 fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
@@ -204,12 +216,18 @@ fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
     Ok(sealed)
 }
 
-/// Adds a segment for the blob log to go on in, unless one waits already.
+/// Adds a segment for the blob log to go on in, unless one waits already; first seals what is full.
 pub(crate) fn grow_blob_log(inner: &Inner) -> Result<()> {
-    grow_blob_log_holding(inner, &inner.growing.lock())
+    loop {
+        seal_behind(inner)?;
+        let growing = inner.growing.lock();
+        if inner.blob.has_next() || !inner.blob.is_behind() {
+            return grow_blob_log_holding(inner, &growing);
+        }
+    }
 }
 
-/// As [`grow_blob_log`], for who holds that lock.
+/// As [`grow_blob_log`], for who holds that lock, when nothing full is unsealed.
 pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>) -> Result<()> {
     // Before anything is made in the directory, which may be another process's once we are closed.
     inner.writer.poison.check()?;

@@ -384,11 +384,61 @@ fn a_segment_that_cannot_be_sealed_ends_growth() {
     let refused = (10..3000).map(put).find_map(Result::err).unwrap();
     assert!(matches!(refused, Error::Io { .. }), "{}", common::told(&refused));
     let log = store.stats().blob_log;
-    assert!(log.segment_count - log.sealed_count <= 4, "{log:?}");
+    assert_eq!(log.segment_count - log.sealed_count, 2, "the full one and the next: {log:?}");
     disk.heal();
+    opens_after_a_kill(&disk, "with a full segment unsealed");
     put(7000).unwrap();
     store.maintain().unwrap();
     assert!(store.stats().blob_log.sealed_count >= 2);
+}
+
+/// The same of the pointer log, and commits longer than its segments.
+#[test]
+fn what_long_commits_take_is_set_aside_for_their_copy() {
+    let open = |disk: &Arc<SimDisk>| {
+        let builder = larger().pointer_segment_bytes(8 << 10).reserve_bytes((2 << 20) + (32 << 10));
+        builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
+    };
+    let disk = SimDisk::new(1);
+    let store = open(&disk).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    let mut names = 0;
+    for count in [1, 12_000, 3, 2_000, 40, 6_000] {
+        let batch = (names..names + count)
+            .fold(Batch::new(), |batch, name: u32| batch.set(name.to_be_bytes(), digest));
+        store.commit(batch).unwrap();
+        names += count;
+        let image = disk.clean_reopen();
+        image.set_capacity(Some(image.used_bytes()));
+        let again =
+            open(&image).unwrap_or_else(|error| panic!("{count}: {}", common::told(&error)));
+        assert_eq!(again.stats().pointer_count, u64::from(names));
+    }
+    // Once they are sealed, their share goes back.
+    let reserved = || disk.file_bytes("RESERVE").unwrap().len();
+    let before = reserved();
+    assert!((0..100).all(|_| store.commit(Batch::new().set("one more", digest)).is_ok()));
+    store.maintain().unwrap();
+    assert!(reserved() + (200 << 10) < before, "{before}, then {}", reserved());
+}
+
+#[test]
+fn a_failed_sync_of_the_reserve_ends_writing_as_any_other() {
+    for fault in [Fault::Eio, Fault::SyncEnospc] {
+        let disk = SimDisk::new(1);
+        let store = open_larger(&disk).unwrap();
+        let digest = store.put(b"value").unwrap().digest;
+        store.commit(Batch::new().set("name", digest)).unwrap();
+        disk.set_capacity(Some(disk.used_bytes()));
+        let syncs = Filter::any().operation(Operation::Sync).file(FileName::Reserve);
+        disk.fail_when(syncs, fault);
+        let mut deletions = (0..2000).map(|id| store.commit(Batch::new().delete(format!("{id}"))));
+        let refused = deletions.find_map(Result::err).unwrap();
+        assert!(!matches!(refused, Error::NoSpace { .. }), "{}", common::told(&refused));
+        assert!(store.stats().poisoned.is_some());
+        disk.set_capacity(None);
+        assert!(matches!(store.put(b"more"), Err(Error::Poisoned { .. })));
+    }
 }
 
 #[test]

@@ -243,6 +243,12 @@ impl BlobLog {
         self.append.lock().closing.len()
     }
 
+    /// A full segment is yet to be sealed, or is being sealed.
+    pub fn is_behind(&self) -> bool {
+        let state = self.append.lock();
+        !state.closing.is_empty() || state.sealing.is_some()
+    }
+
     /// Bytes by which segments that are not sealed are longer than they should be, because of values
     /// that have one to themselves.
     pub fn oversize_bytes(&self) -> u64 {

@@ -50,9 +50,6 @@ pub(crate) fn commit(inner: &Inner, batch: Batch) -> Result<CommitId> {
     inner.writer.poison.check()?;
     if parts.changes.values().any(Option::is_some) {
         inner.begin_writing()?;
-        if inner.pointer_closing.load(Ordering::Relaxed) > 0 {
-            maintain::bound_unsealed(inner)?;
-        }
     }
     let depends = resolve(inner, &parts)?;
     let ticket = Arc::new(Ticket {
@@ -141,6 +138,16 @@ impl Drop for Leading<'_> {
 fn lead(inner: &Inner) {
     let mut leading = Leading { inner, group: Vec::new() };
     let mut log = inner.pointer_log.lock();
+    while log.is_behind() && is_nearly_full(inner, &log) {
+        drop(log);
+        // Without space, deletions go on all the same.
+        if let Err(error) = maintain::seal_behind(inner) {
+            tracing::warn!(%error, "a full segment stays unsealed");
+            log = inner.pointer_log.lock();
+            break;
+        }
+        log = inner.pointer_log.lock();
+    }
     let mut group = Group::take(inner);
     leading.group.extend(group.members.iter().map(|member| Arc::clone(&member.ticket)));
     let mut outcome = group.commit(inner, &mut log);
@@ -158,6 +165,13 @@ fn lead(inner: &Inner) {
         Some(next) => tell(next, TicketState::Lead),
         None => queue.leading = false,
     }
+}
+
+/// A group may need a further segment of the pointer log.
+fn is_nearly_full(inner: &Inner, log: &PointerLog) -> bool {
+    let max = inner.options.pointer_segment_bytes;
+    let is_full = |appender: &Appender| appender.sealed_bytes_with(GROUP_BYTES_MAX) > max;
+    log.appender.as_ref().is_some_and(is_full)
 }
 
 /// Commits decided and made durable together.
@@ -222,7 +236,9 @@ impl Group {
             let [blob, pointer] = [&inner.told_blob, &inner.told_pointer]
                 .map(|told| LogPosition::from_number(told.load(Ordering::Acquire)));
             let copies_bytes = inner.blob.copies_bytes(blob) + log.copies_bytes(pointer);
-            if !inner.reserve.release(step_bytes, copies_bytes)? {
+            let released = inner.reserve.release(step_bytes, copies_bytes);
+            // A failed sync ends writing, whatever the file is.
+            if !released.map_err(|error| inner.writer.poison.after(error))? {
                 return outcome;
             }
             step_bytes *= 2;
@@ -368,7 +384,17 @@ fn append(
         go_on(inner, log, if is_frugal { 0 } else { max })?;
     }
     let appender = log.appender.as_mut().expect("there is one now");
-    appender.append(frame, false).map_err(GroupError::from_append)?;
+    let oversize_bytes = appender.sealed_bytes_with(body_bytes).saturating_sub(max);
+    if oversize_bytes > 0 {
+        // It has the segment to itself, and recovery has the space to copy it before it is there.
+        inner.reserve.raise(oversize_bytes)?;
+    }
+    if let Err(error) = appender.append(frame, false) {
+        if let Err(error) = inner.reserve.lower(oversize_bytes) {
+            tracing::warn!(%error, "more space is set aside than is needed");
+        }
+        return Err(GroupError::from_append(error));
+    }
     for record in records {
         appender.sealer().commit(record.id);
     }
@@ -386,7 +412,7 @@ fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64) -> Result<()> 
     let full =
         if appender.has_spare() { appender.rotate_to_spare()? } else { appender.rotate(add()?)? };
     log.closing.push_back(full);
-    inner.pointer_closing.store(log.closing.len(), Ordering::Relaxed);
+    inner.pointer_behind.store(true, Ordering::Release);
     inner.pointer_due.store(true, Ordering::Relaxed);
     Ok(())
 }

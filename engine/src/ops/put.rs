@@ -37,27 +37,13 @@ fn append(inner: &Inner, digest: Digest, value: &[u8]) -> Result<bool> {
     inner.begin_writing()?;
     let bytes = value.len() as u64 + BESIDES_VALUE_BYTES;
     let is_new = match bytes.checked_sub(inner.options.segment_bytes) {
-        None | Some(0) => append_growing(inner, digest, value, || {
-            maintain::bound_unsealed(inner)?;
-            maintain::grow_blob_log(inner)
-        })?,
-        Some(oversize_bytes) => {
-            maintain::bound_unsealed(inner)?;
-            // One long value at a time, and recovery has the space to copy it before it is there.
-            let growing = inner.growing.lock();
-            if is_known(inner, &digest) {
-                return Ok(false);
+        None | Some(0) => loop {
+            match append_once(inner, digest, value)? {
+                Some(is_new) => break is_new,
+                None => maintain::grow_blob_log(inner)?,
             }
-            inner.reserve.raise(oversize_bytes)?;
-            let grow = || maintain::grow_blob_log_holding(inner, &growing);
-            let appended = append_growing(inner, digest, value, grow);
-            if !matches!(appended, Ok(true))
-                && let Err(error) = inner.reserve.lower(oversize_bytes)
-            {
-                tracing::warn!(%error, "more space is set aside than is needed");
-            }
-            appended?
-        }
+        },
+        Some(oversize_bytes) => append_long(inner, digest, value, oversize_bytes)?,
     };
     // The value is in; what maintenance meets is met again by whoever needs it done.
     if is_new && let Err(error) = maintain::after_write(inner) {
@@ -66,21 +52,45 @@ fn append(inner: &Inner, digest: Digest, value: &[u8]) -> Result<bool> {
     Ok(is_new)
 }
 
-/// Appends the value, calling `grow` when the log needs a segment.
-fn append_growing(
-    inner: &Inner,
-    digest: Digest,
-    value: &[u8],
-    grow: impl Fn() -> Result<()>,
-) -> Result<bool> {
-    let prepared = PreparedValue::new(inner.writer.store, digest, value);
+/// Appends a value longer than a segment by so much: one at a time, and recovery has the space to
+/// copy it before it is there.
+fn append_long(inner: &Inner, digest: Digest, value: &[u8], oversize_bytes: u64) -> Result<bool> {
     loop {
-        let known = || is_known(inner, &digest);
-        let insert = |place| inner.index.insert(digest, place);
-        match inner.blob.append(&prepared, known, insert)? {
-            Appended::At(_) => return Ok(true),
-            Appended::Known => return Ok(false),
-            Appended::NeedsSegment => grow()?,
+        maintain::seal_behind(inner)?;
+        let growing = inner.growing.lock();
+        if is_known(inner, &digest) {
+            return Ok(false);
+        }
+        inner.reserve.raise(oversize_bytes)?;
+        let appended = loop {
+            match append_once(inner, digest, value) {
+                Ok(None) if !inner.blob.is_behind() => {
+                    if let Err(error) = maintain::grow_blob_log_holding(inner, &growing) {
+                        break Err(error);
+                    }
+                }
+                appended => break appended,
+            }
+        };
+        if !matches!(appended, Ok(Some(true)))
+            && let Err(error) = inner.reserve.lower(oversize_bytes)
+        {
+            tracing::warn!(%error, "more space is set aside than is needed");
+        }
+        if let Some(is_new) = appended? {
+            return Ok(is_new);
         }
     }
+}
+
+/// Appends the value: whether it is new, or none if the log needs a segment first.
+fn append_once(inner: &Inner, digest: Digest, value: &[u8]) -> Result<Option<bool>> {
+    let prepared = PreparedValue::new(inner.writer.store, digest, value);
+    let known = || is_known(inner, &digest);
+    let insert = |place| inner.index.insert(digest, place);
+    Ok(match inner.blob.append(&prepared, known, insert)? {
+        Appended::At(_) => Some(true),
+        Appended::Known => Some(false),
+        Appended::NeedsSegment => None,
+    })
 }

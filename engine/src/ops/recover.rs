@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pinstone_disk::env::{AtomicBool, AtomicU64, AtomicUsize, Mutex};
+use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
 use pinstone_disk::{
     DirectoryState, Disk, DiskError, DiskExt, Epoch, FileName, Lock, LogKind, OpenMode, Ordinal,
     StdDisk, StoreId,
@@ -186,7 +186,7 @@ fn take_over(
 
     let root = Root::create(writer.clone(), header, state)?;
     turn_current(&**disk, &header)?;
-    remove_unnamed(&**disk, found, before, &root, recovery);
+    remove_unnamed(&**disk, found, before, &root, recovery)?;
 
     let segments = Segments::new(Arc::clone(disk), options.open_files_max);
     for sealed in &before.blob.sealed {
@@ -224,7 +224,8 @@ fn begin(
     let Taken { writer, root, segments, replayed, .. } = taken;
     let Replayed { index, pointers, depends_upto, recovery } = replayed;
     root.reserve()?;
-    let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes);
+    let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes)
+        + taken.pointer.oversize_bytes(options.pointer_segment_bytes);
     let reserve = Reserve::new(Arc::clone(&disk), options.reserve_bytes, oversize_bytes);
     if !root.state().blob.segments.is_empty()
         && let Err(error) = reserve.hold_what_there_is(root.record_bytes())
@@ -249,7 +250,7 @@ fn begin(
     let appender = active.map(|tail| {
         Appender::new(writer.clone(), tail.segment, tail.frames_end_bytes, tail.sealer)
     });
-    let pointer_closing = closing.len();
+    let pointer_behind = !closing.is_empty();
     let pointer_log = PointerLog {
         appender,
         closing: VecDeque::from(closing),
@@ -274,7 +275,7 @@ fn begin(
         commits: Mutex::new(CommitQueue::default()),
         pointer_due: AtomicBool::new(true),
         growing: Mutex::new(()),
-        pointer_closing: AtomicUsize::new(pointer_closing),
+        pointer_behind: AtomicBool::new(pointer_behind),
         writing: AtomicBool::new(false),
         growth_refused: AtomicBool::new(false),
         maintaining: Mutex::new(()),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pinstone_disk::env::{AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
+use pinstone_disk::env::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use pinstone_disk::{CommitId, Disk, Lock};
 use pinstone_wal::{Appender, BlobLog, Closing, LogPosition, WalError, Writer, copy_bytes};
 
@@ -43,8 +43,8 @@ pub(crate) struct Inner {
     pub(crate) pointer_due: AtomicBool,
     /// Held while a segment is added to the blob log, so that one is added, not one a thread.
     pub(crate) growing: Mutex<()>,
-    /// Full segments of the pointer log that are yet to be sealed.
-    pub(crate) pointer_closing: AtomicUsize,
+    /// A full segment of the pointer log is yet to be sealed, or is being sealed.
+    pub(crate) pointer_behind: AtomicBool,
     /// Something may have been appended since the store was opened.
     pub(crate) writing: AtomicBool,
     /// The next segment was asked for ahead of need, and there was no space for it.
@@ -77,12 +77,28 @@ pub(crate) struct PointerLog {
 }
 
 impl PointerLog {
+    /// A full segment is yet to be sealed, or is being sealed.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.closing.is_empty() || self.sealing.is_some()
+    }
+
+    /// Where the frames of each unsealed segment end.
+    fn unsealed_ends(&self) -> impl Iterator<Item = LogPosition> {
+        let closing = self.closing.iter().map(Closing::end);
+        closing.chain(self.sealing).chain(self.appender.as_ref().map(Appender::end))
+    }
+
+    /// Bytes by which they are longer than they should be, because of commits that have one to
+    /// themselves.
+    pub(crate) fn oversize_bytes(&self, segment_bytes: u64) -> u64 {
+        let ends = self.unsealed_ends();
+        ends.map(|end| end.offset_bytes().saturating_sub(segment_bytes)).sum()
+    }
+
     /// Bytes that copies of its unsealed segments take on a device, about, of those with anything
     /// beyond `told`.
     pub(crate) fn copies_bytes(&self, told: LogPosition) -> u64 {
-        let closing = self.closing.iter().map(Closing::end);
-        let ends = closing.chain(self.sealing).chain(self.appender.as_ref().map(Appender::end));
-        ends.map(|end| copy_bytes(end, told)).sum()
+        self.unsealed_ends().map(|end| copy_bytes(end, told)).sum()
     }
 }
 

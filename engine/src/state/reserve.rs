@@ -123,7 +123,12 @@ impl Reserve {
         whole
     }
 
-    /// Sets aside `bytes` more, for a value that is longer than a segment by so much.
+    /// Something unsealed is longer than a segment.
+    pub(crate) fn has_oversize(&self) -> bool {
+        self.held.lock().oversize_bytes > 0
+    }
+
+    /// Sets aside `bytes` more, for a value or a commit that is longer than a segment by so much.
     ///
     /// # Errors
     /// *No space*: they are not there, and nothing changed.
@@ -170,7 +175,7 @@ impl Reserve {
         }
     }
 
-    /// Takes back a [`Reserve::raise`]: the value was refused.
+    /// Takes back a [`Reserve::raise`]: what it was for was refused.
     pub(crate) fn lower(&self, bytes: u64) -> Result<(), DiskError> {
         let mut held = self.held.lock();
         held.oversize_bytes = held.oversize_bytes.saturating_sub(bytes);
@@ -178,12 +183,9 @@ impl Reserve {
     }
 
     /// Unsealed segments are longer than they should be by so much only: gives back the rest.
-    pub(crate) fn settle(&self, oversize_bytes: impl FnOnce() -> u64) -> Result<(), DiskError> {
+    pub(crate) fn settle(&self, oversize_bytes: u64) -> Result<(), DiskError> {
         let mut held = self.held.lock();
-        if held.oversize_bytes == 0 {
-            return Ok(());
-        }
-        held.oversize_bytes = oversize_bytes();
+        held.oversize_bytes = oversize_bytes;
         self.cut_down(&mut held)
     }
 

@@ -122,8 +122,10 @@ fn step(inner: &Inner) -> Result<bool> {
         return Ok(true);
     }
     let grown = grow_blob_log_holding(inner, &growing);
-    // Whoever needs the segment tries again; until then nobody has to.
-    inner.growth_refused.store(grown.is_err(), Ordering::Relaxed);
+    if grown.is_err() {
+        // Whoever needs the segment tries again; until then nobody has to.
+        inner.growth_refused.store(true, Ordering::Relaxed);
+    }
     grown.map(|()| true)
 }
 
@@ -238,6 +240,7 @@ pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>
     let segment = inner.root.add_segment(LogKind::Blob, inner.options.segment_bytes)?;
     inner.segments.add_unsealed(segment.clone());
     inner.blob.offer(segment).expect("none waits, and only this function offers");
+    inner.growth_refused.store(false, Ordering::Relaxed);
     Ok(())
 }
 

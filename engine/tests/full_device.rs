@@ -445,12 +445,20 @@ fn a_failed_sync_of_the_reserve_ends_writing_as_any_other() {
 fn the_next_segment_is_asked_for_once_ahead_of_need() {
     let disk = SimDisk::new(1);
     let store = open_larger(&disk).unwrap();
-    store.put(&[1; 600 << 10]).unwrap();
+    store.put(b"the first segment is made").unwrap();
     disk.set_capacity(Some(disk.used_bytes()));
     let created = || disk.trace().iter().filter(|line| line.contains("creating")).count();
     let before = created();
+    store.put(&[1; 600 << 10]).unwrap();
+    assert_eq!(created(), before + 1, "ahead of need, in vain");
     for id in 0..100u32 {
         store.put(&id.to_le_bytes().repeat(100)).unwrap();
     }
-    assert!(created() <= before + 1, "{:?}", disk.trace());
+    assert_eq!(created(), before + 1, "{:?}", disk.trace());
+    // And ahead of need again once there was space for one that was needed.
+    disk.set_capacity(None);
+    let segments = || store.stats().blob_log.segment_count;
+    let before = segments();
+    store.put(&[2; 600 << 10]).unwrap();
+    assert_eq!(segments(), before + 2, "the one needed, and the next");
 }

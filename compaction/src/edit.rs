@@ -1,31 +1,8 @@
 //! Tables added to a tree and removed from it: what one edit of the root says of its levels.
 //!
-//! A table that moves to another level as it is, is removed and added. The bytes of an edit, whose
-//! fixed-width integers are little-endian, and whose varints are in their shortest form:
-//!
-//! | part | bytes |
-//! |---|---|
-//! | count of removed tables | varint |
-//! | each removed table | its id |
-//! | count of added tables | varint |
-//! | each added table: level, 0 to 6 | 1 |
-//! | ... its id | 9 |
-//! | ... entries, not 0 | 8 |
-//! | ... bytes of its file | 8 |
-//! | ... hash of its footer | 32 |
-//! | ... bytes of its first key | varint |
-//! | ... first key | as said |
-//! | ... bytes of its last key | varint |
-//! | ... last key, not below the first | as said |
-//!
-//! | part of an id | bytes |
-//! |---|---|
-//! | tree: 17 the index, 18 the names (the number of the file's kind) | 1 |
-//! | ordinal, from 1, not the number that is never used | 4 |
-//! | epoch, from 1, not the number that is never used | 4 |
-//!
-//! An edit ends where its last part does: it says itself how long it is, and may stand before
-//! others in one record.
+//! A table that moves to another level as it is, is removed and added. An edit ends where its last
+//! field does: it says itself how long it is, and may stand before others in one record.
+//! `docs/format.md` has the layout.
 //!
 //! - E1: what decodes, encodes to the same bytes: each number has one form, and order is kept.
 //! - E2: decoding reserves no more than the bytes that are there can fill.
@@ -220,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_those_that_the_header_lays_out() {
+    fn the_bytes_are_those_that_are_laid_out() {
         let mut expected = vec![1, 18, 5, 0, 0, 0, 3, 0, 0, 0, 1, 2, 18, 7, 0, 0, 0, 3, 0, 0, 0];
         expected.extend([2, 1, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
         expected.extend([0xee; 32]);

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod dump;
 pub mod edit;
 mod error;
 pub mod levels;

@@ -1,4 +1,5 @@
-//! The annotated dump of a store's file: `pinstone_wal`'s, with the root's edits decoded.
+//! The annotated dump of a store's file: `pinstone_compaction`'s of a table, else `pinstone_wal`'s,
+//! with the root's edits decoded.
 
 use pinstone_disk::codec::{Malformed, Reader};
 use pinstone_disk::dump::Dump;
@@ -7,12 +8,13 @@ use pinstone_wal::LogPosition;
 
 use crate::state::root::{CLOSED, NEXT_ORDINAL, OPEN, RootState, SEAL};
 
-/// Dumps a segment or CURRENT, every field beside its bytes; `name` helps where the file's header
+/// Dumps a segment, a table or CURRENT, every field beside its bytes; `name` helps where the file's header
 /// is damaged. Reads nothing but `bytes`, and never panics on them.
 ///
 /// Cost: linear in `bytes`, values are hashed; memory for a row a field.
 pub fn dump_file(name: Option<&FileName>, bytes: &[u8]) -> Dump {
-    pinstone_wal::dump::dump_file(name, bytes, &root_edits)
+    pinstone_compaction::dump::dump_file(name, bytes)
+        .unwrap_or_else(|| pinstone_wal::dump::dump_file(name, bytes, &root_edits))
 }
 
 /// Adds rows for the payload of a root edit's record, standing at `origin`.

@@ -1,5 +1,6 @@
 //! Holds `docs/format.md` to the code: the tables are read, and compared with what the dumper finds
-//! in a store's files, and with the bytes of a tree value.
+//! in a store's files, in sorted tables and in an edit of their levels, and with the bytes of a tree
+//! value.
 //!
 //! - F1: every field of every structure found stands where its table says, as long as it says, in
 //!   the table's order, under the table's name.
@@ -9,11 +10,17 @@
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use pinstone::{Batch, Maintenance, Options, Store};
+use pinstone_compaction::edit::LevelEdit;
+use pinstone_compaction::table::container::{Replaced, Tables};
+use pinstone_compaction::table::index::{IndexBuilder, IndexKey, Row as IndexRow};
+use pinstone_compaction::table::names::NameBuilder;
+use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::dump::{Dump, Row};
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Digest, FileName, LogKind};
+use pinstone_disk::{Digest, Disk, Epoch, FileName, LogKind, Ordinal, StoreId, TableKind};
 use pinstone_tools::tree::{Entry, Meta, Node, TreeBuilder};
 use pinstone_wal::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, Scan, SegmentHeader};
 
@@ -183,12 +190,49 @@ fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
     names.map(|name| (name.clone(), disk.file_bytes(&name).unwrap())).collect()
 }
 
+/// A table of each tree, with several units and all that a table may have; and the edit that adds
+/// them.
+fn sorted_tables() -> (Vec<(String, Vec<u8>)>, LevelEdit) {
+    let disk = SimDisk::new(1);
+    let tables = Tables::new(Arc::clone(&disk) as Arc<dyn Disk>, StoreId([7; 16]), 4, 1 << 20);
+    let id = |table| TableId { table, ordinal: Ordinal(2), epoch: Epoch(1) };
+    let replaced = || {
+        let (first, until) = ((&b"b"[..]).into(), Some((&b"cd"[..]).into()));
+        vec![Replaced { ordinal: Ordinal(1), epoch: Epoch(1), first, until }]
+    };
+    let digests = (0..600u32).map(|number| Digest::of(&number.to_le_bytes()));
+    let mut rows: Vec<IndexRow> = digests
+        .zip(0u128..)
+        .map(|(digest, payload)| IndexRow::new(IndexKey::of(digest.as_bytes(), 56), payload))
+        .collect();
+    rows.sort_unstable();
+    let mut index = IndexBuilder::create(&tables, id(TableKind::Index), Some(4)).unwrap();
+    rows.iter().for_each(|row| index.push(*row).unwrap());
+    let index = index.finish(replaced()).unwrap();
+    let mut names = NameBuilder::create(&tables, id(TableKind::Names), Some(4)).unwrap();
+    for number in 0..200u64 {
+        let name = format!("name/{number:0200}");
+        names.push(name.as_bytes(), 2 * number + 300, None).unwrap();
+        names.push(name.as_bytes(), number + 1, Some(&Digest::of(b"value"))).unwrap();
+    }
+    let names = names.finish(replaced()).unwrap();
+    let added = [index, names].map(|table: TableMeta| (6, table)).to_vec();
+    (files(&disk), LevelEdit { added, removed: vec![id(TableKind::Index)] })
+}
+
 #[test]
 fn the_documented_layout_is_what_the_dumper_finds() {
     let tables = tables();
     let mut found = BTreeSet::new();
-    for (name, bytes) in store_files() {
-        let dump = pinstone::dump::dump_file(Some(&name.parse().unwrap()), &bytes);
+    let (sorted_tables, edit) = sorted_tables();
+    let files = store_files().into_iter().chain(sorted_tables);
+    let dumps =
+        files.map(|(name, bytes)| pinstone::dump::dump_file(Some(&name.parse().unwrap()), &bytes));
+    let mut edit_bytes = Vec::new();
+    edit.encode(&mut edit_bytes);
+    let mut edit_dump = Dump::new();
+    pinstone_compaction::dump::level_edit(&mut edit_dump, 0, &edit_bytes);
+    for dump in dumps.chain([edit_dump]) {
         for rows in instances(&dump, &tables) {
             check(&rows, &tables[rows[0].structure]);
             found.insert(rows[0].structure.to_owned());

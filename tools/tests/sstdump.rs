@@ -5,8 +5,14 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use pinstone::{Batch, Store};
+use pinstone_compaction::TableId;
+use pinstone_compaction::table::container::Tables;
+use pinstone_compaction::table::names::NameBuilder;
+use pinstone_disk::sim::SimDisk;
+use pinstone_disk::{Digest, Disk, Epoch, Ordinal, StoreId, TableKind};
 
 fn sstdump() -> Command {
     Command::new(env!("CARGO_BIN_EXE_sstdump"))
@@ -38,6 +44,31 @@ fn each_file_of_a_store_is_dumped() {
     for field in ["value.digest", "\"a name\"", "closed_edit.blob_end", "16, CURRENT", "lock.pid"] {
         assert!(shown.contains(field), "{field} in\n{shown}");
     }
+}
+
+#[test]
+fn a_table_is_known_by_its_header() {
+    let disk = SimDisk::new(1);
+    let tables = Tables::new(Arc::clone(&disk) as Arc<dyn Disk>, StoreId([7; 16]), 4, 1 << 20);
+    let id = TableId { table: TableKind::Names, ordinal: Ordinal(1), epoch: Epoch(1) };
+    let mut table = NameBuilder::create(&tables, id, Some(1)).unwrap();
+    table.push(b"a name", 1, Some(&Digest::of(b"a value"))).unwrap();
+    table.finish(Vec::new()).unwrap();
+    let mut bytes = disk.file_bytes(&id.file_name().to_string()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("copied");
+    std::fs::write(&file, &bytes).unwrap();
+    let output = raw(&[&file]);
+    assert_eq!(output.status.code(), Some(0));
+    let shown = String::from_utf8(output.stdout).unwrap();
+    for field in ["18, names table", "name_entry.rest", "table_footer.units_hash", "filter.seed"] {
+        assert!(shown.contains(field), "{field} in\n{shown}");
+    }
+    bytes[4100] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let output = raw(&[&file]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("name_block.invalid"));
 }
 
 #[test]

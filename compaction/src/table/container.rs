@@ -1,9 +1,5 @@
-//! One table's file, whatever its entries: written from its start to its end, read in units.
-//!
-//! ```text
-//! header, zeros | unit | unit | ... | directory | filters | footer | trailer
-//! 0             4096
-//! ```
+//! One table's file, whatever its entries: written from its start to its end, read in units. Its
+//! layout is in `docs/format.md`.
 //!
 //! 1. A unit is a page of rows or a block of names; its first four bytes are its checksum, seeded
 //!    with its place. Its owner makes and understands it.
@@ -46,7 +42,7 @@ const TAIL_BYTES: u64 = 4096;
 /// Bytes of the longest footer: two keys of a kilobyte for each table that this one replaces.
 const FOOTER_BYTES_MAX: u32 = 64 << 20;
 
-const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
+pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
 const _: () = assert!(HEADER_BYTES as u64 <= UNITS_START);
 
 /// A table that another one was made from, and the keys of it that the other one holds.
@@ -121,7 +117,7 @@ impl Footer {
         bytes
     }
 
-    fn decode(header: &FileHeader, bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(header: &FileHeader, bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let magic = reader.take(8, "a footer's magic")?;
         let copy = reader.take(REPEATED.len(), "a header's copy")?;

@@ -10,25 +10,7 @@
 //!    keys is a choice of each build; what a filter's bytes say of a key is part of the format, and
 //!    is computed here and not by the crate that constructs.
 //!
-//! A filter, all integers little-endian:
-//!
-//! | offset | bytes | field | meaning |
-//! |---|---|---|---|
-//! | 0 | 4 | crc | crc(the file's seed, the filter's offset in eight bytes, the filter from 4 to its end) |
-//! | 4 | 1 | kind | 1: as described here; others are reserved, and refused |
-//! | 5 | 1 | segment_bits | *b*, 2 to 18: a segment has 2^*b* fingerprints |
-//! | 6 | 2 | reserved | zeros; checked |
-//! | 8 | 4 | segment_count | *n*, at least 1: segments where a key's first place may be; two more follow |
-//! | 12 | 4 | key_count | keys in the set, at least 1 and no more than fingerprints |
-//! | 16 | 8 | seed | *s*, with which the construction succeeded |
-//! | 24 | (*n* + 2) · 2^*b* | fingerprints | one byte each |
-//!
-//! All arithmetic is modulo 2^64. Of a key *k*, *h* = mix(*k* + *s*), where mix is the finalizer of
-//! MurmurHash3: `x ^= x >> 33`, `x *= 0xff51afd7ed558ccd`, `x ^= x >> 33`,
-//! `x *= 0xc4ceb9fe1a85ec53`, `x ^= x >> 33`. Its fingerprint is the low byte of *h* ^ (*h* >> 32). Its
-//! places are *p*, the upper 64 bits of the 128-bit product *h* · (*n* · 2^*b*);
-//! (*p* + 2^*b*) ^ ((*h* >> 18) mod 2^*b*); and (*p* + 2 · 2^*b*) ^ (*h* mod 2^*b*). A key may be in
-//! the set if its fingerprint is the exclusive or of the fingerprints in these three places.
+//! `docs/format.md` has the layout, and what it says of a key; its letters are used here.
 //!
 //! - F1: a key of the set is never denied. `build` asks for each key before it returns the filter.
 //! - F2: of equal sets, filters are equal to the byte, on every machine.

@@ -1,7 +1,7 @@
 //! Tables of the digest index: rows of one width, sorted, found by the top bits of their key.
 //!
-//! 1. A row is 16 bytes: 7 of the digest, then the place of the value. Rows stand in pages of 4 KiB,
-//!    255 to a page, in ascending order of all their bytes.
+//! 1. A row is some of the digest, then the place of the value. Rows stand in pages, in ascending
+//!    order of all their bytes; `docs/format.md` has the layout.
 //! 2. The directory holds the top 32 bits of each page's first key. Keys are uniform, so where to
 //!    look in it is computed, and mended by a few steps; one page is read.
 //! 3. Every [`FILTER_PAGES`] pages have a filter of their keys. A page is read only if its filter
@@ -39,11 +39,11 @@ pub const FILTER_PAGES: usize = 256;
 /// Pages read at once by who reads them all.
 const SCAN_PAGES: u64 = 64;
 
-const PAGE_HEADER_BYTES: usize = 16;
-const ROW_BYTES: usize = 16;
+pub(crate) const PAGE_HEADER_BYTES: usize = 16;
+pub(crate) const ROW_BYTES: usize = 16;
 /// Rows of a full page.
 pub const PAGE_ROWS: usize = (PAGE_BYTES - PAGE_HEADER_BYTES) / ROW_BYTES;
-const DIRECTORY_HEADER_BYTES: usize = 16;
+pub(crate) const DIRECTORY_HEADER_BYTES: usize = 16;
 const _: () = assert!(PAGE_ROWS == 255);
 const _: () = assert!(UNITS_START.is_multiple_of(PAGE_BYTES as u64));
 
@@ -257,8 +257,9 @@ pub struct ProbeFigures {
     pub found: u64,
 }
 
+/// What leads to the pages and to their filters.
 #[derive(Debug)]
-struct Directory {
+pub(crate) struct Directory {
     /// The top bits of each page's first key.
     tops: Box<[u32]>,
     filters: FilterSet,
@@ -456,7 +457,11 @@ fn read(row: &[u8; ROW_BYTES]) -> Row {
 
 impl Directory {
     /// Decodes a directory whose checksum agrees.
-    fn decode(bytes: &[u8], page_count: u64, filters_bytes: u64) -> Result<Self, Malformed> {
+    pub(crate) fn decode(
+        bytes: &[u8],
+        page_count: u64,
+        filters_bytes: u64,
+    ) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         reader.u32("a checksum")?;
         let count = reader.u32("a count of pages")?;

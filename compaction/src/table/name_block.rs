@@ -12,25 +12,7 @@
 //!    decodes that run once. Names stored whole are read where they are; others are put together in a
 //!    buffer that all runs share. No step forward allocates, once the buffer has grown.
 //!
-//! A block, all integers little-endian, varints in their shortest form:
-//!
-//! | offset | bytes | field | meaning |
-//! |---|---|---|---|
-//! | 0 | 4 | crc | crc(the file's seed, the block's offset in eight bytes, the block from 4 to its end) |
-//! | 4 | `name_entry` | entries | one after the other, with nothing between |
-//! | | 4 each | run_offsets | where entries 0, 16, 32, and so on begin, counted from the block's start |
-//! | | 4 | entry_count | at least 1 |
-//!
-//! A `name_entry`:
-//!
-//! | offset | bytes | field | meaning |
-//! |---|---|---|---|
-//! | 0 | varint | shared_bytes | how many bytes the name begins with are those of the name before: all that are equal; 0 in each 16th entry |
-//! | | varint | rest_bytes | bytes of the name after these; the whole has 1 to 1,024 |
-//! | | varint | commit | the number of the commit |
-//! | | 1 | kind | 0 the commit deleted the name, else the kind of the digest it points at |
-//! | | rest_bytes | rest | the name's bytes after the shared ones |
-//! | | 0 or 32 | digest | where the name points; not there if it was deleted |
+//! `docs/format.md` has the layout.
 //!
 //! - N1: entries are in strictly ascending order. As all shared bytes are counted as such, the first
 //!   byte after them decides, and checking the order costs the reader one comparison.

@@ -18,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pinstone_disk::Digest;
+use pinstone_disk::checksum::{self, Seed};
 use pinstone_disk::codec::{Malformed, Reader, put_varint, size};
 
 use crate::error::TableError;
@@ -100,7 +101,7 @@ impl Keys {
 }
 
 /// Names ascending, of one name the greatest commit first.
-fn order(left: (&[u8], u64), right: (&[u8], u64)) -> Ordering {
+pub(crate) fn order(left: (&[u8], u64), right: (&[u8], u64)) -> Ordering {
     left.0.cmp(right.0).then(right.1.cmp(&left.1))
 }
 
@@ -251,8 +252,9 @@ pub struct NameTable {
     directory: OnceLock<Directory>,
 }
 
+/// What leads to the blocks and to their filters.
 #[derive(Debug)]
-struct Directory {
+pub(crate) struct Directory {
     /// Where each block ends in the file.
     ends: Vec<u64>,
     keys: Keys,
@@ -269,8 +271,17 @@ impl Directory {
         start..self.ends[block]
     }
 
+    /// The block to look in for (`name`, `commit`); `None` if it stands before all of them.
+    pub(crate) fn block_of(&self, name: &[u8], commit: u64) -> Option<usize> {
+        self.keys.find(name, commit)
+    }
+
     /// Decodes a directory whose checksum agrees, of blocks that end at `units_end`.
-    fn decode(bytes: &[u8], units_end: u64, filters_bytes: u64) -> Result<Self, Malformed> {
+    pub(crate) fn decode(
+        bytes: &[u8],
+        units_end: u64,
+        filters_bytes: u64,
+    ) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         reader.u32("a checksum")?;
         let count = size(reader.u32("a count of blocks")?.into());
@@ -340,7 +351,7 @@ impl NameTable {
         commit: u64,
     ) -> Result<Option<(u64, Option<Digest>)>, TableError> {
         let directory = self.directory()?;
-        let Some(block) = directory.keys.find(name, commit) else {
+        let Some(block) = directory.block_of(name, commit) else {
             // Only versions newer than the commit come before the first block's key.
             return Ok(None);
         };
@@ -431,27 +442,12 @@ impl NameTable {
         Ok(Directory { ends, keys, filters: FilterSet::default() })
     }
 
-    /// The block that begins at `start`: the shortest run of bytes whose checksum agrees, and that
-    /// is a block.
+    /// The block that begins at `start`.
     fn next_block(&self, start: u64) -> Result<Block, TableError> {
         let end = self.file.footer().units_end;
-        let longest = (BLOCK_BYTES + BLOCK_OVERSHOOT_BYTES) as u64;
-        let bytes = self.file.read(start..end.min(start + longest))?;
-        let seed = self.file.seed();
-        let Some((crc, rest)) = bytes.split_first_chunk() else {
-            return Err(self.file.corrupt(start, "there is no room for a block"));
-        };
-        let wanted = u32::from_le_bytes(*crc);
-        let mut sum = seed.at(start, &[]);
-        for (index, byte) in rest.iter().enumerate() {
-            sum = pinstone_disk::checksum::append(sum, &[*byte]);
-            if sum == wanted
-                && let Ok(block) = Block::open(bytes.slice(..4 + index + 1), seed, start)
-            {
-                return Ok(block);
-            }
-        }
-        Err(self.file.corrupt(start, "no block begins here"))
+        let bytes = self.file.read(start..end.min(start + BLOCK_SOUGHT_BYTES))?;
+        first_block(&bytes, self.file.seed(), start)
+            .ok_or_else(|| self.file.corrupt(start, "no block begins here"))
     }
 
     /// All entries in order, read past the cache.
@@ -492,7 +488,7 @@ impl NameTable {
                 if last.as_ref().is_some_and(|last| *last >= entry) {
                     return bad(range.start, "names are out of order");
                 }
-                if directory.keys.find(&entry.name, entry.commit) != Some(index) {
+                if directory.block_of(&entry.name, entry.commit) != Some(index) {
                     return bad(footer.units_end, "its directory does not lead to its entries");
                 }
                 first.get_or_insert_with(|| entry.name.clone());
@@ -516,8 +512,22 @@ impl NameTable {
     }
 }
 
-/// What a block may have beyond [`BLOCK_BYTES`]: an entry with a name of full length, and its end.
-const BLOCK_OVERSHOOT_BYTES: usize = 4096;
+/// How far the end of a block is sought: it may have an entry with a name of full length, and its
+/// own end, beyond [`BLOCK_BYTES`].
+pub(crate) const BLOCK_SOUGHT_BYTES: u64 = BLOCK_BYTES as u64 + 4096;
+
+/// The block that `bytes` begin with, which stand at `start` of the file with this `seed`: the
+/// shortest run of bytes whose checksum agrees, and that is a block.
+pub(crate) fn first_block(bytes: &Bytes, seed: Seed, start: u64) -> Option<Block> {
+    let (crc, rest) = bytes.split_first_chunk()?;
+    let wanted = u32::from_le_bytes(*crc);
+    let mut sum = seed.at(start, &[]);
+    rest.iter().enumerate().find_map(|(index, byte)| {
+        sum = checksum::append(sum, &[*byte]);
+        let end = crc.len() + index + 1;
+        if sum == wanted { Block::open(bytes.slice(..end), seed, start).ok() } else { None }
+    })
+}
 
 /// The entries of a table in order; owns what it reads.
 #[derive(Debug)]
@@ -598,7 +608,7 @@ impl TableCursor {
     /// Damage, or whatever the machine says.
     pub fn seek(&mut self, name: &[u8], commit: u64) -> Result<bool, TableError> {
         let table = Arc::clone(&self.table);
-        let block = table.directory()?.keys.find(name, commit).unwrap_or(0);
+        let block = table.directory()?.block_of(name, commit).unwrap_or(0);
         self.enter(block)?.seek(name, commit);
         if self.entry().is_some() { Ok(true) } else { self.forward() }
     }

@@ -25,7 +25,7 @@ enum Command {
     /// Every field of each file, one a line: offset, bytes, name, value. Exits with 1 if a file
     /// cannot be read or holds anything invalid.
     Raw {
-        /// Files of a store: segments, CURRENT.
+        /// Files of a store: segments, tables, CURRENT.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },

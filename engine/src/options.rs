@@ -20,7 +20,9 @@ pub enum Verify {
 pub enum Maintenance {
     /// A thread of the store's own.
     Thread,
-    /// The caller whose operation made it due, before that operation returns. Deterministic.
+    /// The caller whose operation made it due, before that operation returns. Deterministic on the
+    /// simulated disk; on a real directory the thread `pinstone-io` may still carry out one of two
+    /// files' writes and syncs beside the caller.
     Inline,
 }
 
@@ -48,7 +50,8 @@ pub struct Options {
     /// While they are not all there, the store takes deletions alone. They are given back on close,
     /// but for 256 KiB and the length of the root, which is added to them, too, unless this is 0.
     /// Default: 82 MiB, two segments of each log and what is gathered; with smaller segments less
-    /// will do. While a value longer than a segment is not sealed, its length is set aside as well.
+    /// will do. While a value or a commit longer than a segment is not sealed, its length is set
+    /// aside as well.
     pub reserve_bytes: u64,
     /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;

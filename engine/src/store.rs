@@ -164,8 +164,9 @@ impl StoreBuilder {
 
 impl Store {
     /// Opens the store at `path`, creating it where the directory is absent or empty, and mends
-    /// what a crash left. Costs reading every segment's digest list and the unsealed segments;
-    /// after a crash, also a copy of these, and a few syncs.
+    /// what a crash left. Costs reading the root log, the digest list of every sealed segment of
+    /// the blob log, its unsealed segments, and the whole pointer log, and a few syncs; after a
+    /// crash, also a copy of those unsealed segments that are not known to be durable.
     ///
     /// # Errors
     /// [`crate::Error::Locked`] if it is open already, here or in another process;
@@ -191,7 +192,8 @@ impl Store {
     /// # Errors
     /// [`crate::Error::Limit`] if it is longer than [`Options::value_bytes_max`];
     /// [`crate::Error::NoSpace`] and [`crate::Error::Io`], such as too few file descriptors for
-    /// the next segment, after which it is not stored; [`crate::Error::Poisoned`].
+    /// the next segment, after which it is not stored; [`crate::Error::Poisoned`];
+    /// [`crate::Error::Corrupt`], naming the root log, if it needs a segment and no ordinal is left.
     pub fn put(&self, value: &[u8]) -> Result<Put> {
         ops::put::put(&self.inner, value)
     }
@@ -228,8 +230,9 @@ impl Store {
     /// Nothing happened: [`crate::Error::PreconditionFailed`] (and what it tells of is durable),
     /// [`crate::Error::ValueMissing`], [`crate::Error::NameLength`], [`crate::Error::BadBatch`],
     /// [`crate::Error::Limit`], [`crate::Error::NoSpace`], [`crate::Error::Poisoned`],
-    /// [`crate::Error::Io`]. [`crate::Error::Indeterminate`]: it may be found after reopening,
-    /// whole, or not.
+    /// [`crate::Error::Io`]; that the pointer log needs a segment and has no ordinal left for one
+    /// is told as [`crate::Error::Poisoned`] too. [`crate::Error::Indeterminate`]: it may be found
+    /// after reopening, whole, or not.
     pub fn commit(&self, batch: Batch) -> Result<CommitId> {
         let committed = ops::commit::commit(&self.inner, batch);
         ops::commit::after(&self.inner);
@@ -276,21 +279,29 @@ impl Store {
     /// very last commit is told from the torn tail of a crash. For moments of rest.
     ///
     /// # Errors
-    /// [`crate::Error::NoSpace`], [`crate::Error::Poisoned`], [`crate::Error::Io`].
+    /// [`crate::Error::NoSpace`], [`crate::Error::Poisoned`], [`crate::Error::Io`];
+    /// [`crate::Error::Corrupt`], naming the root log, if the blob log has no ordinal left.
     pub fn maintain(&self) -> Result<()> {
         maintain::all(&self.inner)?;
         maintain::testify(&self.inner)
     }
 
-    /// Looks for damage; changes nothing. Reads all metadata, and every value if asked.
+    /// Looks for damage, and mends none. Reads all metadata, and every value if asked.
+    ///
+    /// Values that are only in memory are written first, not synced, so that there is something to
+    /// look at; on a full device they stay in memory and are left out. Copies of values that are
+    /// found damaged are marked so in memory: reads try others first, and putting the value again
+    /// writes it anew.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] if it cannot look; damage is in the report.
+    /// [`crate::Error::Poisoned`] if the store was closed through another handle: its files may be
+    /// another opener's by now. [`crate::Error::Io`] if it cannot look. Damage is in the report.
     pub fn check(&self, options: &CheckOptions) -> Result<CheckReport> {
         ops::check::check(&self.inner, options)
     }
 
-    /// Figures of the store.
+    /// Figures of the store. Waits while a group of commits is made durable, and while an edit of
+    /// the root is: their ends are read under the same locks.
     pub fn stats(&self) -> Stats {
         ops::stats::stats(&self.inner)
     }

@@ -7,9 +7,10 @@
 //!    Then the store is corrupt, and nothing is changed. Otherwise the log ends there.
 //! 4. Replay: values into the index, commits into the pointer table, up to the first whose
 //!    dependency in the blob log is not met. Every pointer standing then must have its value.
-//! 5. Unless the store was closed: copy the valid frames of each unsealed segment into a new file
-//!    and sync it. What the page cache shows after a failed sync may not be on the device, and
-//!    reading it again proves nothing; a rewritten copy does.
+//! 5. Copy the valid frames of each unsealed segment into a new file and sync it, unless something
+//!    testifies that the segment was durable up to its last byte. What the page cache shows after a
+//!    failed sync may not be on the device, and reading it again proves nothing; a rewritten copy
+//!    does.
 //! 6. Write a new root log with a new epoch, and turn CURRENT to it: one step that swaps all
 //!    files. Then remove what the new root does not name.
 //!
@@ -66,7 +67,7 @@ pub(crate) fn open_path(path: &Path, options: Options) -> Result<Arc<Inner>> {
         }
         DirectoryState::Absent => {}
         // A store that may be created here needs a directory that a crash does not take.
-        DirectoryState::Holds(names) if names.iter().any(|name| name == "CURRENT") => {
+        DirectoryState::Holds(names) if names.contains(&FileName::Current.to_string()) => {
             return open(StdDisk::open(path)?, path.to_owned(), options);
         }
         DirectoryState::Empty | DirectoryState::Holds(_) => {}

@@ -44,9 +44,11 @@ pub struct LogStats {
     pub segment_count: u64,
     /// Of them, sealed.
     pub sealed_count: u64,
-    /// Bytes of frames, headers and footers; without space reserved ahead.
+    /// Bytes of frames, headers and footers, those of full segments that wait to be sealed
+    /// included; without space reserved ahead.
     pub bytes: u64,
-    /// Bytes appended but not known durable.
+    /// Bytes appended but not known durable. Of the pointer log and the root log 0, since each
+    /// frame is synced before anyone sees it, unless a sync failed.
     pub unsynced_bytes: u64,
 }
 

@@ -308,32 +308,25 @@ impl BlobLog {
         self.append.lock().read(place)
     }
 
-    /// Bytes appended since the last round that succeeded, about.
+    /// Figures of the log's end.
     pub fn figures(&self) -> BlobLogFigures {
         let state = self.append.lock();
-        let end = state.active.as_ref().map_or(LogPosition::START, Active::end);
-        let durable = self.writer.synced.of(LogKind::Blob);
-        let unsynced_bytes = if end.ordinal() == durable.ordinal() {
-            end.offset_bytes() - durable.offset_bytes()
-        } else {
-            let closing = state.closing.iter().map(|closing| closing.frames_end_bytes);
-            end.offset_bytes() + closing.sum::<u64>()
-        };
         BlobLogFigures {
-            end,
-            unsynced_bytes,
+            end: state.active.as_ref().map_or(LogPosition::START, Active::end),
+            unsealed_ends: state.unsealed_ends().collect(),
             written_bytes: self.written_bytes.load(Ordering::Relaxed),
         }
     }
 }
 
 /// Figures of the log's end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct BlobLogFigures {
     /// Where the next record goes.
     pub end: LogPosition,
-    /// Bytes of unsealed segments not known durable.
-    pub unsynced_bytes: u64,
+    /// Where the frames of each unsealed segment end, those gathered included. The next one, while
+    /// it waits, has none.
+    pub unsealed_ends: Vec<LogPosition>,
     /// Bytes written since the log was opened.
     pub written_bytes: u64,
 }

@@ -1,18 +1,21 @@
 //! stats: figures of the store now.
 
+use pinstone_disk::LogKind;
 use pinstone_disk::env::{AtomicU64, Ordering};
+use pinstone_wal::{Appender, Closing, FRAMES_START_BYTES, LogPosition};
 
-use crate::state::inner::Inner;
+use crate::state::inner::{Inner, PointerLog};
 use crate::state::root::LogState;
 use crate::stats::{Counters, LogStats, Stats};
 
 /// Gathers the figures; each is exact, though not all of the same instant.
 pub(crate) fn stats(inner: &Inner) -> Stats {
+    // Before the root: a segment that is sealed meanwhile has its length from there.
+    let blob_ends = inner.blob.figures().unsealed_ends;
+    let pointer_ends = unsealed_ends(&inner.pointer_log.lock());
+    let root_end = inner.root.end();
+    let synced = inner.writer.synced.now();
     let root = inner.root.state();
-    let blob = inner.blob.figures();
-    let pointer_log = inner.pointer_log.lock();
-    let pointer_end = pointer_log.appender.as_ref().map(|appender| appender.end());
-    drop(pointer_log);
     let header = inner.root.header();
     Stats {
         store_id: header.store_id.to_string(),
@@ -22,14 +25,12 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
         pointer_count: inner.pointers.len(),
         value_count: inner.index.len(),
         poisoned: inner.writer.poison.cause(),
-        blob_log: LogStats {
-            unsynced_bytes: blob.unsynced_bytes,
-            ..log_stats(&root.blob, blob.end.offset_bytes())
-        },
-        pointer_log: log_stats(&root.pointer, pointer_end.map_or(0, |end| end.offset_bytes())),
+        blob_log: log_stats(root.log(LogKind::Blob), &blob_ends, synced.blob),
+        pointer_log: log_stats(root.log(LogKind::Pointer), &pointer_ends, synced.pointer),
         root_log: LogStats {
             segment_count: 1,
-            bytes: inner.root.end().offset_bytes(),
+            bytes: root_end.offset_bytes(),
+            unsynced_bytes: unsynced_bytes(&[root_end], synced.root),
             ..LogStats::default()
         },
         since_open: counters(inner),
@@ -37,14 +38,36 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
     }
 }
 
-fn log_stats(log: &LogState, open_bytes: u64) -> LogStats {
-    let seals = log.segments.values().filter_map(|segment| segment.seal);
+/// Where the frames of each unsealed segment of the pointer log end.
+fn unsealed_ends(log: &PointerLog) -> Vec<LogPosition> {
+    let closing = log.closing.iter().map(Closing::end).chain(log.sealing);
+    closing.chain(log.appender.as_ref().map(Appender::end)).collect()
+}
+
+/// Figures of a log whose unsealed segments have frames up to these `ends`.
+fn log_stats(log: &LogState, ends: &[LogPosition], synced: LogPosition) -> LogStats {
+    let bytes = log.segments.iter().map(|(ordinal, segment)| {
+        let end = ends.iter().find(|end| end.ordinal() == *ordinal);
+        // One without an end waits to be gone on in, and has a header.
+        let frames_end_bytes = end.map_or(FRAMES_START_BYTES, |end| end.offset_bytes());
+        segment.seal.map_or(frames_end_bytes, |seal| seal.file_bytes)
+    });
     LogStats {
         segment_count: log.segments.len() as u64,
-        sealed_count: seals.clone().count() as u64,
-        bytes: open_bytes + seals.map(|seal| seal.file_bytes).sum::<u64>(),
-        unsynced_bytes: 0,
+        sealed_count: log.segments.values().filter(|segment| segment.seal.is_some()).count() as u64,
+        bytes: bytes.sum(),
+        unsynced_bytes: unsynced_bytes(ends, synced),
     }
+}
+
+/// Bytes of frames up to these `ends`, each of another segment, that are not known durable.
+fn unsynced_bytes(ends: &[LogPosition], synced: LogPosition) -> u64 {
+    let unsynced = ends.iter().filter(|end| **end > synced).map(|end| {
+        let is_synced_in_part = end.ordinal() == synced.ordinal();
+        let from = if is_synced_in_part { synced.offset_bytes() } else { FRAMES_START_BYTES };
+        end.offset_bytes() - from
+    });
+    unsynced.sum()
 }
 
 fn counters(inner: &Inner) -> Counters {
@@ -62,5 +85,30 @@ fn counters(inner: &Inner) -> Counters {
         commit_group_count: read(&counters.commit_group),
         written_bytes: inner.blob.figures().written_bytes,
         sealed_count: read(&counters.sealed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::root::{Seal, SegmentState};
+    use pinstone_disk::{Epoch, Ordinal};
+
+    #[test]
+    fn full_segments_that_wait_to_be_sealed_count() {
+        let seal = Seal { file_bytes: 9000, record_count: 1, footer_hash: [0; 32] };
+        let mut log = LogState::default();
+        for (ordinal, seal) in [(1, Some(seal)), (2, None), (3, None), (4, None)] {
+            log.insert(Ordinal(ordinal), SegmentState { epoch: Epoch::FIRST, seal });
+        }
+        // The first was sealed after it was looked at; the last waits to be gone on in.
+        let ends = [(1, 8000), (2, 7000), (3, 6000)];
+        let ends = ends.map(|(ordinal, offset)| LogPosition::new(Ordinal(ordinal), offset));
+        let stats = log_stats(&log, &ends, LogPosition::new(Ordinal(2), 6500));
+        assert_eq!((stats.segment_count, stats.sealed_count), (4, 1));
+        assert_eq!(stats.bytes, 9000 + 7000 + 6000 + FRAMES_START_BYTES);
+        assert_eq!(stats.unsynced_bytes, 500 + (6000 - FRAMES_START_BYTES));
+        let whole = log_stats(&log, &ends, ends[2]);
+        assert_eq!(whole.unsynced_bytes, 0);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! A file's identity is (store id, kind, ordinal, epoch), and is never used again.
 //!
-//! The numbers of commits stand here, below all that read or write them: logs, tables, the engine.
+//! The numbers of commits and the bound of names stand here, below all that read or write them: logs,
+//! tables, the engine.
 
 use std::fmt;
 
@@ -52,6 +53,10 @@ impl fmt::Display for CommitId {
 }
 
 /// No ordinal and no epoch, so that one can follow each that is found; see `docs/format.md`.
+/// Bytes of the longest name of a pointer. Later stores (object storage, PostgreSQL, etcd) take names
+/// of this length, so it is no option.
+pub const NAME_BYTES_MAX: usize = 1024;
+
 const NEVER_USED: u32 = u32::MAX;
 
 macro_rules! numbered {

@@ -29,6 +29,6 @@ pub use digest::{DIGEST_BYTES, Digest, DigestKind, DigestParseError};
 pub use error::{DiskError, Operation};
 pub use escaped::Escaped;
 pub use file_name::{FileKind, FileName, LogKind, TableKind};
-pub use identity::{CommitId, Epoch, Ordinal, StoreId};
+pub use identity::{CommitId, Epoch, NAME_BYTES_MAX, Ordinal, StoreId};
 pub use std_disk::{DirectoryState, StdDisk};
 pub use vfs::{Batch, Disk, DiskExt, File, Lock, Op, OpenMode, write_all_at};

@@ -1,10 +1,8 @@
 //! Every limit of a store: its unit, its default, and why.
 
-use crate::error::{Error, Result};
+pub use pinstone_disk::NAME_BYTES_MAX;
 
-/// Bytes of the longest pointer name. Later stores (object storage, PostgreSQL, etcd) take names
-/// of this length, so it is no option.
-pub const NAME_BYTES_MAX: usize = 1024;
+use crate::error::{Error, Result};
 
 /// How much a read checks before it hands out a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

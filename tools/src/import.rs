@@ -159,7 +159,7 @@ pub(crate) enum LeftOut {
     TooLarge { found: u64, max: u64 },
     #[error("the tree value of this directory would have {found} bytes, a value at most {max}")]
     TreeTooLarge { found: u64, max: u64 },
-    #[error("its name has {found} bytes, at most {} can be kept", tree::NAME_BYTES_MAX)]
+    #[error("its name has {found} bytes, at most {} can be kept", tree::ENTRY_NAME_BYTES_MAX)]
     NameLength { found: usize },
     #[error("its target has {found} bytes, 1 to {} can be kept", tree::TARGET_BYTES_MAX)]
     TargetLength { found: usize },

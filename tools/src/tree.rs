@@ -32,9 +32,9 @@ pub const HEADER_BYTES: usize = 28;
 /// Where the header's entry count stands.
 const COUNT_OFFSET: usize = 24;
 
-/// Bytes of the longest name: more than Linux's 255, as much as any file system served through
+/// Bytes of the longest name of an entry: more than Linux's 255, as much as any file system served through
 /// FUSE may have.
-pub const NAME_BYTES_MAX: usize = 1024;
+pub const ENTRY_NAME_BYTES_MAX: usize = 1024;
 
 /// Bytes of the longest symlink target: the most that `symlink` takes.
 pub const TARGET_BYTES_MAX: usize = 4095;
@@ -314,9 +314,9 @@ fn read_entry<'a>(reader: &mut Reader<'a>) -> Result<(Entry<'a>, usize), Malform
     if !(1..=3).contains(&kind) {
         return Err(unknown);
     }
-    let name_len = reader.varint_usize("a name's length")?;
+    let name_bytes = reader.varint_usize("a name's length")?;
     let name_offset = reader.offset();
-    let name = reader.take(name_len, "a name")?;
+    let name = reader.take(name_bytes, "a name")?;
     check_name(name).map_err(|what| Malformed { offset: name_offset, what })?;
     let node = match kind {
         1 => {
@@ -327,9 +327,9 @@ fn read_entry<'a>(reader: &mut Reader<'a>) -> Result<(Entry<'a>, usize), Malform
         2 => Node::Directory { digest: read_digest(reader)? },
         _ => {
             let meta = read_meta(reader)?;
-            let target_len = reader.varint_usize("a target's length")?;
+            let target_bytes = reader.varint_usize("a target's length")?;
             let target_offset = reader.offset();
-            let target = reader.take(target_len, "a target")?;
+            let target = reader.take(target_bytes, "a target")?;
             check_target(target).map_err(|what| Malformed { offset: target_offset, what })?;
             Node::Symlink { meta, target }
         }
@@ -374,7 +374,7 @@ fn check_meta(meta: &Meta) -> Result<(), TreeError> {
 
 /// T3; an error says what a name must be.
 fn check_name(name: &[u8]) -> Result<(), &'static str> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+    if name.is_empty() || name.len() > ENTRY_NAME_BYTES_MAX {
         return Err("a name of 1 to 1024 bytes");
     }
     if name == b"." || name == b".." {

@@ -327,7 +327,7 @@ fn a_tree_value_reads_back_by_the_tables_alone() {
         match entry["kind"] {
             [1] => {
                 check_meta(&node);
-                assert_eq!(number(node["len"]), 70_000);
+                assert_eq!(number(node["value_bytes"]), 70_000);
                 assert_eq!(node["digest"], digest.as_bytes());
             }
             [2] => assert_eq!(node["digest"], digest.as_bytes()),

@@ -10,8 +10,8 @@
 
 use pinstone::Digest;
 use pinstone_tools::tree::{
-    Cursor, Entry, HEADER_BYTES, Header, Meta, NAME_BYTES_MAX, Node, TARGET_BYTES_MAX, TreeBuilder,
-    TreeError, check, looks_like_tree,
+    Cursor, ENTRY_NAME_BYTES_MAX, Entry, HEADER_BYTES, Header, Meta, Node, TARGET_BYTES_MAX,
+    TreeBuilder, TreeError, check, looks_like_tree,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -199,10 +199,10 @@ fn the_builder_refuses_what_no_tree_holds() {
     let refused = |entries: Entries| {
         assert!(matches!(build(&ok, &entries), Err(TreeError::Unfit { .. })), "{entries:?}");
     };
-    for name in [&b""[..], b".", b"..", b"/", b"a/b", b"a\0", &[b'x'; NAME_BYTES_MAX + 1]] {
+    for name in [&b""[..], b".", b"..", b"/", b"a/b", b"a\0", &[b'x'; ENTRY_NAME_BYTES_MAX + 1]] {
         refused(vec![(name.to_vec(), file(0))]);
     }
-    for name in [&b"..."[..], b".a", b"..a", b"a.", &[b'x'; NAME_BYTES_MAX]] {
+    for name in [&b"..."[..], b".a", b"..a", b"a.", &[b'x'; ENTRY_NAME_BYTES_MAX]] {
         let entries = vec![(name.to_vec(), file(0))];
         assert_eq!(read(&build(&ok, &entries).unwrap()).unwrap().1, entries);
     }

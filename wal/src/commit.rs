@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, put_varint};
-use pinstone_disk::{CommitId, DIGEST_BYTES, Digest, DigestKind};
+use pinstone_disk::{CommitId, DIGEST_BYTES, Digest, DigestKind, NAME_BYTES_MAX};
 
 use crate::position::LogPosition;
 
@@ -27,7 +27,6 @@ pub struct CommitRecord {
 }
 
 const DELETE: u8 = 0;
-const NAME_BYTES_MAX: usize = 1024;
 
 impl CommitRecord {
     /// Bytes before the changes, at most.

@@ -30,8 +30,8 @@ pub use frame::{
 pub use poison::Poison;
 pub use position::{LogPosition, Place, SIZE_CLASS_BYTES_MAX, SizeClass};
 pub use record::{
-    PreparedValue, RECORD_HEADER_BYTES_MAX, Record, RecordKind, StoreSeed, VALUE_HEADER_BYTES_MAX,
-    ValueRecord,
+    PreparedValue, RECORD_HEADER_BYTES_MAX, Record, RecordHeader, RecordKind, StoreSeed,
+    VALUE_HEADER_BYTES_MAX, ValueRecord,
 };
 pub use scan::{Frame, LastSealed, LogEnd, SEGMENT_BYTES_MAX, Scan, Verdict, judge};
 pub use segment::{

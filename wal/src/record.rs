@@ -60,26 +60,47 @@ pub struct Record<'a> {
     pub len_bytes: usize,
 }
 
-impl<'a> Record<'a> {
-    /// Reads the record that `bytes` begins with.
-    pub fn read(seed: StoreSeed, bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let (crc, kind, payload_bytes, header_bytes) = Self::read_header(bytes)?;
-        let mut reader = Reader::new(&bytes[header_bytes..]);
-        let payload = reader.take(payload_bytes, "a record's payload")?;
-        if seed.crc(&[&bytes[4..header_bytes], payload]) != crc {
-            return Err(Malformed { offset: 0, what: "a record's checksum" });
-        }
-        Ok(Self { crc, kind, payload, len_bytes: header_bytes + payload_bytes })
-    }
+/// What stands before a record's payload, not verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// The record's checksum.
+    pub crc: u32,
+    /// The kind's number, known or not.
+    pub kind: u8,
+    /// Bytes of what the record holds.
+    pub payload_bytes: usize,
+    /// Bytes of the header itself.
+    pub len_bytes: usize,
+}
 
-    /// The checksum, kind, payload length and header length of the record that `bytes` begins
-    /// with; nothing is verified.
-    pub fn read_header(bytes: &[u8]) -> Result<(u32, u8, usize, usize), Malformed> {
+impl RecordHeader {
+    /// Reads the header that `bytes` begins with; nothing is verified.
+    ///
+    /// # Errors
+    /// The bytes end within it, or its length is not one.
+    pub fn read(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let crc = reader.u32("a record's checksum")?;
         let kind = reader.u8("a record's kind")?;
         let payload_bytes = reader.varint_usize("a record's length")?;
-        Ok((crc, kind, payload_bytes, reader.offset()))
+        Ok(Self { crc, kind, payload_bytes, len_bytes: reader.offset() })
+    }
+}
+
+impl<'a> Record<'a> {
+    /// Reads the record that `bytes` begins with.
+    ///
+    /// # Errors
+    /// The bytes end within it, or its checksum does not match.
+    pub fn read(seed: StoreSeed, bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let header = RecordHeader::read(bytes)?;
+        let mut reader = Reader::new(&bytes[header.len_bytes..]);
+        let payload = reader.take(header.payload_bytes, "a record's payload")?;
+        if seed.crc(&[&bytes[4..header.len_bytes], payload]) != header.crc {
+            return Err(Malformed { offset: 0, what: "a record's checksum" });
+        }
+        let len_bytes = header.len_bytes + header.payload_bytes;
+        Ok(Self { crc: header.crc, kind: header.kind, payload, len_bytes })
     }
 
     /// Appends a record to `out`; returns its checksum.

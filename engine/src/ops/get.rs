@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pinstone_disk::{Digest, DiskExt};
-use pinstone_wal::{Place, Record, RecordKind, ValueRecord, corrupt};
+use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, corrupt};
 
 use crate::error::{Error, Result};
 use crate::options::Verify;
@@ -85,11 +85,11 @@ fn read_record(inner: &Inner, place: Place) -> Result<Bytes> {
         class_bytes
     } else {
         let head = inner.disk.read(&file, offset, HEADER_READ_BYTES)?;
-        match Record::read_header(&head) {
+        match RecordHeader::read(&head) {
             // A damaged length is no reason to read more than the class allows.
-            Ok((_, _, payload_bytes, header_bytes)) => {
-                (payload_bytes as u64).saturating_add(header_bytes as u64).min(class_bytes)
-            }
+            Ok(header) => (header.payload_bytes as u64)
+                .saturating_add(header.len_bytes as u64)
+                .min(class_bytes),
             Err(_) => head.len() as u64,
         }
     };

@@ -531,7 +531,7 @@ fn list(dir: &Arc<OwnedFd>) -> Result<Listed, LeftOut> {
             continue;
         }
         let kind = match entry.file_type() {
-            _ if name.len() > tree::NAME_BYTES_MAX => {
+            _ if name.len() > tree::ENTRY_NAME_BYTES_MAX => {
                 Err(LeftOut::NameLength { found: name.len() })
             }
             FileType::Unknown => read::stat_name(dir, name).map(|stat| file_type(&stat)),

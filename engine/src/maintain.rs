@@ -247,11 +247,15 @@ pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>
 /// Writes down how far the logs are durable, if something became durable since that was last
 /// written: from then on damage to the last commits is told from a torn tail.
 pub(crate) fn testify(inner: &Inner) -> Result<()> {
+    if inner.root.end().offset_bytes() > ROOT_LOG_BYTES_MAX { Ok(()) } else { testify_now(inner) }
+}
+
+/// As [`testify`], however long the root log is by now.
+pub(crate) fn testify_now(inner: &Inner) -> Result<()> {
     let now = inner.writer.synced.now();
     let told =
         (inner.told_blob.load(Ordering::Acquire), inner.told_pointer.load(Ordering::Acquire));
-    let is_told = told == (now.blob.number(), now.pointer.number());
-    if is_told || inner.root.end().offset_bytes() > ROOT_LOG_BYTES_MAX {
+    if told == (now.blob.number(), now.pointer.number()) {
         return Ok(());
     }
     inner.root.testify()?;

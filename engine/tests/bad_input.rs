@@ -23,7 +23,7 @@ use std::sync::Arc;
 use common::damage::{Harm, Report, Rest, all_harms, closed, dirty, hunt};
 use common::script::workload;
 use common::{budget, told};
-use pinstone::{Batch, Digest, Error, Maintenance, Store, StoreBuilder};
+use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store, StoreBuilder};
 use pinstone_disk::sim::{SIM_PID, SimDisk};
 use pinstone_disk::{Disk, checksum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -330,6 +330,90 @@ fn a_directory_that_may_not_be_written_is_refused_and_left_alone() {
     assert_eq!(contents(&store), before);
     assert_eq!(contents(&dir.path().join("empty")), []);
     assert_holds(&Store::open(&store).unwrap(), 0..3);
+}
+
+/// An older state of the store, put over the newer one.
+#[test]
+fn an_older_root_brought_back_is_refused_and_nothing_newer_removed() {
+    for step in ["nothing more", "maintain", "a segment"] {
+        let disk = SimDisk::new(1);
+        let store = open_on(tiny(), &disk).unwrap();
+        fill(&store, 0..2);
+        let older = disk.clean_reopen();
+        drop(store);
+        let newer = older.clean_reopen();
+        let store = open_on(tiny(), &newer).unwrap();
+        fill(&store, 2..3);
+        match step {
+            "maintain" => store.maintain().unwrap(),
+            "a segment" => fill(&store, 3..40),
+            _ => {}
+        }
+        let killed = newer.clean_reopen();
+        drop(store);
+        for name in older.names() {
+            killed.put_file(&name, older.file_bytes(&name).unwrap());
+        }
+        let names = killed.names();
+        let error = open_on(tiny(), &killed).unwrap_err();
+        assert!(matches!(&error, Error::Corrupt { file, .. } if file == "CURRENT"), "{step}");
+        assert!(told(&error).contains("an older root"), "{step}: {}", told(&error));
+        assert_eq!(killed.names(), names, "{step}");
+    }
+}
+
+/// A file of another store, and one of a format that is yet to come, among this one's.
+#[test]
+fn files_of_others_are_left_where_they_are() {
+    let disk = SimDisk::new(1);
+    let store = open_on(tiny(), &disk).unwrap();
+    fill(&store, 0..2);
+    store.close().unwrap();
+    let other = SimDisk::new(2);
+    let store = open_on(tiny(), &other).unwrap();
+    fill(&store, 0..2);
+    drop(store);
+    let mut bytes = other.file_bytes("blob-00000001-00000001.log").unwrap();
+    disk.put_file("blob-00000070-00000001.log", &bytes);
+    disk.put_file("blob-00000071-00000090.log", &bytes);
+    // The version, and the header's checksum mended.
+    bytes[8] = 99;
+    let crc = checksum::crc(&bytes[..60]).to_le_bytes();
+    bytes[60..64].copy_from_slice(&crc);
+    disk.put_file("blob-00000072-00000001.log", &bytes);
+    for _ in 0..3 {
+        let store = open_on(tiny(), &disk).unwrap();
+        assert_holds(&store, 0..2);
+        store.close().unwrap();
+        let left = |name: &&String| name.starts_with("blob-0000007");
+        assert_eq!(disk.names().iter().filter(left).count(), 3);
+    }
+}
+
+/// What check finds in a segment that is not sealed is known to be bad, as in one that is.
+#[test]
+fn a_value_that_check_found_damaged_is_healed_by_putting_it_again() {
+    for seals in [false, true] {
+        let disk = SimDisk::new(1);
+        let store = open_on(tiny(), &disk).unwrap();
+        let value = [9; 700];
+        let digest = store.put(&value).unwrap().digest;
+        store.put(&[8; 500]).unwrap();
+        store.sync().unwrap();
+        if seals {
+            fill(&store, 0..60);
+            store.maintain().unwrap();
+        }
+        let name = "blob-00000001-00000001.log";
+        let bytes = disk.file_bytes(name).unwrap();
+        let at = bytes.windows(600).position(|bytes| *bytes == [9; 600]).unwrap();
+        disk.corrupt(name, at as u64, |bytes| bytes[0] ^= 1);
+        let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+        assert!(!store.check(&options).unwrap().findings.is_empty());
+        assert!(store.put(&value).unwrap().new, "{seals}");
+        store.commit(Batch::new().set("name", digest)).unwrap();
+        assert_eq!(store.get(&digest).unwrap().as_deref(), Some(&value[..]));
+    }
 }
 
 #[test]

@@ -367,6 +367,67 @@ fn a_deletion_gives_nothing_away_that_recovery_needs() {
     assert!(names > 50);
 }
 
+/// The closed store holds little; what is deleted then is not to be copied with all that stands
+/// before it in the log.
+#[test]
+fn deletions_of_a_store_opened_on_a_full_device_lock_nobody_out() {
+    let open = |disk: &Arc<SimDisk>| {
+        let builder = Store::builder().maintenance(Maintenance::Inline);
+        builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
+    };
+    for (commits, free) in [(500, 0), (2000, 0), (2000, 16 << 10)] {
+        let disk = SimDisk::new(1);
+        let store = open(&disk).unwrap();
+        let digest = store.put(b"value").unwrap().digest;
+        for id in 0..commits {
+            store.commit(Batch::new().set(format!("{id}"), digest)).unwrap();
+        }
+        store.close().unwrap();
+        disk.set_capacity(Some(disk.used_bytes() + free));
+        let store = open(&disk).unwrap();
+        for id in 0..20 {
+            store.commit(Batch::new().delete(format!("{id}"))).unwrap();
+            let killed = disk.clean_reopen();
+            killed.set_capacity(Some(killed.used_bytes()));
+            let again = open(&killed)
+                .unwrap_or_else(|error| panic!("{commits}, {id}: {}", common::told(&error)));
+            assert_eq!(again.stats().pointer_count, commits - id - 1);
+        }
+    }
+}
+
+/// The root grows with segments of the pointer log, too.
+#[test]
+fn deletions_leave_the_next_root_its_space() {
+    let open = |disk: &Arc<SimDisk>| {
+        let builder = larger().segment_bytes(64 << 10).pointer_segment_bytes(4 << 10);
+        builder.reserve_bytes(300 << 10).open_on(Arc::clone(disk) as Arc<dyn Disk>)
+    };
+    let disk = SimDisk::new(1);
+    let store = open(&disk).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    let name = |id: u32| format!("{id:0900}");
+    for id in 0..6000 {
+        store.commit(Batch::new().set(name(id), digest)).unwrap();
+    }
+    assert!(store.stats().pointer_log.segment_count > 1500);
+    let mut deleted = 0;
+    for id in 0..400 {
+        disk.set_capacity(Some(disk.used_bytes()));
+        match store.commit(Batch::new().delete(name(id))) {
+            Ok(_) => deleted += 1,
+            Err(Error::NoSpace { .. }) => break,
+            Err(error) => panic!("{id}: {}", common::told(&error)),
+        }
+        if id % 10 == 0 {
+            let killed = disk.clean_reopen();
+            killed.set_capacity(Some(killed.used_bytes()));
+            open(&killed).unwrap_or_else(|error| panic!("{id}: {}", common::told(&error)));
+        }
+    }
+    assert!(deleted > 20, "{deleted} names were deleted");
+}
+
 #[test]
 fn a_segment_that_cannot_be_sealed_ends_growth() {
     let disk = SimDisk::new(1);

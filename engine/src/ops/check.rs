@@ -19,10 +19,7 @@ use crate::stats::{CheckOptions, CheckReport, Finding};
 
 /// Looks at everything; what is wrong is in the report, what prevents looking is an error.
 pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport> {
-    if inner.lock.lock().is_none() {
-        // The files may be another opener's by now.
-        return Err(Error::Poisoned { cause: "it was closed".to_owned() });
-    }
+    refuse_if_closed(inner)?;
     // What is only in memory has no bytes to check. A full disk is no damage.
     match inner.blob.write_out() {
         Ok(()) | Err(WalError::Disk(_) | WalError::Poisoned { .. }) => {}
@@ -47,7 +44,17 @@ pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport
         check.segment(log, ordinal, state)?;
     }
     check.pointers();
-    Ok(check.report)
+    let report = check.report;
+    refuse_if_closed(inner)?;
+    Ok(report)
+}
+
+/// The files may be another opener's by now, or may have been while they were looked at.
+fn refuse_if_closed(inner: &Inner) -> Result<()> {
+    match *inner.lock.lock() {
+        Some(_) => Ok(()),
+        None => Err(Error::Poisoned { cause: "it was closed".to_owned() }),
+    }
 }
 
 struct Check<'a> {
@@ -156,7 +163,9 @@ impl Check<'_> {
         let FileName::Segment { log, ordinal, .. } = name else { return Ok(()) };
         // Before the file is read: what is durable now must be in it.
         let durable = self.inner.writer.synced.of(log);
+        let written_upto = self.inner.blob.written_upto();
         let Some((segment, bytes)) = self.read_whole(name)? else { return Ok(()) };
+        let known = self.report.findings.len();
         let scan = Scan::of(segment.header, bytes);
         let end = if durable.ordinal() == ordinal { durable.offset_bytes() } else { 0 };
         self.frames(&scan, end);
@@ -165,6 +174,15 @@ impl Check<'_> {
             self.find(name, Some(scan.valid_end_bytes), what);
         }
         self.records(&scan);
+        if log == LogKind::Blob && self.report.findings.len() > known {
+            // Behind the damage there is no list yet: by the index.
+            let mut list = self.inner.index.list(ordinal);
+            list.retain(|entry| {
+                let place = entry.place(ordinal).position();
+                u64::from(entry.offset_bytes) >= scan.valid_end_bytes && place < written_upto
+            });
+            self.listed(&list, &scan.bytes, &scan.header);
+        }
         Ok(())
     }
 

@@ -40,6 +40,9 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the reserve that a deletion is given at first, on a full device.
 const RELEASE_BYTES: u64 = 16 << 10;
 
+/// While space is short, a segment of the pointer log is no longer than about this.
+const TIGHT_SEGMENT_BYTES: u64 = 32 << 10;
+
 /// Makes the batch's changes, all or none; durable on return.
 pub(crate) fn commit(inner: &Inner, batch: Batch) -> Result<CommitId> {
     let parts = batch.into_parts()?;
@@ -122,7 +125,12 @@ impl Drop for Leading<'_> {
         }
         let cause = "a commit panicked";
         let _ = self.inner.writer.poison.set(cause);
-        let waiting = std::mem::take(&mut self.inner.commits.lock().waiting);
+        // At once: who joins after this leads, and finds that writing has ended.
+        let waiting = {
+            let mut queue = self.inner.commits.lock();
+            queue.leading = false;
+            std::mem::take(&mut queue.waiting)
+        };
         for ticket in self.group.drain(..).chain(waiting) {
             let mut state = ticket.state.lock();
             if matches!(*state, TicketState::Waiting) {
@@ -130,7 +138,6 @@ impl Drop for Leading<'_> {
                 ticket.changed.notify_one();
             }
         }
-        self.inner.commits.lock().leading = false;
     }
 }
 
@@ -236,7 +243,8 @@ impl Group {
             let [blob, pointer] = [&inner.told_blob, &inner.told_pointer]
                 .map(|told| LogPosition::from_number(told.load(Ordering::Acquire)));
             let copies_bytes = inner.blob.copies_bytes(blob) + log.copies_bytes(pointer);
-            let released = inner.reserve.release(step_bytes, copies_bytes);
+            let released =
+                inner.reserve.release(step_bytes, copies_bytes, inner.root.record_bytes());
             // A failed sync ends writing, whatever the file is.
             if !released.map_err(|error| inner.writer.poison.after(error))? {
                 return outcome;
@@ -283,9 +291,9 @@ impl Group {
             return Ok(());
         }
         sync(inner, log, round)?;
-        if self.is_frugal {
+        if self.is_frugal || !inner.reserve.is_whole() {
             // It is durable; and the space to copy it may not be there.
-            if let Err(error) = maintain::testify(inner) {
+            if let Err(error) = maintain::testify_now(inner) {
                 tracing::warn!(%error, "a deletion is not testified to");
             }
         }
@@ -377,11 +385,19 @@ fn append(
     }
     let body_bytes = frame.body_bytes() as usize;
     let max = inner.options.pointer_segment_bytes;
+    let is_tight = is_frugal || !inner.reserve.is_whole();
+    let end = log.appender.as_ref().map(Appender::end);
     let full = log.appender.as_ref().is_none_or(|appender| {
         !appender.is_empty() && appender.sealed_bytes_with(body_bytes) > max
     });
-    if full {
-        go_on(inner, log, if is_frugal { 0 } else { max })?;
+    // Whatever is written next must be copied after a crash, and all of its segment with it: if
+    // there may be no space for that, it goes to a segment of its own.
+    let is_long = end.is_some_and(|end| end.offset_bytes() > TIGHT_SEGMENT_BYTES);
+    if full || (is_tight && is_long) {
+        go_on(inner, log, if is_tight { 0 } else { max })?;
+        if is_tight && end.is_some() {
+            maintain::testify_now(inner)?;
+        }
     }
     let appender = log.appender.as_mut().expect("there is one now");
     let oversize_bytes = appender.sealed_bytes_with(body_bytes).saturating_sub(max);

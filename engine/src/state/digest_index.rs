@@ -3,9 +3,9 @@
 //! - I1: an entry is found by its whole digest, never by a part of it (P4).
 //! - I2: several places for one digest are legal; reads try those not known to be bad first.
 
-use pinstone_disk::Digest;
 use pinstone_disk::env::{DigestMap, DigestSeed, RwLock};
-use pinstone_wal::Place;
+use pinstone_disk::{Digest, Ordinal};
+use pinstone_wal::{ListEntry, Place};
 
 /// Shards: enough that threads seldom meet, few enough to be cheap when empty.
 const SHARD_COUNT: usize = 64;
@@ -90,6 +90,23 @@ impl DigestIndex {
         for copy in std::iter::once(&mut copies.first).chain(rest) {
             copy.bad |= copy.place == place;
         }
+    }
+
+    /// Every value with a copy in this segment of the blob log, by offset. Looks at all values.
+    pub(crate) fn list(&self, ordinal: Ordinal) -> Vec<ListEntry> {
+        let mut list = Vec::new();
+        for shard in &self.shards {
+            for (digest, copies) in shard.read().iter() {
+                let here = copies.all().map(|copy| copy.place).filter(|at| at.ordinal == ordinal);
+                list.extend(here.map(|place| ListEntry {
+                    digest: *digest,
+                    offset_bytes: place.offset_bytes,
+                    class: place.class,
+                }));
+            }
+        }
+        list.sort_unstable_by_key(|entry| entry.offset_bytes);
+        list
     }
 
     /// Distinct values.

@@ -148,6 +148,7 @@ impl Reserve {
     fn fill_up(&self, held: &mut Held) -> Result<(), DiskError> {
         let wanted_bytes = held.wanted_bytes(self.copies_bytes);
         if held.bytes() < wanted_bytes {
+            self.is_whole.store(false, Ordering::Release);
             let file = match &held.file {
                 Some((file, _)) => Arc::clone(file),
                 None => self.open()?,
@@ -202,9 +203,15 @@ impl Reserve {
     }
 
     /// Gives back about `bytes`, but nothing that recovery needs if it has `copies_bytes` to copy
-    /// (V1). True if there was any.
-    pub(crate) fn release(&self, bytes: u64, copies_bytes: u64) -> Result<bool, DiskError> {
+    /// and a root of `root_bytes` to write (V1). True if there was any.
+    pub(crate) fn release(
+        &self,
+        bytes: u64,
+        copies_bytes: u64,
+        root_bytes: u64,
+    ) -> Result<bool, DiskError> {
         let mut held = self.held.lock();
+        held.root_bytes = root_bytes;
         let needed_bytes = copies_bytes + open_bytes(held.root_bytes);
         let Some((file, held_bytes)) = &mut held.file else { return Ok(false) };
         let left_bytes = held_bytes.saturating_sub(bytes).max(needed_bytes);

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use pinstone_disk::{Disk, DiskExt, Epoch, FileName, LogKind, OpenMode, Ordinal, StoreId};
+use pinstone_disk::{
+    Disk, DiskExt, Epoch, FileHeader, FileKind, FileName, FormatError, HEADER_BYTES, LogKind,
+    OpenMode, Ordinal, StoreId,
+};
 use pinstone_wal::{
     LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan, SegmentFile,
     SegmentHeader, Synced, Verdict, corrupt, judge, read_footer, read_header, read_list,
@@ -177,7 +180,7 @@ enum Unnamed {
     Witness(Box<Scan>),
     /// Of a later epoch: of a recovery that did not complete.
     Leftover,
-    /// Another store's: whoever put it here may want it.
+    /// Another store's, or under another file's name: whoever put it here may want it.
     Stranger,
     /// It has no whole header: what a crash left of a creation.
     Remnant,
@@ -186,37 +189,45 @@ enum Unnamed {
 fn look_into(disk: &dyn Disk, name: SegmentName, current: &SegmentHeader) -> Result<Unnamed> {
     let file = name.file_name();
     let opened = disk.open(file, OpenMode::Write)?;
-    let header = match read_header(disk, &opened, &file).map_err(Error::from) {
-        Ok(header) => header,
+    let bytes = disk.read(&opened, 0, HEADER_BYTES)?;
+    match FileHeader::decode(&file, &bytes) {
+        Ok(header) if header.store_id == current.store_id && is_of(&header, name) => {}
+        // A crash leaves no sound header of another file, nor one of a later build.
+        Ok(_) | Err(FormatError::Unsupported { .. }) => return Ok(Unnamed::Stranger),
+        Err(FormatError::Corrupt { .. }) => return Ok(Unnamed::Remnant),
+    }
+    let scan = match scan_segment(disk, file, &current.store_id) {
+        Ok(unnamed) => unnamed.scan,
         // What it would have said is not known: no reason to cut anything, or to remove it.
         Err(error @ Error::Io { .. }) => return Err(error),
         Err(_) => return Ok(Unnamed::Remnant),
     };
-    if header.store_id != current.store_id {
-        return Ok(Unnamed::Stranger);
-    }
-    let is_later = name.epoch > current.epoch;
-    if is_later && name.log != LogKind::Root {
-        return Ok(Unnamed::Leftover);
-    }
-    let scan = scan_segment(disk, file, &current.store_id)?.scan;
-    if is_later {
+    if name.epoch > current.epoch {
         was_not_in_force(&scan)?;
         return Ok(Unnamed::Leftover);
     }
     Ok(Unnamed::Witness(Box::new(scan)))
 }
 
-/// A root log has more than its first record only after CURRENT was turned to it, durably. If
-/// CURRENT names an older one, somebody brought that back, and what came after would be lost.
+fn is_of(header: &FileHeader, name: SegmentName) -> bool {
+    let SegmentName { log, ordinal, epoch } = name;
+    (header.kind, header.ordinal, header.epoch) == (FileKind::Log(log), ordinal, epoch)
+}
+
+/// Only after CURRENT was turned to it, durably, does a writer append a second frame to its root
+/// log, or any to another log: what a recovery copies was composed in epochs before. If CURRENT names
+/// an older root, somebody brought that back, and what came after would be lost.
 fn was_not_in_force(scan: &Scan) -> Result<()> {
-    let mut record_count = 0;
-    scan.records(scan.valid_end_bytes, |_, _, _| record_count += 1);
-    if record_count < 2 {
+    let header = scan.header;
+    let was_in_force = match header.log {
+        LogKind::Root => scan.frames.len() > 1,
+        _ => scan.frames.iter().any(|frame| frame.header.epoch == header.epoch),
+    };
+    if !was_in_force {
         return Ok(());
     }
-    let newer = scan.header.file_name();
-    let what = format!("it names an older root than {newer}, which was in force after that");
+    let newer = header.file_name();
+    let what = format!("it names an older root than there was: {newer} was written to since");
     Err(corrupt(FileName::Current, 40, what).into())
 }
 

@@ -453,7 +453,31 @@ fn a_segment_that_cannot_be_sealed_ends_growth() {
     assert!(store.stats().blob_log.sealed_count >= 2);
 }
 
-/// The same of the pointer log, and commits longer than its segments.
+#[test]
+fn a_segment_of_the_pointer_log_that_cannot_be_sealed_ends_its_growth() {
+    let disk = SimDisk::new(1);
+    let builder = larger().pointer_segment_bytes(8 << 10);
+    let store = builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    store.commit(Batch::new().set("name", digest)).unwrap();
+    let first =
+        FileName::Segment { log: LogKind::Pointer, ordinal: Ordinal::FIRST, epoch: Epoch::FIRST };
+    disk.fail_when(
+        Filter::any().operation(Operation::SetLength).file(first).from_nth(1),
+        Fault::Eio,
+    );
+    let commit = |_| store.commit(Batch::new().set("name", digest));
+    let refused = (0..1000).map(commit).find_map(Result::err).unwrap();
+    assert!(matches!(refused, Error::Io { .. }), "{}", common::told(&refused));
+    let log = store.stats().pointer_log;
+    assert_eq!(log.segment_count - log.sealed_count, 2, "the full one and the next: {log:?}");
+    disk.heal();
+    commit(0).unwrap();
+    store.maintain().unwrap();
+    assert!(store.stats().pointer_log.sealed_count >= 1);
+}
+
+/// The same of commits longer than segments of the pointer log.
 #[test]
 fn what_long_commits_take_is_set_aside_for_their_copy() {
     let open = |disk: &Arc<SimDisk>| {

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pinstone_disk::env::{Condvar, Mutex, Ordering};
+use pinstone_disk::env::{Condvar, Mutex, MutexGuard, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch as IoBatch, CommitId, Digest, DiskError, LogKind, Op};
 use pinstone_wal::{
@@ -144,20 +144,13 @@ impl Drop for Leading<'_> {
 /// Commits one group, then hands the lead on.
 fn lead(inner: &Inner) {
     let mut leading = Leading { inner, group: Vec::new() };
-    let mut log = inner.pointer_log.lock();
-    while log.is_behind() && is_nearly_full(inner, &log) {
-        drop(log);
-        // Without space, deletions go on all the same.
-        if let Err(error) = maintain::seal_behind(inner) {
-            tracing::warn!(%error, "a full segment stays unsealed");
-            log = inner.pointer_log.lock();
-            break;
-        }
-        log = inner.pointer_log.lock();
-    }
+    let (mut log, has_room) = lock_log(inner);
     let mut group = Group::take(inner);
     leading.group.extend(group.members.iter().map(|member| Arc::clone(&member.ticket)));
-    let mut outcome = group.commit(inner, &mut log);
+    let mut outcome = match has_room {
+        Ok(()) => group.commit(inner, &mut log),
+        Err(error) => Err(error.into()),
+    };
     if let Err(GroupError::NotHappened(Error::NoSpace { .. })) = outcome {
         // Deletions go on with what is set aside for them.
         let deletions = group.take_deletions();
@@ -171,6 +164,21 @@ fn lead(inner: &Inner) {
     match queue.waiting.front() {
         Some(next) => tell(next, TicketState::Lead),
         None => queue.leading = false,
+    }
+}
+
+/// The pointer log, and whether it may go on in a further segment if a group needs one: not while a
+/// full one is unsealed, which is sealed first.
+fn lock_log(inner: &Inner) -> (MutexGuard<'_, PointerLog>, Result<()>) {
+    loop {
+        let log = inner.pointer_log.lock();
+        if !log.is_behind() || !is_nearly_full(inner, &log) {
+            return (log, Ok(()));
+        }
+        drop(log);
+        if let Err(error) = maintain::seal_behind(inner) {
+            return (inner.pointer_log.lock(), Err(error));
+        }
     }
 }
 

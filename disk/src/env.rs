@@ -23,9 +23,8 @@ mod shuttled;
 use real as machine;
 
 pub use machine::{
-    Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Condvar, JoinHandle, Mutex, MutexGuard,
-    Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, available_parallelism, monotonic, spawn,
-    yield_now,
+    Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, JoinHandle, Mutex, MutexGuard, Ordering,
+    RwLock, monotonic, spawn, yield_now,
 };
 #[cfg(feature = "shuttle")]
 pub use shuttled::{explore, replay};
@@ -33,17 +32,8 @@ pub use shuttled::{explore, replay};
 /// A map of keys that no stranger chooses: its seed is fixed. `HashMap::default()` makes one.
 pub type HashMap<K, V> = hashbrown::HashMap<K, V, FixedSeed>;
 
-/// A set of keys that no stranger chooses: its seed is fixed. `HashSet::default()` makes one.
-pub type HashSet<K> = hashbrown::HashSet<K, FixedSeed>;
-
-/// A map of keys that strangers may choose: `SeededMap::with_hasher(Seed::new(..))`.
-pub type SeededMap<K, V> = hashbrown::HashMap<K, V, Seed>;
-
 /// A map from digests: `DigestMap::with_hasher(DigestSeed::new(disk.random()?))`.
 pub type DigestMap<V> = hashbrown::HashMap<Digest, V, DigestSeed>;
-
-/// A set of digests: `DigestSet::with_hasher(DigestSeed::new(disk.random()?))`.
-pub type DigestSet = hashbrown::HashSet<Digest, DigestSeed>;
 
 /// Hashes any key, always in the same way.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,26 +44,6 @@ impl BuildHasher for FixedSeed {
 
     fn build_hasher(&self) -> Self::Hasher {
         foldhash::fast::FixedState::with_seed(0x5049_4e53_544f_4e45).build_hasher()
-    }
-}
-
-/// Hashes any key under a seed.
-#[derive(Clone, Debug)]
-pub struct Seed(foldhash::fast::FixedState);
-
-impl Seed {
-    /// The seed made of these bytes, usually [`crate::Disk::random`]'s.
-    pub fn new(seed: [u8; 16]) -> Self {
-        let [low, high] = halves(&seed);
-        Self(foldhash::fast::FixedState::with_seed(fold(low ^ ODD_LOW, high ^ ODD_HIGH)))
-    }
-}
-
-impl BuildHasher for Seed {
-    type Hasher = foldhash::fast::FoldHasher<'static>;
-
-    fn build_hasher(&self) -> Self::Hasher {
-        self.0.build_hasher()
     }
 }
 
@@ -120,9 +90,6 @@ impl Hasher for DigestHasher {
     }
 }
 
-const ODD_LOW: u64 = 0x9e37_79b9_7f4a_7c15;
-const ODD_HIGH: u64 = 0xd1b5_4a32_d192_ed03;
-
 fn halves(bytes: &[u8; 16]) -> [u64; 2] {
     let bytes = u128::from_le_bytes(*bytes);
     [low_half(bytes), low_half(bytes >> 64)]
@@ -147,12 +114,24 @@ mod real {
     use std::sync::OnceLock;
     use std::time::Duration;
 
-    pub use parking_lot::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+    pub use parking_lot::MutexGuard;
     pub use std::sync::Arc;
-    pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub use std::sync::atomic::Ordering;
     pub use std::thread::{JoinHandle, yield_now};
 
     // Aliases and not re-exports: the ban in `clippy.toml` sees through the latter.
+
+    /// A truth value that threads share.
+    #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
+    pub type AtomicBool = std::sync::atomic::AtomicBool;
+
+    /// A number of 64 bits that threads share.
+    #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
+    pub type AtomicU64 = std::sync::atomic::AtomicU64;
+
+    /// A number of the machine's width that threads share.
+    #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
+    pub type AtomicUsize = std::sync::atomic::AtomicUsize;
 
     /// A mutual exclusion lock without poisoning.
     #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
@@ -171,6 +150,7 @@ mod real {
     /// # Errors
     ///
     /// The machine's, when it has no more threads to give.
+    #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
     pub fn spawn<T: Send + 'static>(
         name: impl Into<String>,
         run: impl FnOnce() -> T + Send + 'static,
@@ -183,11 +163,6 @@ mod real {
     pub fn monotonic() -> Duration {
         static START: OnceLock<std::time::Instant> = OnceLock::new();
         START.get_or_init(std::time::Instant::now).elapsed()
-    }
-
-    /// How many threads can run at once, at least 1.
-    pub fn available_parallelism() -> usize {
-        std::thread::available_parallelism().map_or(1, Into::into)
     }
 }
 
@@ -233,16 +208,9 @@ mod tests {
     }
 
     #[test]
-    fn other_seeds_hash_otherwise() {
-        assert_ne!(Seed::new([1; 16]).hash_one("name"), Seed::new([2; 16]).hash_one("name"));
-        assert_eq!(Seed::new([1; 16]).hash_one("name"), Seed::new([1; 16]).hash_one("name"));
-    }
-
-    #[test]
     fn threads_bear_their_names() {
         let name = spawn("pinstone-test", || std::thread::current().name().map(str::to_owned));
         assert_eq!(name.unwrap().join().unwrap().as_deref(), Some("pinstone-test"));
-        assert!(available_parallelism() >= 1);
         assert!(monotonic() <= monotonic());
     }
 }

@@ -46,6 +46,10 @@ impl Helper {
     }
 
     /// Gives the chain to the thread, or back if it has another.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the thread is this file's, below all that is explored"
+    )]
     fn hand_over(&self, chain: Vec<Op>) -> Result<Receiver<Answer>, Vec<Op>> {
         let Some(jobs) = self.jobs.get_or_init(start) else { return Err(chain) };
         let (answer, receiver) = sync_channel(1);
@@ -57,6 +61,10 @@ impl Helper {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the thread is this file's, below all that is explored"
+)]
 fn start() -> Option<SyncSender<Job>> {
     let (jobs, receiver) = sync_channel::<Job>(0);
     let work = move || {

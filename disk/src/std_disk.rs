@@ -139,11 +139,8 @@ impl StdDisk {
     }
 
     /// What tells this directory from all others on the machine, whatever its path.
-    ///
-    /// # Errors
-    ///
-    /// The machine's.
-    pub fn device_and_inode(&self) -> Result<(u64, u64), DiskError> {
+    #[cfg(test)]
+    fn device_and_inode(&self) -> Result<(u64, u64), DiskError> {
         let stat = sys::fstat(&self.directory)
             .map_err(|errno| self.error(Operation::OpenDirectory, errno))?;
         Ok((stat.st_dev, stat.st_ino))

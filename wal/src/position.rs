@@ -14,8 +14,8 @@ impl LogPosition {
     pub const START: Self = Self(0);
 
     /// `offset_bytes` of segment `ordinal`.
-    pub fn new(ordinal: Ordinal, offset_bytes: u32) -> Self {
-        Self(u64::from(ordinal.0) << 32 | u64::from(offset_bytes))
+    pub const fn new(ordinal: Ordinal, offset_bytes: u32) -> Self {
+        Self((ordinal.0 as u64) << 32 | offset_bytes as u64)
     }
 
     /// The position written on disk as `number`.

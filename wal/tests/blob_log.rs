@@ -1,12 +1,13 @@
 //! The blob log under threads, full devices, failed syncs and crashes.
 #![allow(clippy::unwrap_used, reason = "this is test code")]
+#![expect(clippy::disallowed_methods, reason = "threads of a test")]
 
 mod common;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use common::{Found, Rig, find, value};
+use common::{EVERYTHING, Found, Rig, find, value};
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Batch, Disk, LogKind, Operation, StdDisk};
@@ -354,7 +355,7 @@ fn a_written_value_can_be_synced_on_a_full_device() {
     rig.log.sync(first).unwrap();
     assert!(found(&disk, CrashState::Nothing).holds(b"first"));
     assert!(is_no_space(&rig.log.sync(second).unwrap_err()));
-    assert!(is_no_space(&rig.log.begin_round().map(drop).unwrap_err()));
+    assert!(is_no_space(&rig.log.begin_round_covering(EVERYTHING).map(drop).unwrap_err()));
     assert!(rig.log.begin_round_covering(first).is_ok());
 }
 
@@ -363,11 +364,11 @@ fn an_abandoned_round_leaves_its_syncs_to_the_next() {
     let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     rig.put(b"first").unwrap();
-    let round = rig.log.begin_round().unwrap();
+    let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     let upto = round.upto();
     round.abandon();
     assert!(rig.synced.of(LogKind::Blob) < upto);
-    drop(rig.log.begin_round().unwrap());
+    drop(rig.log.begin_round_covering(EVERYTHING).unwrap());
     rig.log.sync_all().unwrap();
     assert!(rig.synced.of(LogKind::Blob) >= upto);
     assert!(found(&disk, CrashState::Nothing).holds(b"first"));
@@ -377,7 +378,7 @@ fn an_abandoned_round_leaves_its_syncs_to_the_next() {
 fn a_round_whose_syncs_are_forgotten_ends_writing() {
     let rig = Rig::new(SimDisk::new(1), SEGMENT_BYTES, BUFFER_BYTES);
     rig.put(b"first").unwrap();
-    let round = rig.log.begin_round().unwrap();
+    let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     assert_eq!(round.chains().len(), 1);
     drop(round);
     assert!(matches!(rig.put(b"second"), Err(WalError::Poisoned { .. })));
@@ -388,7 +389,7 @@ fn a_round_makes_durable_what_it_found_written_and_no_more() {
     let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     rig.put(b"first").unwrap();
-    let round = rig.log.begin_round().unwrap();
+    let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     // Written while the syncs are on their way.
     let results = disk.run(Batch { chains: round.chains() });
     rig.put(b"second").unwrap();

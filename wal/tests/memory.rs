@@ -2,6 +2,7 @@
 //! that the process ever had.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "this is test code")]
+#![expect(clippy::disallowed_methods, reason = "what the system says of this process")]
 
 use pinstone_disk::codec::put_varint;
 use pinstone_wal::CommitRecord;

@@ -1,11 +1,12 @@
 //! Rounds misused, segments offered twice, appends racing the end.
 #![allow(clippy::unwrap_used, reason = "this is test code")]
+#![expect(clippy::disallowed_methods, reason = "threads of a test")]
 
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{Rig, find, header, value};
+use common::{EVERYTHING, Rig, find, header, value};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Batch, Disk, LogKind, Operation, Ordinal};
@@ -27,7 +28,7 @@ fn a_round_whose_syncs_nobody_took_makes_nothing_durable() {
     let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     rig.put(b"first").unwrap();
-    let round = rig.log.begin_round().unwrap();
+    let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     assert!(panics(|| round.finish(Ok(())).unwrap()));
     let durable = rig.synced.of(LogKind::Blob);
     assert!(durable <= rig.place(b"first").unwrap().position());
@@ -41,7 +42,7 @@ fn a_round_whose_syncs_nobody_took_makes_nothing_durable() {
 fn the_syncs_of_a_round_are_given_out_once() {
     let rig = Rig::new(SimDisk::new(1), SEGMENT_BYTES, BUFFER_BYTES);
     rig.put(b"first").unwrap();
-    let round = rig.log.begin_round().unwrap();
+    let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     let _taken = round.chains();
     assert!(panics(|| drop(round.chains())));
     drop(round);
@@ -52,10 +53,10 @@ fn the_syncs_of_a_round_are_given_out_once() {
 fn a_round_cannot_be_abandoned_once_its_syncs_are_on_their_way() {
     let rig = Rig::new(SimDisk::new(1), SEGMENT_BYTES, BUFFER_BYTES);
     rig.put(b"first").unwrap();
-    let round = rig.log.begin_round().unwrap();
+    let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     let _taken = round.chains();
     round.abandon();
-    assert!(matches!(rig.log.begin_round(), Err(WalError::Poisoned { .. })));
+    assert!(matches!(rig.log.begin_round_covering(EVERYTHING), Err(WalError::Poisoned { .. })));
 }
 
 #[test]
@@ -65,7 +66,7 @@ fn a_round_with_nothing_to_sync_makes_durable_what_was() {
     rig.put(b"first").unwrap();
     rig.log.sync_all().unwrap();
     let durable = rig.synced.of(LogKind::Blob);
-    let round = rig.log.begin_round().unwrap();
+    let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     assert!(round.chains().is_empty());
     round.finish(Ok(())).unwrap();
     assert_eq!(rig.synced.of(LogKind::Blob), durable);
@@ -80,10 +81,10 @@ fn rounds_abandoned_over_several_segments_leave_all_their_syncs_to_the_next() {
         let value = value(values.len() as u64, 900);
         rig.put(&value).unwrap();
         values.push(value);
-        rig.log.begin_round().unwrap().abandon();
+        rig.log.begin_round_covering(EVERYTHING).unwrap().abandon();
     }
     assert_eq!(rig.synced.of(LogKind::Blob).number(), 0);
-    let round = rig.log.begin_round().unwrap();
+    let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     let chains = round.chains();
     assert_eq!(chains.len(), 4);
     let results = disk.run(Batch { chains });
@@ -97,7 +98,7 @@ fn segments_end_while_a_round_is_in_flight_and_are_the_next_ones_to_sync() {
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
     let mut values = vec![value(0, 900)];
     rig.put(&values[0]).unwrap();
-    let round = rig.log.begin_round().unwrap();
+    let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     let results = disk.run(Batch { chains: round.chains() });
     while rig.log.closing_count() < 2 {
         let value = value(values.len() as u64, 900);

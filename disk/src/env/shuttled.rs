@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
 use std::time::Duration;
 
-pub use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+pub use shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 pub use shuttle::thread::{JoinHandle, yield_now};
 pub use std::sync::Arc;
 pub use std::sync::atomic::Ordering;
@@ -62,7 +62,7 @@ impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 pub struct RwLock<T: ?Sized>(shuttle::sync::RwLock<T>);
 
-pub use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard};
+use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 impl<T> RwLock<T> {
     /// A lock that nobody holds.
@@ -120,11 +120,6 @@ pub fn spawn<T: Send + 'static>(
 /// No time passes: nothing that is explored depends on it.
 pub fn monotonic() -> Duration {
     Duration::ZERO
-}
-
-/// Two.
-pub fn available_parallelism() -> usize {
-    2
 }
 
 /// Runs `test` under so many schedules: half of them drawn at random, half with few switches, each

@@ -15,6 +15,12 @@
 //!    begun before it ended. The least such number is the best choice, since reads change nothing.
 //!    There is none beyond the last: what was told survived (P2).
 
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "threads of the harness, on the machine's own scheduler"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -39,18 +39,8 @@ pub struct SyncRound<'a> {
 
 impl BlobLog {
     /// Begins a round: waits for the one in progress, writes everything out, and notes what must
-    /// be synced for it to be durable.
-    ///
-    /// # Errors
-    /// As [`BlobLog::write_out`].
-    pub fn begin_round(&self) -> Result<SyncRound<'_>, WalError> {
-        let guard = self.round.lock();
-        self.write_out()?;
-        Ok(self.round_holding(guard))
-    }
-
-    /// As [`BlobLog::begin_round`], for who needs only `position` and what is before it: a full
-    /// device is no error if that much is written.
+    /// be synced for it to be durable. Who begins it needs only `position` and what is before it: a
+    /// full device is no error if that much is written.
     ///
     /// # Errors
     /// As [`BlobLog::write_out`], unless `position` is written.

@@ -19,6 +19,9 @@ use pinstone_wal::{
 pub const STORE_ID: StoreId = StoreId(*b"a store for test");
 pub const EPOCH: Epoch = Epoch::FIRST;
 
+/// A position after all others: who needs it has everything written.
+pub const EVERYTHING: LogPosition = LogPosition::new(Ordinal(u32::MAX), u32::MAX);
+
 /// The header of a segment of the tests' store.
 pub fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
     SegmentHeader { store_id: STORE_ID, log, ordinal: Ordinal(ordinal), epoch: EPOCH }

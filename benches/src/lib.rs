@@ -14,6 +14,7 @@
     clippy::disallowed_methods,
     reason = "the bans keep the engine deterministic; a benchmark reads clocks and copies files"
 )]
+#![allow(clippy::missing_panics_doc, reason = "whatever goes wrong in a benchmark ends it")]
 
 pub mod data;
 pub mod floor;

@@ -43,6 +43,9 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `count` bytes.
+    ///
+    /// # Errors
+    /// The bytes end before: `what` was expected there.
     pub fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], Malformed> {
         let rest = &self.bytes[self.at..];
         let taken = rest.get(..count).ok_or(Malformed { offset: self.at, what })?;
@@ -51,32 +54,51 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `N` bytes.
+    ///
+    /// # Errors
+    /// The bytes end before: `what` was expected there.
+    #[expect(clippy::missing_panics_doc, reason = "what was taken has that many bytes")]
     pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Malformed> {
         Ok(self.take(N, what)?.try_into().expect("take returned N bytes"))
     }
 
     /// One byte.
+    ///
+    /// # Errors
+    /// The bytes end before: `what` was expected there.
     pub fn u8(&mut self, what: &'static str) -> Result<u8, Malformed> {
         Ok(self.array::<1>(what)?[0])
     }
 
     /// A 16-bit number.
+    ///
+    /// # Errors
+    /// The bytes end before: `what` was expected there.
     pub fn u16(&mut self, what: &'static str) -> Result<u16, Malformed> {
         Ok(u16::from_le_bytes(self.array(what)?))
     }
 
     /// A 32-bit number.
+    ///
+    /// # Errors
+    /// The bytes end before: `what` was expected there.
     pub fn u32(&mut self, what: &'static str) -> Result<u32, Malformed> {
         Ok(u32::from_le_bytes(self.array(what)?))
     }
 
     /// A 64-bit number.
+    ///
+    /// # Errors
+    /// The bytes end before: `what` was expected there.
     pub fn u64(&mut self, what: &'static str) -> Result<u64, Malformed> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }
 
     /// A varint: seven bits a byte, low bits first, the top bit says that more follow. Only the
     /// shortest form of a number is accepted.
+    ///
+    /// # Errors
+    /// The bytes end before, or are no number of 64 bits in its shortest form.
     pub fn varint(&mut self, what: &'static str) -> Result<u64, Malformed> {
         let malformed = Malformed { offset: self.at, what };
         let mut number = 0u64;
@@ -96,12 +118,18 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint that fits a `usize`.
+    ///
+    /// # Errors
+    /// As [`Reader::varint`].
     pub fn varint_usize(&mut self, what: &'static str) -> Result<usize, Malformed> {
         let malformed = Malformed { offset: self.at, what };
         usize::try_from(self.varint(what)?).map_err(|_| malformed)
     }
 
     /// Says that nothing is left.
+    ///
+    /// # Errors
+    /// Something is left: `what` was expected there.
     pub fn end(&self, what: &'static str) -> Result<(), Malformed> {
         if self.left() == 0 { Ok(()) } else { Err(self.malformed(what)) }
     }

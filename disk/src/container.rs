@@ -135,6 +135,7 @@ impl AnyHeader {
     ///
     /// # Errors
     /// Damage; an unknown version, digest kind or feature, each named.
+    #[expect(clippy::missing_panics_doc, reason = "a header has 64 bytes")]
     pub fn decode(file: &FileName, bytes: &[u8]) -> Result<Self, FormatError> {
         let Some(bytes) = bytes.get(..HEADER_BYTES) else {
             return Err(FormatError::corrupt(
@@ -199,6 +200,9 @@ pub struct Trailer {
 
 impl Trailer {
     /// The trailer of `footer`, which begins at this offset.
+    ///
+    /// # Panics
+    /// If the footer has 4 GiB or more.
     pub fn of(footer: &[u8], footer_offset_bytes: u64) -> Self {
         let footer_bytes = u32::try_from(footer.len()).expect("a footer is small");
         let footer_hash = *blake3::hash(footer).as_bytes();

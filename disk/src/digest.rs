@@ -52,6 +52,7 @@ impl Digest {
     }
 
     /// The first eight bytes as a big-endian number, so that numbers sort as digests do.
+    #[expect(clippy::missing_panics_doc, reason = "a digest has 32 bytes")]
     pub fn prefix(&self) -> u64 {
         u64::from_be_bytes(*self.0.first_chunk().expect("a digest has 32 bytes"))
     }

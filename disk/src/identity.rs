@@ -41,6 +41,7 @@ impl CommitId {
     pub const NONE: Self = Self(0);
 
     /// The one that follows.
+    #[expect(clippy::missing_panics_doc, reason = "nobody commits 2^64 times")]
     pub fn next(self) -> Self {
         Self(self.0.checked_add(1).expect("nobody commits 2^64 times"))
     }
@@ -52,11 +53,11 @@ impl fmt::Display for CommitId {
     }
 }
 
-/// No ordinal and no epoch, so that one can follow each that is found; see `docs/format.md`.
 /// Bytes of the longest name of a pointer. Later stores (object storage, PostgreSQL, etcd) take names
 /// of this length, so it is no option.
 pub const NAME_BYTES_MAX: usize = 1024;
 
+/// No ordinal and no epoch, so that one can follow each that is found; see `docs/format.md`.
 const NEVER_USED: u32 = u32::MAX;
 
 macro_rules! numbered {

@@ -69,6 +69,9 @@ mod chosen {
     }
 
     /// Whether `bug` is the one planted.
+    ///
+    /// # Panics
+    /// If the environment names a bug that is none.
     pub fn is(bug: Bug) -> bool {
         static FROM_ENVIRONMENT: OnceLock<()> = OnceLock::new();
         FROM_ENVIRONMENT.get_or_init(|| {

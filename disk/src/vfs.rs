@@ -80,23 +80,41 @@ pub trait File: Send + Sync + fmt::Debug {
     fn name(&self) -> FileName;
 
     /// Its length in bytes.
+    ///
+    /// # Errors
+    /// The machine's.
     fn len_bytes(&self) -> Result<u64, DiskError>;
 
     /// Cuts or extends it; what is added reads as zeros. Durable by D1.
+    ///
+    /// # Errors
+    /// The machine's.
     fn set_len(&self, len_bytes: u64) -> Result<(), DiskError>;
 
     /// Reserves space for, and extends the file to, `len_bytes`; never shortens. Where the file
     /// system cannot reserve, only extends. `NoSpace` leaves the file as it was.
+    ///
+    /// # Errors
+    /// The machine's; *no space* if there is not so much.
     fn allocate(&self, len_bytes: u64) -> Result<(), DiskError>;
 
     /// Reads into the spare capacity of `buffer` and extends it; returns how many bytes, 0 at the
     /// end of the file. May be short; may be interrupted.
+    ///
+    /// # Errors
+    /// The machine's; *interrupted* is to be tried again.
     fn read_at(&self, offset_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<usize>;
 
     /// Writes a prefix of `data`; returns its length. May be short; may be interrupted.
+    ///
+    /// # Errors
+    /// The machine's; *interrupted* is to be tried again.
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<usize>;
 
     /// `fdatasync`.
+    ///
+    /// # Errors
+    /// The machine's: what was written since the last one may be lost, whatever a later one says (D3).
     fn sync_data(&self) -> io::Result<()>;
 }
 
@@ -109,25 +127,46 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn engine(&self) -> &'static str;
 
     /// Opens or creates a file, without following links. A creation is durable by D2.
+    ///
+    /// # Errors
+    /// The machine's, such as that it is not there, or is there already and was to be created.
     fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError>;
 
     /// All names in the directory, ours or not, sorted.
+    ///
+    /// # Errors
+    /// The machine's.
     fn list(&self) -> Result<Vec<String>, DiskError>;
 
     /// Renames, replacing `to`. Durable by D2.
+    ///
+    /// # Errors
+    /// The machine's.
     fn rename(&self, from: FileName, to: FileName) -> Result<(), DiskError>;
 
     /// Removes a name. Durable by D2.
+    ///
+    /// # Errors
+    /// The machine's, such as that there is none.
     fn remove(&self, name: FileName) -> Result<(), DiskError>;
 
     /// Makes all names durable.
+    ///
+    /// # Errors
+    /// The machine's: names may be lost, whatever a later call says.
     fn sync_dir(&self) -> Result<(), DiskError>;
 
     /// Takes the exclusive lock on [`FileName::Lock`], creating the file if need be and writing
     /// this process's id into it; tries for a bounded time. `Ok(Err(pid))` if another holds it.
+    ///
+    /// # Errors
+    /// The machine's; that another holds the lock is none.
     fn lock(&self) -> Result<Result<Box<dyn Lock>, Option<u32>>, DiskError>;
 
     /// Random bytes for identities; seeded in simulation.
+    ///
+    /// # Errors
+    /// The machine's.
     fn random(&self) -> Result<[u8; 16], DiskError>;
 
     /// Carries out all chains; returns when each has completed or failed. For each chain, what its
@@ -140,6 +179,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
 /// What can be said with one operation.
 pub trait DiskExt: Disk {
     /// Reads up to `len_bytes`; fewer only where the file ends.
+    ///
+    /// # Errors
+    /// The machine's, with the offset.
     fn read(
         &self,
         file: &Arc<dyn File>,
@@ -152,16 +194,25 @@ pub trait DiskExt: Disk {
     }
 
     /// Writes all of `data`.
+    ///
+    /// # Errors
+    /// The machine's, with the offset; some of it may be written.
     fn write(&self, file: &Arc<dyn File>, offset_bytes: u64, data: Bytes) -> Result<(), DiskError> {
         self.one(vec![Op::Write { file: Arc::clone(file), offset_bytes, data }]).map(drop)
     }
 
     /// Makes the file's bytes and length durable.
+    ///
+    /// # Errors
+    /// The machine's; see [`File::sync_data`].
     fn sync(&self, file: &Arc<dyn File>) -> Result<(), DiskError> {
         self.one(vec![Op::Sync { file: Arc::clone(file) }]).map(drop)
     }
 
     /// Runs one chain.
+    ///
+    /// # Errors
+    /// The first of the chain's.
     fn one(&self, chain: Vec<Op>) -> Result<Vec<Bytes>, DiskError> {
         self.run(Batch { chains: vec![chain] }).pop().expect("one result a chain")
     }
@@ -215,6 +266,9 @@ fn read_all_at(file: &dyn File, offset_bytes: u64, len_bytes: usize) -> Result<B
 }
 
 /// Writes all of `data`, whatever short counts the file returns.
+///
+/// # Errors
+/// The machine's, with the offset; what is before that is written.
 pub fn write_all_at(file: &dyn File, offset_bytes: u64, data: &[u8]) -> Result<(), DiskError> {
     let mut done = 0;
     while done < data.len() {

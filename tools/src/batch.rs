@@ -44,6 +44,10 @@ pub(crate) fn run(context: &mut Context) -> Result<Exit, CliError> {
 /// Answers each line of `input` on `output`, until `input` ends, and closes the store. A store that
 /// takes no more writes is an error then; one that does not close although all in it is durable is
 /// told to `remark`.
+///
+/// # Errors
+/// What cannot be answered in a reply: the input or the output failed, or the store takes no more
+/// writes.
 pub fn serve_and_close(
     store: Store,
     input: impl BufRead,

@@ -58,6 +58,9 @@ impl Context {
     }
 
     /// Opens the store, with every limit at its default.
+    ///
+    /// # Errors
+    /// Why there is no store, or none that opens, in words that name the directory.
     pub fn open(&self, absent: Absent) -> Result<Store, CliError> {
         let create = absent == Absent::Create;
         Store::builder().create(create).open(&self.store_path).map_err(|error| match error {
@@ -69,16 +72,25 @@ impl Context {
     }
 
     /// Prints a line.
+    ///
+    /// # Errors
+    /// [`CliError::Output`] if nobody takes it.
     pub fn line(&mut self, line: impl fmt::Display) -> Result<(), CliError> {
         writeln!(self.out, "{line}").map_err(CliError::Output)
     }
 
     /// Prints bytes as they are.
+    ///
+    /// # Errors
+    /// [`CliError::Output`] if nobody takes it.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), CliError> {
         self.out.write_all(bytes).map_err(CliError::Output)
     }
 
     /// Prints the JSON document that is the answer.
+    ///
+    /// # Errors
+    /// [`CliError::Output`] if nobody takes it.
     pub fn document(&mut self, document: &impl Serialize) -> Result<(), CliError> {
         serde_json::to_writer(&mut self.out, document)
             .map_err(|error| CliError::Output(error.into()))?;
@@ -91,6 +103,9 @@ impl Context {
     }
 
     /// Hands over what was printed so far.
+    ///
+    /// # Errors
+    /// [`CliError::Output`] if nobody takes it.
     pub fn flush(&mut self) -> Result<(), CliError> {
         self.out.flush().map_err(CliError::Output)
     }
@@ -177,6 +192,9 @@ pub fn complain(json: bool, store: Option<&Path>, error: &CliError) {
 }
 
 /// The digest that a reference leads to.
+///
+/// # Errors
+/// [`CliError::PointerAbsent`]; the store's.
 pub fn resolve(store: &Store, reference: &Reference) -> Result<Digest, CliError> {
     match reference {
         Reference::Digest(digest) => Ok(*digest),

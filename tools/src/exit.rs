@@ -204,6 +204,9 @@ impl CliError {
 
 /// Makes X3 true of this process: the signal that comes with such a write ends a process that does
 /// not take it. To be called before anything is written.
+///
+/// # Errors
+/// The machine's.
 pub fn outlive_file_size_limits() -> Result<(), CliError> {
     // Nobody reads the flag: the write itself tells what happened.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
@@ -213,6 +216,9 @@ pub fn outlive_file_size_limits() -> Result<(), CliError> {
 
 /// Prints what the command line is answered with if it is no command: help and the version on
 /// stdout; errors of usage, which are left to the caller if JSON is asked for, on stderr.
+///
+/// # Errors
+/// [`CliError::Usage`] if JSON is asked for; [`CliError::Output`] if nobody takes it.
 pub fn answer(unparsed: &clap::Error, json: bool) -> Result<Exit, CliError> {
     if json && unparsed.use_stderr() {
         return Err(CliError::Usage(usage_message(&unparsed.to_string())));

@@ -119,6 +119,9 @@ pub enum ExportError {
 
 /// Makes `dir` (absent or empty, and not in `store_dir`, where the store's files lie) and fills it
 /// with what the tree value `root` names.
+///
+/// # Errors
+/// See [`ExportError`]; what was made so far stays.
 pub fn export(
     store: &Store,
     store_dir: &Path,

@@ -178,6 +178,9 @@ impl LeftOut {
 
 /// Imports `dir` into `store`, whose files lie in `store_dir`, and points `name` at its tree value.
 /// The values and the pointer are on stable storage when it returns.
+///
+/// # Errors
+/// See [`ImportError`]; `name` points where it did, unless the store says that this is not known.
 pub fn import(
     store: &Store,
     store_dir: &Path,

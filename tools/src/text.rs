@@ -47,6 +47,9 @@ pub enum ReferenceError {
 
 impl Reference {
     /// Reads `@NAME` or a digest.
+    ///
+    /// # Errors
+    /// It is neither, or the name is empty or too long.
     pub fn parse(text: &OsStr) -> Result<Self, ReferenceError> {
         match text.as_bytes().strip_prefix(b"@") {
             Some(name) => name_of(name.to_vec()).map(Self::Pointer).map_err(ReferenceError::Name),
@@ -81,6 +84,9 @@ impl NameArg {
 }
 
 /// The name, if it has a length that a name may have.
+///
+/// # Errors
+/// It is empty or too long.
 pub fn name_of(name: Vec<u8>) -> Result<Vec<u8>, NameError> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return Err(NameError { found: name.len() });
@@ -121,6 +127,9 @@ impl Serialize for Base64<'_> {
 }
 
 /// The bytes that a text stands for in base64: standard alphabet, padded, nothing else.
+///
+/// # Errors
+/// The text is anything else.
 pub fn base64_decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
     STANDARD.decode(text)
 }

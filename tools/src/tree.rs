@@ -152,6 +152,9 @@ pub struct TreeBuilder {
 
 impl TreeBuilder {
     /// Begins the tree of a directory with this mode and time.
+    ///
+    /// # Errors
+    /// [`TreeError::Unfit`] if no tree can hold them.
     pub fn new(meta: &Meta) -> Result<Self, TreeError> {
         check_meta(meta)?;
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
@@ -166,6 +169,9 @@ impl TreeBuilder {
     }
 
     /// Adds an entry, whose name must come after all those before.
+    ///
+    /// # Errors
+    /// [`TreeError::Unfit`] if no tree can hold it there; nothing was added.
     pub fn push(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
         check_name(entry.name).map_err(|what| TreeError::Unfit { what })?;
         if self.entry_count > 0 && self.last_name.as_slice() >= entry.name {
@@ -230,6 +236,9 @@ pub fn looks_like_tree(value: &[u8]) -> bool {
 }
 
 /// Reads all of `value` and refuses it unless it is a tree value from end to end.
+///
+/// # Errors
+/// Why it is none.
 pub fn check(value: &[u8]) -> Result<Header, TreeError> {
     let (header, mut cursor) = Cursor::new(value)?;
     while cursor.next(value)?.is_some() {}
@@ -247,6 +256,9 @@ pub struct Cursor {
 
 impl Cursor {
     /// The header of `value`, and the place of its first entry.
+    ///
+    /// # Errors
+    /// Why it is no tree value, as far as that is seen in the header.
     pub fn new(value: &[u8]) -> Result<(Header, Self), TreeError> {
         if !looks_like_tree(value) {
             return Err(TreeError::NotATree);
@@ -276,6 +288,9 @@ impl Cursor {
 
     /// The entry at this place of `value`, the bytes that the cursor was made for; the cursor moves
     /// past it. `None` at the end.
+    ///
+    /// # Errors
+    /// [`TreeError::Malformed`].
     pub fn next<'a>(&mut self, value: &'a [u8]) -> Result<Option<Entry<'a>>, TreeError> {
         if self.entries_left == 0 {
             return Ok(None);

@@ -78,6 +78,10 @@ impl Closing {
 
     /// Writes the footer, cuts what was reserved beyond it, syncs. May be tried again after a
     /// failure other than a failed sync.
+    ///
+    /// # Errors
+    /// [`WalError::Disk`], after which it may be tried again; [`WalError::Poisoned`], also by a sync that
+    /// fails here.
     pub fn seal(&mut self, disk: &dyn Disk, poison: &Poison) -> Result<Sealed, WalError> {
         // After a failed sync of these frames a sync of ours would succeed, and mean nothing (D3).
         poison.check()?;
@@ -143,6 +147,10 @@ impl Appender {
     /// # Errors
     /// [`WalError::Disk`]: nothing was appended, durably (A1). [`WalError::Poisoned`]: that could
     /// not be had; writing has ended.
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "a frame has bytes, and a segment fewer than 2^32"
+    )]
     pub fn append(&mut self, frame: FrameBuilder, last: bool) -> Result<(), WalError> {
         self.writer.poison.check()?;
         let place = FramePlace {
@@ -183,6 +191,9 @@ impl Appender {
     }
 
     /// As [`Appender::rotate`], into a segment that an earlier one left.
+    ///
+    /// # Errors
+    /// As [`Appender::append`]; [`WalError::Poisoned`] also if the sync fails.
     ///
     /// # Panics
     /// If there is none.

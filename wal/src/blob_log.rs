@@ -130,6 +130,7 @@ impl BlobLog {
     ///
     /// # Errors
     /// [`WalError::Disk`] with *no space*: nothing was appended. [`WalError::Poisoned`].
+    #[expect(clippy::missing_panics_doc, reason = "room was made under the same lock")]
     pub fn append(
         &self,
         value: &PreparedValue<'_>,
@@ -189,7 +190,10 @@ impl BlobLog {
         Room::Is
     }
 
-    /// The log goes on in `next` when the active segment is full; refused if one waits already.
+    /// The log goes on in `next` when the active segment is full.
+    ///
+    /// # Errors
+    /// `next` itself, if one waits already.
     ///
     /// # Panics
     /// If `next` does not come after every segment that the log has (B1).

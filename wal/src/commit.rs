@@ -55,6 +55,9 @@ impl CommitRecord {
     }
 
     /// Decodes a payload.
+    ///
+    /// # Errors
+    /// The bytes are no commit's, or an unknown flag is set.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(payload);
         let id = CommitId(reader.u64("a commit's number")?);

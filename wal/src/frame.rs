@@ -147,6 +147,9 @@ impl FrameHeader {
     }
 
     /// The header that `bytes` begins with, standing at `offset_bytes`.
+    ///
+    /// # Errors
+    /// The bytes are no header that was written there.
     pub fn decode(seed: Seed, offset_bytes: u64, bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let header = reader.take(FRAME_HEADER_BYTES, "a frame's header")?;
@@ -232,6 +235,9 @@ impl FrameBuilder {
     }
 
     /// Bytes of the records so far.
+    ///
+    /// # Panics
+    /// If the records have 4 GiB or more, which the options on values and commits prevent.
     pub fn body_bytes(&self) -> u32 {
         u32::try_from(self.bytes.len() - FRAME_HEADER_BYTES)
             .expect("a frame is bounded by the options on values and commits")

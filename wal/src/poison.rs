@@ -30,6 +30,9 @@ impl Poison {
     }
 
     /// An error if writing has ended.
+    ///
+    /// # Errors
+    /// [`WalError::Poisoned`] with the first cause.
     pub fn check(&self) -> Result<(), WalError> {
         match self.cause() {
             Some(cause) => Err(WalError::Poisoned { cause }),

@@ -61,6 +61,9 @@ pub struct SizeClass(pub u8);
 
 impl SizeClass {
     /// The smallest class that covers `len_bytes`, at most [`SIZE_CLASS_BYTES_MAX`].
+    ///
+    /// # Panics
+    /// If `len_bytes` is more than that.
     pub fn covering(len_bytes: u64) -> Self {
         assert!(len_bytes <= SIZE_CLASS_BYTES_MAX, "a record is bounded");
         let octave = 64 - (len_bytes.max(8) >> 4).leading_zeros();

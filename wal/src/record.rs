@@ -172,6 +172,9 @@ pub struct ValueRecord<'a> {
 
 impl<'a> ValueRecord<'a> {
     /// Decodes the payload of a value's record.
+    ///
+    /// # Errors
+    /// The payload ends within the digest.
     pub fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(payload);
         let digest = Digest::from_bytes(reader.array("a value's digest")?);

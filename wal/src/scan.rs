@@ -169,6 +169,7 @@ impl Scan {
 
     /// Calls `each` with every record of the frames that begin before `end_bytes`: its frame, its
     /// offset in the segment, and itself.
+    #[expect(clippy::missing_panics_doc, reason = "valid frames are read again, from memory")]
     pub fn records(&self, end_bytes: u64, mut each: impl FnMut(&Frame, u64, Record<'_>)) {
         let store = StoreSeed::new(&self.header.store_id);
         for frame in self.frames.iter().filter(|frame| frame.offset_bytes < end_bytes) {
@@ -185,6 +186,7 @@ impl Scan {
 
     /// What sealing needs to know of the frames that begin before `end_bytes`; `note` adds what the
     /// log's own records mean.
+    #[expect(clippy::missing_panics_doc, reason = "valid frames are read again, from memory")]
     pub fn sealer(
         &self,
         end_bytes: u64,
@@ -356,6 +358,7 @@ impl<'a> Verdict<'a> {
 /// [`pinstone_disk::FormatError::Corrupt`] at the first invalid byte, naming the frame that proves that it was
 /// durable; or at that frame, if what it proves durable lies in a segment after all that the root
 /// names: the root has forgotten one.
+#[expect(clippy::missing_panics_doc, reason = "the end lies in a scanned segment")]
 pub fn judge(verdict: &Verdict<'_>, log: LogKind) -> Result<Option<LogEnd>, WalError> {
     let scans = verdict.scans(log);
     let testimony = verdict.testimony(log);

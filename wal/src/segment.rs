@@ -332,6 +332,9 @@ fn encode_page(seed: Seed, offset_bytes: u64, entries: &[ListEntry]) -> [u8; DIG
 }
 
 /// Reads and checks the header of the open segment `name`.
+///
+/// # Errors
+/// [`WalError::Format`] if it is damaged, of an unknown format, or another file's; [`WalError::Disk`].
 pub fn read_header(
     disk: &dyn Disk,
     file: &Arc<dyn File>,
@@ -353,6 +356,10 @@ pub fn read_header(
 }
 
 /// Reads and checks the trailer and footer of a sealed segment; also returns the footer's hash.
+///
+/// # Errors
+/// [`WalError::Format`] if they are damaged or another file's; [`WalError::Disk`].
+#[expect(clippy::missing_panics_doc, reason = "the slices have the lengths that are taken")]
 pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u8; 32]), WalError> {
     let name = segment.name();
     let file_bytes = segment.file.len_bytes()?;
@@ -397,6 +404,10 @@ pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u
 }
 
 /// Reads and checks the digest list of a sealed segment, sorted by digest.
+///
+/// # Errors
+/// [`WalError::Format`] if it is damaged or not the one sealed; [`WalError::Disk`].
+#[expect(clippy::missing_panics_doc, reason = "the slices have the lengths that are taken")]
 pub fn read_list(
     disk: &dyn Disk,
     segment: &SegmentFile,

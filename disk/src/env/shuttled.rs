@@ -89,6 +89,7 @@ pub struct Condvar(shuttle::sync::Condvar);
 
 impl Condvar {
     /// Lets go of the lock, and has it again once told.
+    #[expect(clippy::missing_panics_doc, reason = "a guard is empty only while its owner waits")]
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         let held = guard.0.take().expect(HELD);
         guard.0 = Some(self.0.wait(held).unwrap_or_else(PoisonError::into_inner));

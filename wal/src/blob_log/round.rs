@@ -72,6 +72,9 @@ impl BlobLog {
     ///
     /// # Errors
     /// As [`BlobLog::begin_round_covering`]; a failed sync ends writing.
+    ///
+    /// # Panics
+    /// If the position was never given out.
     pub fn sync(&self, position: LogPosition) -> Result<(), WalError> {
         self.share_round(position)?;
         assert!(self.writer.synced.of(LogKind::Blob) > position, "a position that was given out");
@@ -159,6 +162,9 @@ impl SyncRound<'_> {
     ///
     /// # Panics
     /// If the syncs were never taken: they cannot have been carried out.
+    ///
+    /// # Errors
+    /// [`WalError::Poisoned`] if a sync failed.
     pub fn finish(mut self, result: Result<(), DiskError>) -> Result<(), WalError> {
         assert!(self.submitted.replace(false), "what became of syncs that nobody took");
         self.files.clear();

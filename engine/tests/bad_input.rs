@@ -476,7 +476,7 @@ fn few_descriptors(dir: &Path) {
 // Damage.
 
 fn assert_sound(what: &str, report: &Report) {
-    println!("{what}: {report}");
+    common::say(format_args!("{what}: {report}"));
     assert_eq!(report.violations.count, 0, "{what}: {report}");
     assert!(report.refused > 0, "{what}: nothing was refused: {report}");
 }

@@ -24,7 +24,7 @@ const RECOVERIES_MIN: u64 = 20_000;
 fn every_crash_leaves_what_was_promised() {
     let workloads = workloads();
     let report = hunt(&workloads, &Plan::usual(common::budget()));
-    println!("{report}");
+    common::say(&report);
     assert_eq!(report.violations.count, 0, "{report}");
     assert!(report.recoveries >= RECOVERIES_MIN, "a harness that tries little: {report}");
     assert_eq!(report.points.len(), workloads.len(), "a workload without a crash: {report}");

@@ -37,7 +37,7 @@ fn every_operation_fails_with(fault: Fault) -> Report {
         &[fault],
         false,
     );
-    println!("{report}");
+    common::say(&report);
     assert_eq!(report.violations.count, 0, "{report}");
     assert_eq!(report.fired.len(), 2, "a reach that never befell anything: {report}");
     assert!(report.fired.values().all(|count| *count > 10), "a disk that hardly fails: {report}");
@@ -194,6 +194,6 @@ fn too_few_descriptors_at_one_moment_leave_no_false_witness() {
             }
         }
     }
-    println!("{tried} stores opened");
+    common::say(format_args!("{tried} stores opened"));
     assert!(tried > 1000);
 }

@@ -64,7 +64,9 @@ fn a_crash_takes_back_nothing_that_any_thread_was_told() {
         lost += history.iter().filter(|call| matches!(call.did, Did::Lost { .. })).count();
         refused += history.iter().filter(|call| matches!(call.did, Did::Refused { .. })).count();
     }
-    println!("{lost} commits cut off by crashes, {refused} refused, {survived} survivors");
+    common::say(format_args!(
+        "{lost} commits cut off by crashes, {refused} refused, {survived} survivors"
+    ));
     assert!(lost > 0 && refused > 0 && survived > 0);
 }
 

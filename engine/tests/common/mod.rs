@@ -43,6 +43,14 @@ pub fn budget() -> u64 {
     }
 }
 
+/// Says what a harness tried, on the stream itself: what is printed by the macros is kept by the test
+/// runner, and shown for a failure alone.
+pub fn say(text: impl std::fmt::Display) {
+    use std::io::Write as _;
+    // Without anyone to read it, the test is worth the same.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// A well-mixed number from a few others: for choices that repeat from run to run.
 pub fn mix(parts: &[u64]) -> u64 {
     parts.iter().fold(0x9e37_79b9_7f4a_7c15, |state, part| {

@@ -294,8 +294,9 @@ impl Store {
     /// writes it anew.
     ///
     /// # Errors
-    /// [`crate::Error::Poisoned`] if the store was closed through another handle: its files may be
-    /// another opener's by now. [`crate::Error::Io`] if it cannot look. Damage is in the report.
+    /// [`crate::Error::Poisoned`] if another handle closed the store, before or meanwhile: its files
+    /// may be another opener's by now. [`crate::Error::Io`] if it cannot look. Damage is in the
+    /// report.
     pub fn check(&self, options: &CheckOptions) -> Result<CheckReport> {
         ops::check::check(&self.inner, options)
     }

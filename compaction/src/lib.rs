@@ -11,6 +11,7 @@ pub mod edit;
 mod error;
 pub mod levels;
 pub mod merge;
+pub mod open_levels;
 pub mod plan;
 pub mod run;
 pub mod table;

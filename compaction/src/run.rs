@@ -25,7 +25,7 @@ use crate::edit::LevelEdit;
 use crate::error::TableError;
 use crate::merge::{Merge, NameEntry};
 use crate::plan::Plan;
-use crate::table::container::{Replaced, Tables};
+use crate::table::container::{Replaced, TableFile, Tables};
 use crate::table::index::{IndexBuilder, IndexTable, Row, Rows};
 use crate::table::names::{Entries, NameBuilder, NameTable};
 use crate::table::{TableId, TableMeta};
@@ -45,6 +45,15 @@ pub trait Tree: fmt::Debug + Send + 'static {
 
     /// The entry's key, as tables' bounds have it.
     fn key(entry: &Self::Entry) -> Bytes;
+
+    /// Opens a table by its tail.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Self::Table, TableError>;
+
+    /// A table's file.
+    fn file(table: &Self::Table) -> &TableFile;
 
     /// All entries of a table.
     fn entries(table: &Arc<Self::Table>) -> Self::Entries;
@@ -94,6 +103,14 @@ impl Tree for Index {
         entry.key().bytes()
     }
 
+    fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<IndexTable, TableError> {
+        IndexTable::open(tables, meta)
+    }
+
+    fn file(table: &IndexTable) -> &TableFile {
+        table.file()
+    }
+
     fn entries(table: &Arc<IndexTable>) -> Rows {
         table.rows()
     }
@@ -137,6 +154,14 @@ impl Tree for Names {
 
     fn key(entry: &NameEntry) -> Bytes {
         entry.name.clone()
+    }
+
+    fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<NameTable, TableError> {
+        NameTable::open(tables, meta)
+    }
+
+    fn file(table: &NameTable) -> &TableFile {
+        table.file()
     }
 
     fn entries(table: &Arc<NameTable>) -> Entries {

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_compaction::edit::LevelEdit;
-use pinstone_compaction::levels::Levels;
+use pinstone_compaction::levels::{LEVELS_MAX, Levels};
 use pinstone_compaction::merge::{NameEntry, Readers, Versions};
+use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
 use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tree};
-use pinstone_compaction::table::container::{Replaced, TableFile, Tables};
-use pinstone_compaction::table::index::{IndexKey, IndexTable, Row};
-use pinstone_compaction::table::names::NameTable;
+use pinstone_compaction::table::container::{Replaced, Tables};
+use pinstone_compaction::table::index::{IndexKey, Row};
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_disk::sim::{Fault, SimDisk};
@@ -70,9 +70,7 @@ impl Grown {
 }
 
 /// What the two trees differ in here.
-trait Opened: Tree {
-    fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Arc<Self::Table>, TableError>;
-    fn file(table: &Self::Table) -> &TableFile;
+trait Kept: Tree {
     fn kept(
         merged: pinstone_compaction::run::Merged<Self>,
         is_bottom: bool,
@@ -81,13 +79,7 @@ trait Opened: Tree {
         Self: Sized;
 }
 
-impl Opened for Index {
-    fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Arc<IndexTable>, TableError> {
-        IndexTable::open(tables, meta).map(Arc::new)
-    }
-    fn file(table: &IndexTable) -> &TableFile {
-        table.file()
-    }
+impl Kept for Index {
     fn kept(
         merged: pinstone_compaction::run::Merged<Self>,
         _is_bottom: bool,
@@ -96,13 +88,7 @@ impl Opened for Index {
     }
 }
 
-impl Opened for Names {
-    fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Arc<NameTable>, TableError> {
-        NameTable::open(tables, meta).map(Arc::new)
-    }
-    fn file(table: &NameTable) -> &TableFile {
-        table.file()
-    }
+impl Kept for Names {
     fn kept(
         merged: pinstone_compaction::run::Merged<Self>,
         is_bottom: bool,
@@ -111,10 +97,14 @@ impl Opened for Names {
     }
 }
 
+fn open<T: Tree>(tables: &Arc<Tables>, meta: &TableMeta) -> Result<Arc<T::Table>, TableError> {
+    T::open(tables, meta.clone()).map(Arc::new)
+}
+
 impl Grown {
     /// Carries a plan out, in steps; the tables it replaces are doomed, or left lying about.
-    fn carry_out<T: Opened>(&mut self, plan: &Plan, dooms: bool) -> Result<(), TableError> {
-        let open = |meta: &Arc<TableMeta>| T::open(&self.tables, TableMeta::clone(meta));
+    fn carry_out<T: Kept>(&mut self, plan: &Plan, dooms: bool) -> Result<(), TableError> {
+        let open = |meta: &Arc<TableMeta>| open::<T>(&self.tables, meta);
         let inputs = plan.inputs().map(open).collect::<Result<Vec<_>, _>>()?;
         let edit = if plan.is_move {
             plan.edit(Vec::new())
@@ -147,17 +137,30 @@ impl Grown {
         Ok(())
     }
 
-    fn rest<T: Opened>(&mut self, dooms: bool) {
+    fn rest<T: Kept>(&mut self, dooms: bool) {
         while let Some(plan) = plan(&self.levels, &SHAPE) {
+            let before = OpenLevels::<T>::open(&self.tables, self.levels.clone()).unwrap();
             self.carry_out::<T>(&plan, dooms).unwrap();
+            let ids = |levels: &Levels| levels.all().map(|(_, meta)| meta.id).collect::<Vec<_>>();
+            let (old, new) = (ids(before.levels()), ids(&self.levels));
+            let gone =
+                |(level, meta): &(u8, &Arc<TableMeta>)| !self.levels.tables(*level).contains(meta);
+            let come = |(level, meta): &(u8, &Arc<TableMeta>)| {
+                !before.levels().tables(*level).contains(meta)
+            };
+            assert_ne!(old, new, "a plan changes something");
+            let removed = before.levels().all().filter(gone).map(|(_, meta)| meta.id).collect();
+            let added = self.levels.all().filter(come);
+            let added = added.map(|(level, meta)| (level, TableMeta::clone(meta))).collect();
+            agree(&before, &LevelEdit { added, removed }, &self.tables);
         }
     }
 
-    fn entries<T: Opened>(&self, meta: &TableMeta) -> Vec<T::Entry> {
-        T::entries(&T::open(&self.tables, meta.clone()).unwrap()).map(Result::unwrap).collect()
+    fn entries<T: Kept>(&self, meta: &TableMeta) -> Vec<T::Entry> {
+        T::entries(&open::<T>(&self.tables, meta).unwrap()).map(Result::unwrap).collect()
     }
 
-    fn all<T: Opened>(&self) -> Vec<T::Entry> {
+    fn all<T: Kept>(&self) -> Vec<T::Entry> {
         let metas = self.levels.all().map(|(_, meta)| meta);
         let mut all: Vec<_> = metas.flat_map(|meta| self.entries::<T>(meta)).collect();
         all.sort();
@@ -170,6 +173,31 @@ impl Grown {
         let named: BTreeSet<String> = named.collect();
         assert_eq!(self.disk.names().into_iter().collect::<BTreeSet<_>>(), named);
         assert_eq!(self.levels.check(), []);
+    }
+}
+
+/// An open view that goes on by an edit is the one that is opened afterwards.
+fn agree<T: Kept>(before: &OpenLevels<T>, edit: &LevelEdit, tables: &Arc<Tables>) {
+    let added = edit.added.iter().filter(|(_, meta)| before.table(meta.id).is_none());
+    let opened: Vec<_> = added.map(|(_, meta)| open::<T>(tables, meta).unwrap()).collect();
+    let after = before.apply(edit, &opened).unwrap();
+    let metas = |level| after.tables(level).iter().map(|table| T::file(table).meta());
+    for level in 0..LEVELS_MAX {
+        assert!(metas(level).eq(after.levels().tables(level).iter().map(|meta| &**meta)));
+    }
+    for (_, meta) in after.levels().all() {
+        let led_to: Vec<_> =
+            after.for_key(&meta.last).map(|(_, table)| T::file(table).meta().id).collect();
+        let holds = |meta: &TableMeta, key: &Bytes| meta.overlaps(key, key);
+        let all = after.levels().all().filter(|(_, other)| holds(other, &meta.last));
+        assert_eq!(led_to.len(), all.count(), "no table is left out");
+        assert!(led_to.contains(&meta.id));
+    }
+    for (_, table) in after.all() {
+        assert_eq!(
+            before.table(T::file(table).meta().id).is_none(),
+            opened.iter().any(|o| Arc::ptr_eq(o, table))
+        );
     }
 }
 
@@ -266,7 +294,7 @@ fn found(tree: &Grown) -> Vec<NameEntry> {
     }
     KNOWN.with_borrow_mut(|known| known.clone_from(&metas));
     let tables: Vec<_> =
-        metas.values().map(|meta| Names::open(&tree.tables, meta.clone()).unwrap()).collect();
+        metas.values().map(|meta| open::<Names>(&tree.tables, meta).unwrap()).collect();
     let replaced: Vec<Replaced> =
         tables.iter().flat_map(|table| table.file().footer().replaced.clone()).collect();
     let is_stale = |id: TableId, name: &Bytes| {

@@ -1,0 +1,137 @@
+//! One tree's levels with their tables open: what a look-up goes through.
+//!
+//! A view of this kind is never changed either: [`OpenLevels::apply`] makes the next one, which
+//! shares every table that stays. A table is closed, and, if its owner said so, its file removed,
+//! when the last view or iterator that holds it is gone.
+//!
+//! - O1: the open tables of each level stand in the order of their descriptions in [`Levels`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::edit::LevelEdit;
+use crate::error::TableError;
+use crate::levels::{LEVELS_MAX, LevelFault, Levels};
+use crate::run::Tree;
+use crate::table::container::Tables;
+use crate::table::{TableId, TableMeta};
+
+/// A tree's levels, their tables open.
+pub struct OpenLevels<T: Tree> {
+    levels: Levels,
+    tables: [Arc<[Arc<T::Table>]>; LEVELS_MAX as usize],
+}
+
+impl<T: Tree> fmt::Debug for OpenLevels<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenLevels").field("levels", &self.levels).finish_non_exhaustive()
+    }
+}
+
+impl<T: Tree> Clone for OpenLevels<T> {
+    fn clone(&self) -> Self {
+        Self { levels: self.levels.clone(), tables: self.tables.clone() }
+    }
+}
+
+impl<T: Tree> OpenLevels<T> {
+    /// A tree without tables.
+    pub fn new() -> Self {
+        let none: Arc<[Arc<T::Table>]> = Arc::from([]);
+        Self { levels: Levels::new(T::KIND), tables: std::array::from_fn(|_| Arc::clone(&none)) }
+    }
+
+    /// Opens all tables of `levels`: one read of a few kilobytes each.
+    ///
+    /// # Errors
+    /// The first table that is missing or damaged, by name; whatever the machine says.
+    ///
+    /// # Panics
+    /// If they are another tree's.
+    pub fn open(tables: &Arc<Tables>, levels: Levels) -> Result<Self, TableError> {
+        assert_eq!(levels.tree(), T::KIND, "levels of this tree");
+        let open = |level: u8| -> Result<Arc<[Arc<T::Table>]>, TableError> {
+            let metas = levels.tables(level).iter();
+            metas.map(|meta| Ok(Arc::new(T::open(tables, TableMeta::clone(meta))?))).collect()
+        };
+        let mut opened = Self::new();
+        for level in 0..LEVELS_MAX {
+            opened.tables[usize::from(level)] = open(level)?;
+        }
+        Ok(Self { levels, ..opened })
+    }
+
+    /// What is known of the tables.
+    pub fn levels(&self) -> &Levels {
+        &self.levels
+    }
+
+    /// The open tables of a level: of level 0 in the order in which they came, of the others by
+    /// key.
+    pub fn tables(&self, level: u8) -> &[Arc<T::Table>] {
+        self.tables.get(usize::from(level)).map_or(&[], |tables| tables)
+    }
+
+    /// All open tables with their levels, from level 0 down.
+    pub fn all(&self) -> impl Iterator<Item = (u8, &Arc<T::Table>)> {
+        (0..LEVELS_MAX).flat_map(|level| self.tables(level).iter().map(move |table| (level, table)))
+    }
+
+    /// The table with this id, if it is here.
+    pub fn table(&self, id: TableId) -> Option<&Arc<T::Table>> {
+        self.all().map(|(_, table)| table).find(|table| T::file(table).meta().id == id)
+    }
+
+    /// The tables that may hold `key`, with their levels: the newest of level 0 first, then one at
+    /// most of each level. A look at each table of level 0, a binary search in the others.
+    pub fn for_key<'a>(
+        &'a self,
+        key: &'a [u8],
+    ) -> impl Iterator<Item = (u8, &'a Arc<T::Table>)> + 'a {
+        (0..LEVELS_MAX).flat_map(move |level| {
+            let metas = self.levels.tables(level);
+            let start = match level {
+                0 => 0,
+                _ => metas.partition_point(|meta| meta.last[..] < *key),
+            };
+            let end = if level == 0 { metas.len() } else { metas.len().min(start + 1) };
+            let opened = self.tables(level)[start..end].iter().zip(&metas[start..end]);
+            opened
+                .rev()
+                .filter(|(_, meta)| meta.overlaps(key, key))
+                .map(move |(open, _)| (level, open))
+        })
+    }
+
+    /// The view that the edit makes of this one. `opened` are the tables that it adds, open; those
+    /// that it only moves are here already.
+    ///
+    /// # Errors
+    /// The edit asks for what is impossible.
+    ///
+    /// # Panics
+    /// If a table that is added is neither among `opened` nor here.
+    pub fn apply(&self, edit: &LevelEdit, opened: &[Arc<T::Table>]) -> Result<Self, LevelFault> {
+        let levels = self.levels.apply(edit)?;
+        let mut next = Self { levels, tables: self.tables.clone() };
+        for level in 0..LEVELS_MAX {
+            let metas = next.levels.tables(level);
+            if metas == self.levels.tables(level) {
+                continue;
+            }
+            let find = |meta: &Arc<TableMeta>| {
+                let among = opened.iter().find(|table| T::file(table).meta().id == meta.id);
+                let table = among.or_else(|| self.table(meta.id));
+                Arc::clone(table.expect("a table that is added was opened"))
+            };
+            next.tables[usize::from(level)] = metas.iter().map(find).collect();
+        }
+        Ok(next)
+    }
+}
+
+impl<T: Tree> Default for OpenLevels<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

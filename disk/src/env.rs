@@ -24,7 +24,7 @@ use real as machine;
 
 pub use machine::{
     Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, JoinHandle, Mutex, MutexGuard, Ordering,
-    RwLock, monotonic, spawn, yield_now,
+    Published, Reading, RwLock, monotonic, spawn, yield_now,
 };
 #[cfg(feature = "shuttle")]
 pub use shuttled::{explore, replay};
@@ -145,6 +145,45 @@ mod real {
     #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
     pub type Condvar = parking_lot::Condvar;
 
+    /// A value that is replaced whole and read without waiting: who reads it keeps what it has read.
+    #[derive(Debug)]
+    pub struct Published<T>(arc_swap::ArcSwap<T>);
+
+    /// What was read of a [`Published`], for a moment: holding many of these at once makes reading
+    /// slower.
+    #[derive(Debug)]
+    pub struct Reading<T>(arc_swap::Guard<Arc<T>>);
+
+    impl<T> Published<T> {
+        /// Publishes `value`.
+        pub fn new(value: Arc<T>) -> Self {
+            Self(arc_swap::ArcSwap::new(value))
+        }
+
+        /// What is published now. Waits for nobody.
+        pub fn read(&self) -> Reading<T> {
+            Reading(self.0.load())
+        }
+
+        /// What is published now, to be kept. Waits for nobody.
+        pub fn keep(&self) -> Arc<T> {
+            self.0.load_full()
+        }
+
+        /// Publishes `value` in place of what was. Two who do so at once need a lock of their own.
+        pub fn publish(&self, value: Arc<T>) {
+            self.0.store(value);
+        }
+    }
+
+    impl<T> std::ops::Deref for Reading<T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            &self.0
+        }
+    }
+
     /// Starts a thread with a name.
     ///
     /// # Errors
@@ -205,6 +244,16 @@ mod tests {
     fn fixed_maps_iterate_alike_in_every_run() {
         let build = || (0..100u32).map(|n| (n * 7, n)).collect::<HashMap<_, _>>();
         assert!(build().iter().eq(build().iter()));
+    }
+
+    #[test]
+    fn what_was_read_stays_when_another_is_published() {
+        let published = Published::new(Arc::new(1));
+        let (read, kept) = (published.read(), published.keep());
+        published.publish(Arc::new(2));
+        assert_eq!((*read, *kept, *published.read()), (1, 1, 2));
+        drop(read);
+        assert_eq!(Arc::strong_count(&kept), 1);
     }
 
     #[test]

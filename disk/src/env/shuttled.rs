@@ -106,6 +106,44 @@ impl Condvar {
     }
 }
 
+/// A value that is replaced whole and read without waiting: who reads it keeps what it has read.
+#[derive(Debug)]
+pub struct Published<T>(RwLock<Arc<T>>);
+
+/// What was read of a [`Published`], for a moment.
+#[derive(Debug)]
+pub struct Reading<T>(Arc<T>);
+
+impl<T> Published<T> {
+    /// Publishes `value`.
+    pub fn new(value: Arc<T>) -> Self {
+        Self(RwLock::new(value))
+    }
+
+    /// What is published now.
+    pub fn read(&self) -> Reading<T> {
+        Reading(self.keep())
+    }
+
+    /// What is published now, to be kept.
+    pub fn keep(&self) -> Arc<T> {
+        Arc::clone(&self.0.read())
+    }
+
+    /// Publishes `value` in place of what was.
+    pub fn publish(&self, value: Arc<T>) {
+        *self.0.write() = value;
+    }
+}
+
+impl<T> Deref for Reading<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// Starts a thread of the exploration.
 ///
 /// # Errors

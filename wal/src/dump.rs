@@ -18,13 +18,13 @@ use pinstone_disk::{
     TRAILER_BYTES, TRAILER_MAGIC, Trailer,
 };
 
+use crate::digest_list::{
+    DIGEST_ENTRY_BYTES, DIGEST_PAGE_BYTES, DIGEST_PAGE_HEADER_BYTES, ENTRIES_A_PAGE, list_bytes,
+};
 use crate::frame::{FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameKind, frame_bytes};
 use crate::position::{LogPosition, SizeClass};
 use crate::record::{Record, RecordKind, StoreSeed};
-use crate::segment::{
-    DIGEST_ENTRY_BYTES, DIGEST_PAGE_BYTES, DIGEST_PAGE_HEADER_BYTES, ENTRIES_A_PAGE, FOOTER_BYTES,
-    FOOTER_MAGIC, FRAMES_START_BYTES, SegmentHeader,
-};
+use crate::segment::{FOOTER_BYTES, FOOTER_MAGIC, FRAMES_START_BYTES, SegmentHeader};
 
 /// Adds rows for the payload of a root's edit that stands at an offset of the file.
 pub type DumpPayload<'a> = &'a dyn Fn(&mut Dump, u64, &[u8]);
@@ -486,23 +486,24 @@ impl<'a> Walk<'a> {
         if of.kind != header.log as u8 || SegmentHeader::of(header.log, &of) != header {
             self.invalid(start, "footer", "it is another file's");
         }
-        let list_end = list_page_count
-            .checked_mul(DIGEST_PAGE_BYTES as u64)
-            .and_then(|bytes| list_offset_bytes.checked_add(bytes));
+        let list_end =
+            list_bytes(list_page_count).and_then(|bytes| list_offset_bytes.checked_add(bytes));
         if frames_end_bytes != list_offset_bytes || list_end != Some(start) {
             self.invalid(start, "footer", "its offsets do not fit the file");
             return Some(start);
         }
-        for page in 0..list_page_count {
-            self.digest_page(header, list_offset_bytes + page * DIGEST_PAGE_BYTES as u64);
+        let pages = (0..list_page_count).map(|page| page * DIGEST_PAGE_BYTES as u64);
+        let tops = pages.map(|page| self.digest_page(header, list_offset_bytes + page)).collect();
+        if list_page_count > 0 {
+            let offset = list_offset_bytes + list_page_count * DIGEST_PAGE_BYTES as u64;
+            self.list_directory(header, offset, start, tops);
         }
         Some(frames_end_bytes)
     }
 
-    fn digest_page(&mut self, header: SegmentHeader, offset: u64) {
-        let Some(page) = self.bytes.get(size(offset)..size(offset) + DIGEST_PAGE_BYTES) else {
-            return;
-        };
+    /// Dumps a page; returns the top bits of its first digest, if the page is sound.
+    fn digest_page(&mut self, header: SegmentHeader, offset: u64) -> Option<u32> {
+        let page = self.bytes.get(size(offset)..size(offset) + DIGEST_PAGE_BYTES)?;
         let mut fields = self.fields_of("digest_page", offset, page);
         let shown = (|| {
             let crc = fields.hex32("crc")?;
@@ -525,6 +526,39 @@ impl<'a> Walk<'a> {
         })();
         if shown.is_ok_and(|crc| header.seed().at(offset, &[&page[4..]]) != crc) {
             self.invalid(offset, "digest_page", "its checksum does not match");
+            return None;
+        }
+        page[DIGEST_PAGE_HEADER_BYTES..].first_chunk().map(|top| u32::from_be_bytes(*top))
+    }
+
+    /// Dumps the directory of pages that begin so, as far as these are sound.
+    fn list_directory(
+        &mut self,
+        header: SegmentHeader,
+        offset: u64,
+        end: u64,
+        tops: Vec<Option<u32>>,
+    ) {
+        let Some(directory) = self.bytes.get(size(offset)..size(end)) else { return };
+        let mut fields = self.fields_of("list_directory", offset, directory);
+        let mut others = Vec::new();
+        let shown = (|| {
+            let crc = fields.hex32("crc")?;
+            fields.structure = "page_key";
+            for top in tops {
+                let at = offset + fields.reader.offset() as u64;
+                let shown = fields.hex32("top")?;
+                if top.is_some_and(|top| top != shown) {
+                    others.push(at);
+                }
+            }
+            Ok::<_, Malformed>(crc)
+        })();
+        if shown.is_ok_and(|crc| header.seed().at(offset, &[&directory[4..]]) != crc) {
+            self.invalid(offset, "list_directory", "its checksum does not match");
+        }
+        for at in others {
+            self.invalid(at, "page_key", "its page begins with another digest");
         }
     }
 }

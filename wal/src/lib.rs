@@ -9,6 +9,7 @@
 mod appender;
 mod blob_log;
 mod commit;
+mod digest_list;
 pub mod dump;
 mod error;
 mod frame;
@@ -22,6 +23,7 @@ mod writer;
 pub use appender::{Appender, Closing, Sealed, create_segment};
 pub use blob_log::{Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound, copy_bytes};
 pub use commit::{Change, CommitRecord};
+pub use digest_list::{DIGEST_PAGE_BYTES, ListEntry, check_list, read_list};
 pub use error::{WalError, corrupt};
 pub use frame::{
     FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, FramePlace,
@@ -35,7 +37,6 @@ pub use record::{
 };
 pub use scan::{Frame, LastSealed, LogEnd, SEGMENT_BYTES_MAX, Scan, Verdict, judge};
 pub use segment::{
-    DIGEST_PAGE_BYTES, FRAMES_START_BYTES, Footer, ListEntry, Sealer, SegmentFile, SegmentHeader,
-    read_footer, read_header, read_list,
+    FRAMES_START_BYTES, Footer, Sealer, SegmentFile, SegmentHeader, read_footer, read_header,
 };
 pub use writer::Writer;

@@ -1,15 +1,15 @@
 //! One file of a log: its header, and the footer and trailer that seal it.
 //!
 //! ```text
-//! header | frame | frame | ... | digest pages | footer | trailer
-//!                              '-------- when sealed ----------'
+//! header | frame | frame | ... | digest list | footer | trailer
+//!                              '-------- when sealed ---------'
 //! ```
 //!
 //! - S1: a sealed file never changes; one read of its tail opens it.
 //! - S2: the footer holds a hash of all checksums in the file, so that nothing in it can be
 //!   exchanged for other valid bytes; the trailer holds the footer's hash, and the root holds it
 //!   too.
-//! - S3: the digest pages list every value of the segment, sorted by digest.
+//! - S3: the digest list has every value of the segment; `digest_list.rs` knows its bytes.
 
 use std::sync::Arc;
 
@@ -17,29 +17,19 @@ use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::size;
 use pinstone_disk::{
-    AnyHeader, CommitId, Digest, Disk, DiskExt, Epoch, File, FileHeader, FileKind, FileName,
-    FormatError, HEADER_BYTES, KIND_OFFSET_BYTES, LogKind, Ordinal, REPEATED, StoreId,
-    TRAILER_BYTES, Trailer,
+    AnyHeader, CommitId, Disk, DiskExt, Epoch, File, FileHeader, FileKind, FileName, FormatError,
+    HEADER_BYTES, KIND_OFFSET_BYTES, LogKind, Ordinal, REPEATED, StoreId, TRAILER_BYTES, Trailer,
 };
 
+use crate::digest_list::{self, DIGEST_PAGE_BYTES, ListEntry};
 use crate::error::{WalError, corrupt};
 use crate::frame::{FRAME_ALIGN_BYTES, FrameHeader};
-use crate::position::{Place, SizeClass};
-use crate::scan::SEGMENT_BYTES_MAX;
 
 /// Where a segment's first frame begins: the header has a sector to itself.
 pub const FRAMES_START_BYTES: u64 = FRAME_ALIGN_BYTES as u64;
 
-/// Bytes of a page of a segment's digest list.
-pub const DIGEST_PAGE_BYTES: usize = 4096;
-
-pub(crate) const DIGEST_PAGE_HEADER_BYTES: usize = 8;
-pub(crate) const DIGEST_ENTRY_BYTES: usize = 37;
-pub(crate) const ENTRIES_A_PAGE: usize =
-    (DIGEST_PAGE_BYTES - DIGEST_PAGE_HEADER_BYTES) / DIGEST_ENTRY_BYTES;
 pub(crate) const FOOTER_BYTES: usize = 176;
 pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
-const _: () = assert!(ENTRIES_A_PAGE == 110);
 const _: () = assert!(HEADER_BYTES <= FRAME_ALIGN_BYTES);
 
 /// What a segment's header says: a [`FileHeader`] of a log; and what CURRENT says of the root log.
@@ -138,24 +128,6 @@ impl SegmentFile {
     }
 }
 
-/// One value in a segment's list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ListEntry {
-    /// The value's digest.
-    pub digest: Digest,
-    /// Where its record stands.
-    pub offset_bytes: u32,
-    /// A bound of its record's length.
-    pub class: SizeClass,
-}
-
-impl ListEntry {
-    /// Its place, in segment `ordinal`.
-    pub fn place(&self, ordinal: Ordinal) -> Place {
-        Place { ordinal, offset_bytes: self.offset_bytes, class: self.class }
-    }
-}
-
 /// What seals a segment: counts, places, and hashes of all checksums that the file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footer {
@@ -171,13 +143,13 @@ pub struct Footer {
     pub body_bytes: u64,
     /// The first and last commit, in a pointer log; [`CommitId::NONE`] elsewhere.
     pub commits: (CommitId, CommitId),
-    /// Where the digest pages begin.
+    /// Where the digest list begins, with its pages.
     pub list_offset_bytes: u64,
-    /// How many there are.
+    /// How many pages it has.
     pub list_page_count: u64,
     /// BLAKE3 of all frame headers' and records' checksums, in order.
     pub frames_hash: [u8; 32],
-    /// BLAKE3 of all digest pages' checksums, in order.
+    /// BLAKE3 of the checksums of all digest pages, in order, and of their directory.
     pub list_hash: [u8; 32],
 }
 
@@ -273,13 +245,16 @@ impl Sealer {
         self.record_count
     }
 
-    /// Bytes that sealing adds once `more` further values are noted, at most.
+    /// Bytes that sealing adds once `more` further values are noted.
+    #[expect(clippy::missing_panics_doc, reason = "what is in memory is short enough for a file")]
     pub fn seal_bytes(&self, more: usize) -> u64 {
-        let pages = (self.list.len() + more).div_ceil(ENTRIES_A_PAGE);
-        (pages * DIGEST_PAGE_BYTES + FOOTER_BYTES + TRAILER_BYTES) as u64
+        let pages = digest_list::page_count(self.list.len() + more);
+        let list_bytes = digest_list::list_bytes(pages).expect("a list in memory is short enough");
+        list_bytes + (FOOTER_BYTES + TRAILER_BYTES) as u64
     }
 
     /// The bytes that seal a segment whose frames end at `frames_end_bytes`, and the footer's hash.
+    #[expect(clippy::missing_panics_doc, reason = "both are of one list")]
     pub fn finish(&mut self, header: SegmentHeader, frames_end_bytes: u64) -> (Bytes, [u8; 32]) {
         self.list.sort_unstable();
         let mut bytes = Vec::with_capacity(size(self.seal_bytes(0)));
@@ -290,12 +265,8 @@ impl Sealer {
                 frames_hasher.update(&crc.to_le_bytes());
             }
         }
-        let mut list_hasher = blake3::Hasher::new();
-        for entries in self.list.chunks(ENTRIES_A_PAGE) {
-            let page = encode_page(header.seed(), frames_end_bytes + bytes.len() as u64, entries);
-            list_hasher.update(&page[..4]);
-            bytes.extend_from_slice(&page);
-        }
+        let list_hash =
+            digest_list::encode(header.seed(), frames_end_bytes, &self.list, &mut bytes);
         let footer = Footer {
             header,
             frame_count: self.frame_count(),
@@ -304,31 +275,17 @@ impl Sealer {
             body_bytes: self.body_bytes,
             commits: self.commits,
             list_offset_bytes: frames_end_bytes,
-            list_page_count: (bytes.len() / DIGEST_PAGE_BYTES) as u64,
+            list_page_count: digest_list::page_count(self.list.len()),
             frames_hash: *frames_hasher.finalize().as_bytes(),
-            list_hash: *list_hasher.finalize().as_bytes(),
+            list_hash,
         };
         let encoded = footer.encode();
         let trailer = Trailer::of(&encoded, frames_end_bytes + bytes.len() as u64);
         bytes.extend_from_slice(&encoded);
         bytes.extend_from_slice(&trailer.encode());
+        assert_eq!(bytes.len() as u64, self.seal_bytes(0), "segments are cut by what sealing adds");
         (Bytes::from(bytes), trailer.footer_hash)
     }
-}
-
-fn encode_page(seed: Seed, offset_bytes: u64, entries: &[ListEntry]) -> [u8; DIGEST_PAGE_BYTES] {
-    let mut page = [0; DIGEST_PAGE_BYTES];
-    let count = u16::try_from(entries.len()).expect("a page has room for few entries");
-    page[4..6].copy_from_slice(&count.to_le_bytes());
-    let slots = page[DIGEST_PAGE_HEADER_BYTES..].chunks_exact_mut(DIGEST_ENTRY_BYTES);
-    for (slot, entry) in slots.zip(entries) {
-        slot[..32].copy_from_slice(entry.digest.as_bytes());
-        slot[32..36].copy_from_slice(&entry.offset_bytes.to_le_bytes());
-        slot[36] = entry.class.0;
-    }
-    let crc = seed.at(offset_bytes, &[&page[4..]]);
-    page[..4].copy_from_slice(&crc.to_le_bytes());
-    page
 }
 
 /// Reads and checks the header of the open segment `name`.
@@ -358,7 +315,7 @@ pub fn read_header(
 /// Reads and checks the trailer and footer of a sealed segment; also returns the footer's hash.
 ///
 /// # Errors
-/// [`WalError::Format`] if they are damaged or another file's; [`WalError::Disk`].
+/// [`WalError::Format`] if they are damaged, another file's, or of an older form; [`WalError::Disk`].
 #[expect(clippy::missing_panics_doc, reason = "the slices have the lengths that are taken")]
 pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u8; 32]), WalError> {
     let name = segment.name();
@@ -395,71 +352,20 @@ pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u
         frames_hash: encoded[112..144].try_into().expect("32 bytes"),
         list_hash: encoded[144..176].try_into().expect("32 bytes"),
     };
-    let list_bytes = footer.list_page_count.checked_mul(DIGEST_PAGE_BYTES as u64);
-    let list_end = list_bytes.and_then(|bytes| footer.list_offset_bytes.checked_add(bytes));
-    if footer.frames_end_bytes != footer.list_offset_bytes || list_end != Some(start) {
+    let list_offset = footer.list_offset_bytes;
+    let ends_at_footer =
+        |bytes: Option<u64>| bytes.and_then(|bytes| list_offset.checked_add(bytes)) == Some(start);
+    if !ends_at_footer(digest_list::list_bytes(footer.list_page_count)) {
+        let pages_bytes = footer.list_page_count.checked_mul(DIGEST_PAGE_BYTES as u64);
+        if ends_at_footer(pages_bytes) {
+            let what = "a digest list without a directory; this build knows those with one";
+            let (file, what) = (name.to_string(), what.to_owned());
+            return Err(FormatError::Unsupported { file, what }.into());
+        }
+        return Err(corrupt(name, start, "its footer's offsets do not fit the file"));
+    }
+    if footer.frames_end_bytes != list_offset {
         return Err(corrupt(name, start, "its footer's offsets do not fit the file"));
     }
     Ok((footer, trailer.footer_hash))
-}
-
-/// Reads and checks the digest list of a sealed segment, sorted by digest.
-///
-/// # Errors
-/// [`WalError::Format`] if it is damaged or not the one sealed; [`WalError::Disk`].
-#[expect(clippy::missing_panics_doc, reason = "the slices have the lengths that are taken")]
-pub fn read_list(
-    disk: &dyn Disk,
-    segment: &SegmentFile,
-    footer: &Footer,
-) -> Result<Vec<ListEntry>, WalError> {
-    let name = segment.name();
-    let list_bytes = size(footer.list_page_count) * DIGEST_PAGE_BYTES;
-    let bytes = disk.read(&segment.file, footer.list_offset_bytes, list_bytes)?;
-    if bytes.len() != list_bytes {
-        let end = footer.list_offset_bytes + bytes.len() as u64;
-        return Err(corrupt(name, end, "it ends within its digest list"));
-    }
-    let seed = segment.header.seed();
-    let mut hasher = blake3::Hasher::new();
-    let mut list: Vec<ListEntry> = Vec::new();
-    for (index, page) in bytes.chunks_exact(DIGEST_PAGE_BYTES).enumerate() {
-        let offset = footer.list_offset_bytes + (index * DIGEST_PAGE_BYTES) as u64;
-        hasher.update(&page[..4]);
-        let crc = u32::from_le_bytes(*page.first_chunk().expect("a page has bytes"));
-        if seed.at(offset, &[&page[4..]]) != crc {
-            return Err(corrupt(name, offset, "a digest page's checksum does not match"));
-        }
-        let count = usize::from(u16::from_le_bytes([page[4], page[5]]));
-        if count > ENTRIES_A_PAGE {
-            return Err(corrupt(name, offset, "a digest page's count is too high"));
-        }
-        let slots = page[DIGEST_PAGE_HEADER_BYTES..].chunks_exact(DIGEST_ENTRY_BYTES);
-        for slot in slots.take(count) {
-            let entry = ListEntry {
-                digest: Digest::from_bytes(*slot.first_chunk().expect("32 of 37 bytes")),
-                offset_bytes: u32::from_le_bytes(
-                    slot[32..36].try_into().expect("the slice has four bytes"),
-                ),
-                class: SizeClass(slot[36]),
-            };
-            let sorted = list.last().is_none_or(|last| *last < entry);
-            let room = footer.frames_end_bytes.saturating_sub(u64::from(entry.offset_bytes));
-            // A reader takes memory by the class.
-            let is_within =
-                room > 0 && room <= SEGMENT_BYTES_MAX && entry.class <= SizeClass::covering(room);
-            if !sorted || !is_within {
-                return Err(corrupt(name, offset, "a digest page's entries are out of place"));
-            }
-            list.push(entry);
-        }
-    }
-    if hasher.finalize() != footer.list_hash {
-        return Err(corrupt(
-            name,
-            footer.list_offset_bytes,
-            "its digest list is not the one sealed",
-        ));
-    }
-    Ok(list)
 }

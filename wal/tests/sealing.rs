@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use common::{Rig, file_bytes, header, value};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{CommitId, Digest, Disk, FormatError, LogKind, OpenMode, Operation, Ordinal};
+use pinstone_disk::{
+    CommitId, Digest, Disk, FormatError, LogKind, OpenMode, Operation, Ordinal, Trailer,
+};
 use pinstone_wal::{Appender, CommitRecord, LogPosition, Writer};
 use pinstone_wal::{
     DIGEST_PAGE_BYTES, FRAMES_START_BYTES, FrameBuilder, ListEntry, RecordKind, Scan, Sealed,
-    Sealer, SegmentFile, SegmentHeader, SizeClass, ValueRecord, WalError, create_segment,
-    read_footer, read_header, read_list,
+    Sealer, SegmentFile, SegmentHeader, SizeClass, ValueRecord, WalError, check_list,
+    create_segment, read_footer, read_header, read_list,
 };
 
 fn open(disk: &dyn Disk, header: SegmentHeader) -> Result<SegmentFile, WalError> {
@@ -33,7 +35,8 @@ fn verify(disk: &dyn Disk, sealed: &Sealed) -> Result<Vec<ListEntry>, String> {
     if footer_hash != sealed.footer_hash {
         return Err("another footer".into());
     }
-    let list = read_list(disk, &segment, &footer).map_err(shown)?;
+    let list = check_list(disk, &segment, &footer).map_err(shown)?;
+    assert_eq!(read_list(disk, &segment, &footer).map_err(shown)?, list);
     let frames = bytes.slice(..usize::try_from(footer.frames_end_bytes).unwrap());
     let scan = Scan::of(segment.header, frames);
     if scan.valid_end_bytes != footer.frames_end_bytes {
@@ -141,6 +144,43 @@ fn valid_parts_of_another_segment_are_found() {
     disk.put_file(&sealed.header.file_name().to_string(), &bytes);
     assert_eq!(sealed.header, other.header, "same store, same log, same ordinal");
     assert!(verify(&*disk, &sealed).is_err());
+}
+
+#[test]
+fn a_list_without_a_directory_is_refused_by_name() {
+    let (disk, sealed, _) = sealed(400);
+    let name = sealed.header.file_name().to_string();
+    let segment = open(&*disk, sealed.header).unwrap();
+    let (footer, _) = read_footer(&*disk, &segment).unwrap();
+    let pages_bytes = footer.list_page_count * DIGEST_PAGE_BYTES as u64;
+    let pages_end = footer.list_offset_bytes + pages_bytes;
+    let bytes = disk.file_bytes(&name).unwrap();
+    let footer = &bytes[bytes.len() - 240..bytes.len() - 64];
+    let without = [
+        &bytes[..usize::try_from(pages_end).unwrap()],
+        footer,
+        &Trailer::of(footer, pages_end).encode(),
+    ];
+    disk.put_file(&name, without.concat().as_slice());
+    let segment = open(&*disk, sealed.header).unwrap();
+    let error = read_footer(&*disk, &segment).unwrap_err();
+    let what = "a digest list without a directory; this build knows those with one";
+    assert_eq!(error.to_string(), format!("{name} has an unsupported format: {what}"));
+}
+
+#[test]
+fn segments_are_cut_by_what_sealing_adds_exactly() {
+    for (count, pages) in [(0, 0), (1, 1), (110, 1), (111, 2), (220, 2), (221, 3), (5000, 46)] {
+        let mut sealer = Sealer::default();
+        let directory_bytes = if pages == 0 { 0 } else { 4 + 4 * pages };
+        assert_eq!(sealer.seal_bytes(count), pages * 4096 + directory_bytes + 176 + 64);
+        for n in 0..count {
+            let digest = Digest::of(&n.to_le_bytes());
+            sealer.value(ListEntry { digest, offset_bytes: 512, class: SizeClass(0) });
+        }
+        let (bytes, _) = sealer.finish(header(LogKind::Blob, 1), 1 << 20);
+        assert_eq!(bytes.len() as u64, sealer.seal_bytes(0), "{count} values");
+    }
 }
 
 #[test]

@@ -16,12 +16,13 @@ use pinstone_disk::{File, Ordinal};
 use super::BlobLog;
 use super::queue::Queued;
 use crate::appender::Closing;
+use crate::digest_list::ListEntry;
 use crate::error::WalError;
 use crate::frame::{FrameBuilder, FramePlace, frame_bytes};
 use crate::position::{LogPosition, Place, SizeClass};
 use crate::record::PreparedValue;
 use crate::scan::position;
-use crate::segment::{FRAMES_START_BYTES, ListEntry, Sealer, SegmentFile};
+use crate::segment::{FRAMES_START_BYTES, Sealer, SegmentFile};
 
 #[derive(Debug, Default)]
 pub(super) struct AppendState {

@@ -20,13 +20,13 @@ use pinstone_disk::codec::size;
 use super::active::{Active, AppendState, entry};
 use super::queue::Queued;
 use super::{Appended, BlobLog, Room};
+use crate::digest_list::ListEntry;
 use crate::error::WalError;
 use crate::frame::{
     BodyCheck, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameKind, encoded_crc,
 };
 use crate::position::Place;
 use crate::record::PreparedValue;
-use crate::segment::ListEntry;
 
 /// Bytes of a large value that one operation writes; as many are copied at a time.
 const WRITE_BYTES: usize = 1 << 20;

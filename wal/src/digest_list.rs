@@ -1,0 +1,344 @@
+//! The digest list of a sealed segment: its pages and their directory.
+//!
+//! ```text
+//! frames | digest page | digest page | ... | directory | footer
+//! ```
+//!
+//! 1. Who seals a segment sorts its values by digest and lays them out in pages; behind these stand
+//!    the top 32 bits of each page's first digest, which are the directory ([`encode`]).
+//! 2. [`read_list`] reads all of it, a few pages at a time.
+//!
+//! - L1: every page but the last is full, and entries ascend in a page and from page to page.
+//! - L2: the footer's hash of the list covers pages and directory, so that a directory made again is
+//!   known to be the one that was sealed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pinstone_disk::checksum::Seed;
+use pinstone_disk::codec::size;
+use pinstone_disk::{Digest, Disk, DiskExt, File, Ordinal};
+
+use crate::error::{WalError, corrupt};
+use crate::position::{Place, SizeClass};
+use crate::scan::SEGMENT_BYTES_MAX;
+use crate::segment::{Footer, SegmentFile, SegmentHeader};
+
+/// Bytes of a page of a segment's digest list.
+pub const DIGEST_PAGE_BYTES: usize = 4096;
+
+pub(crate) const DIGEST_PAGE_HEADER_BYTES: usize = 8;
+pub(crate) const DIGEST_ENTRY_BYTES: usize = 37;
+pub(crate) const ENTRIES_A_PAGE: usize =
+    (DIGEST_PAGE_BYTES - DIGEST_PAGE_HEADER_BYTES) / DIGEST_ENTRY_BYTES;
+const DIRECTORY_HEADER_BYTES: usize = 4;
+const PAGE_KEY_BYTES: usize = 4;
+const _: () = assert!(ENTRIES_A_PAGE == 110);
+
+/// Pages read at once by who reads them all.
+const WALK_PAGES: u64 = 64;
+
+/// One value in a segment's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListEntry {
+    /// The value's digest.
+    pub digest: Digest,
+    /// Where its record stands.
+    pub offset_bytes: u32,
+    /// A bound of its record's length.
+    pub class: SizeClass,
+}
+
+impl ListEntry {
+    /// Its place, in segment `ordinal`.
+    pub fn place(&self, ordinal: Ordinal) -> Place {
+        Place { ordinal, offset_bytes: self.offset_bytes, class: self.class }
+    }
+
+    fn encode(&self, slot: &mut [u8; DIGEST_ENTRY_BYTES]) {
+        slot[..32].copy_from_slice(self.digest.as_bytes());
+        slot[32..36].copy_from_slice(&self.offset_bytes.to_le_bytes());
+        slot[36] = self.class.0;
+    }
+
+    fn decode(slot: &[u8; DIGEST_ENTRY_BYTES]) -> Self {
+        let [digest @ .., a, b, c, d, class] = slot;
+        Self {
+            digest: Digest::from_bytes(*digest),
+            offset_bytes: u32::from_le_bytes([*a, *b, *c, *d]),
+            class: SizeClass(*class),
+        }
+    }
+}
+
+/// What the directory holds of a page: the top bits of its first digest.
+fn top(digest: &Digest) -> u32 {
+    u32::from_be_bytes(*digest.as_bytes().first_chunk().expect("four of 32 bytes"))
+}
+
+/// Pages of a list of so many entries.
+pub(crate) fn page_count(entry_count: usize) -> u64 {
+    entry_count.div_ceil(ENTRIES_A_PAGE) as u64
+}
+
+/// Bytes of a list of so many pages, its directory included; `None` if no file holds as many.
+pub(crate) fn list_bytes(page_count: u64) -> Option<u64> {
+    if page_count == 0 {
+        return Some(0);
+    }
+    let a_page = (DIGEST_PAGE_BYTES + PAGE_KEY_BYTES) as u64;
+    page_count.checked_mul(a_page)?.checked_add(DIRECTORY_HEADER_BYTES as u64)
+}
+
+/// Appends the list of these entries, which are sorted, as it stands at `list_offset_bytes`; returns
+/// the footer's hash of it.
+pub(crate) fn encode(
+    seed: Seed,
+    list_offset_bytes: u64,
+    entries: &[ListEntry],
+    out: &mut Vec<u8>,
+) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let mut offset_bytes = list_offset_bytes;
+    let mut tops = Vec::with_capacity(size(page_count(entries.len())));
+    for entries in entries.chunks(ENTRIES_A_PAGE) {
+        let page = encode_page(seed, offset_bytes, entries);
+        hasher.update(&page[..4]);
+        out.extend_from_slice(&page);
+        offset_bytes += DIGEST_PAGE_BYTES as u64;
+        tops.push(top(&entries[0].digest));
+    }
+    let directory = encode_directory(seed, offset_bytes, &tops);
+    hasher.update(directory.get(..4).unwrap_or(&[]));
+    out.extend_from_slice(&directory);
+    *hasher.finalize().as_bytes()
+}
+
+fn encode_page(seed: Seed, offset_bytes: u64, entries: &[ListEntry]) -> [u8; DIGEST_PAGE_BYTES] {
+    let mut page = [0; DIGEST_PAGE_BYTES];
+    let count = u16::try_from(entries.len()).expect("a page has room for few entries");
+    page[4..6].copy_from_slice(&count.to_le_bytes());
+    let slots = page[DIGEST_PAGE_HEADER_BYTES..].as_chunks_mut().0;
+    for (slot, entry) in slots.iter_mut().zip(entries) {
+        entry.encode(slot);
+    }
+    let crc = seed.at(offset_bytes, &[&page[4..]]);
+    page[..4].copy_from_slice(&crc.to_le_bytes());
+    page
+}
+
+/// The directory of pages that begin so; empty if there are none.
+fn encode_directory(seed: Seed, offset_bytes: u64, tops: &[u32]) -> Vec<u8> {
+    if tops.is_empty() {
+        return Vec::new();
+    }
+    let mut bytes = vec![0; DIRECTORY_HEADER_BYTES];
+    bytes.extend(tops.iter().flat_map(|top| top.to_le_bytes()));
+    let crc = seed.at(offset_bytes, &[&bytes[4..]]);
+    bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Where a list stands, and what its entries may say.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    header: SegmentHeader,
+    frames_end_bytes: u64,
+    offset_bytes: u64,
+    page_count: u64,
+}
+
+/// A page whose checksum, count and order agree.
+#[derive(Debug)]
+struct Page {
+    bytes: Bytes,
+    entry_count: usize,
+}
+
+impl Page {
+    fn slots(&self) -> &[[u8; DIGEST_ENTRY_BYTES]] {
+        &self.bytes[DIGEST_PAGE_HEADER_BYTES..].as_chunks().0[..self.entry_count]
+    }
+
+    fn entries(&self) -> impl Iterator<Item = ListEntry> {
+        self.slots().iter().map(ListEntry::decode)
+    }
+
+    fn first(&self) -> ListEntry {
+        ListEntry::decode(&self.slots()[0])
+    }
+
+    fn last(&self) -> ListEntry {
+        ListEntry::decode(&self.slots()[self.entry_count - 1])
+    }
+}
+
+impl Layout {
+    fn of(footer: &Footer) -> Self {
+        Self {
+            header: footer.header,
+            frames_end_bytes: footer.frames_end_bytes,
+            offset_bytes: footer.list_offset_bytes,
+            page_count: footer.list_page_count,
+        }
+    }
+
+    fn corrupt(&self, offset_bytes: u64, what: &str) -> WalError {
+        corrupt(self.header.file_name(), offset_bytes, what)
+    }
+
+    /// Where a page begins; after the last one, the directory.
+    fn page_offset(&self, index: u64) -> u64 {
+        self.offset_bytes + index * DIGEST_PAGE_BYTES as u64
+    }
+
+    /// `count` pages from page `index` on.
+    fn read_pages(
+        &self,
+        disk: &dyn Disk,
+        file: &Arc<dyn File>,
+        index: u64,
+        count: u64,
+    ) -> Result<Vec<Page>, WalError> {
+        let start = self.page_offset(index);
+        let len_bytes = size(count) * DIGEST_PAGE_BYTES;
+        let bytes = disk.read(file, start, len_bytes)?;
+        if bytes.len() != len_bytes {
+            let end = start + bytes.len() as u64;
+            return Err(self.corrupt(end, "it ends within its digest list"));
+        }
+        let page = |n: u64| {
+            let at = size(n) * DIGEST_PAGE_BYTES;
+            self.page(index + n, bytes.slice(at..at + DIGEST_PAGE_BYTES))
+        };
+        (0..count).map(page).collect()
+    }
+
+    /// Checks the bytes of page `index` (L1).
+    fn page(&self, index: u64, bytes: Bytes) -> Result<Page, WalError> {
+        let offset = self.page_offset(index);
+        let crc = u32::from_le_bytes(*bytes.first_chunk().expect("a page has bytes"));
+        if self.header.seed().at(offset, &[&bytes[4..]]) != crc {
+            return Err(self.corrupt(offset, "a digest page's checksum does not match"));
+        }
+        let entry_count = usize::from(u16::from_le_bytes([bytes[4], bytes[5]]));
+        let is_last = index + 1 == self.page_count;
+        if entry_count != ENTRIES_A_PAGE && !(is_last && (1..ENTRIES_A_PAGE).contains(&entry_count))
+        {
+            return Err(self.corrupt(offset + 4, "a digest page's count is wrong"));
+        }
+        let page = Page { bytes, entry_count };
+        let is_sorted = page.entries().is_sorted_by(|a, b| a < b);
+        if !is_sorted || !page.entries().all(|entry| self.is_within(&entry)) {
+            return Err(self.corrupt(offset, "a digest page's entries are out of place"));
+        }
+        Ok(page)
+    }
+
+    /// The entry's record can stand among the frames. A reader takes memory by the class.
+    fn is_within(&self, entry: &ListEntry) -> bool {
+        let room = self.frames_end_bytes.saturating_sub(u64::from(entry.offset_bytes));
+        room > 0 && room <= SEGMENT_BYTES_MAX && entry.class <= SizeClass::covering(room)
+    }
+
+    /// Reads all pages, checks each and what all are together, and calls `each` with every entry;
+    /// returns the directory that they make (L2).
+    fn walk(
+        &self,
+        disk: &dyn Disk,
+        file: &Arc<dyn File>,
+        list_hash: &[u8; 32],
+        mut each: impl FnMut(ListEntry),
+    ) -> Result<Box<[u32]>, WalError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut tops = Vec::new();
+        let mut last: Option<ListEntry> = None;
+        let mut next = 0;
+        while next < self.page_count {
+            let count = WALK_PAGES.min(self.page_count - next);
+            for (index, page) in (next..).zip(self.read_pages(disk, file, next, count)?) {
+                if last.is_some_and(|last| last >= page.first()) {
+                    let offset = self.page_offset(index);
+                    return Err(self.corrupt(offset, "a digest page's entries are out of place"));
+                }
+                hasher.update(&page.bytes[..4]);
+                tops.push(top(&page.first().digest));
+                last = Some(page.last());
+                page.entries().for_each(&mut each);
+            }
+            next += count;
+        }
+        let directory_offset = self.page_offset(self.page_count);
+        let directory = encode_directory(self.header.seed(), directory_offset, &tops);
+        hasher.update(directory.get(..4).unwrap_or(&[]));
+        if hasher.finalize() != *list_hash {
+            return Err(
+                self.corrupt(self.offset_bytes, "its digest list is not the one that was sealed")
+            );
+        }
+        Ok(tops.into())
+    }
+
+    fn read_directory(
+        &self,
+        disk: &dyn Disk,
+        file: &Arc<dyn File>,
+    ) -> Result<Box<[u32]>, WalError> {
+        if self.page_count == 0 {
+            return Ok(Box::new([]));
+        }
+        let offset = self.page_offset(self.page_count);
+        let len_bytes = DIRECTORY_HEADER_BYTES + PAGE_KEY_BYTES * size(self.page_count);
+        let bytes = disk.read(file, offset, len_bytes)?;
+        if bytes.len() != len_bytes {
+            let end = offset + bytes.len() as u64;
+            return Err(self.corrupt(end, "it ends within the directory of its digest list"));
+        }
+        let (crc, keys) = bytes.split_first_chunk().expect("it has its header's length, too");
+        if self.header.seed().at(offset, &[keys]) != u32::from_le_bytes(*crc) {
+            let what = "the checksum of its digest list's directory does not match";
+            return Err(self.corrupt(offset, what));
+        }
+        let tops: Box<[u32]> =
+            keys.as_chunks().0.iter().map(|top| u32::from_le_bytes(*top)).collect();
+        if !tops.is_sorted() {
+            return Err(self.corrupt(offset, "its digest list's directory is out of order"));
+        }
+        Ok(tops)
+    }
+}
+
+/// Reads and checks the digest list of a sealed segment, sorted by digest. The directory is not
+/// looked at: it is derived.
+///
+/// # Errors
+/// [`WalError::Format`] if it is damaged or not the one sealed; [`WalError::Disk`].
+pub fn read_list(
+    disk: &dyn Disk,
+    segment: &SegmentFile,
+    footer: &Footer,
+) -> Result<Vec<ListEntry>, WalError> {
+    let mut list = Vec::new();
+    let layout = Layout::of(footer);
+    layout.walk(disk, &segment.file, &footer.list_hash, |entry| list.push(entry))?;
+    Ok(list)
+}
+
+/// As [`read_list`], and the directory must be as it was sealed, too.
+///
+/// # Errors
+/// As [`read_list`].
+pub fn check_list(
+    disk: &dyn Disk,
+    segment: &SegmentFile,
+    footer: &Footer,
+) -> Result<Vec<ListEntry>, WalError> {
+    let mut list = Vec::new();
+    let layout = Layout::of(footer);
+    let made = layout.walk(disk, &segment.file, &footer.list_hash, |entry| list.push(entry))?;
+    if layout.read_directory(disk, &segment.file)? != made {
+        let offset = layout.page_offset(layout.page_count);
+        return Err(layout.corrupt(offset, "its digest list's directory is not the pages'"));
+    }
+    Ok(list)
+}

@@ -1,4 +1,4 @@
-//! The digest list of a sealed segment: its pages and their directory.
+//! The digest list of a sealed segment: its pages, their directory, and looking a digest up in it.
 //!
 //! ```text
 //! frames | digest page | digest page | ... | directory | footer
@@ -6,12 +6,23 @@
 //!
 //! 1. Who seals a segment sorts its values by digest and lays them out in pages; behind these stand
 //!    the top 32 bits of each page's first digest, which are the directory ([`encode`]).
-//! 2. [`read_list`] reads all of it, a few pages at a time.
+//! 2. [`DigestList`] holds the directory in memory. It leads to the one page that may list a digest;
+//!    to more only if pages begin with the digest's own top bits. Of these the first is found by
+//!    halves.
+//! 3. [`read_list`] reads all of it, a few pages at a time.
+//!
+//! A directory that is damaged is made again from the pages.
 //!
 //! - L1: every page but the last is full, and entries ascend in a page and from page to page.
-//! - L2: the footer's hash of the list covers pages and directory, so that a directory made again is
+//! - L2: no entry is missed: the pages that begin with the digest's top bits, and the one before
+//!   them, are where it can stand. However many there are, that costs time alone.
+//! - L3: what is found has the whole digest asked for, and a page that is not as it was written is an
+//!   error.
+//! - L4: the footer's hash of the list covers pages and directory, so that a directory made again is
 //!   known to be the one that was sealed.
 
+use std::cmp::Ordering;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -214,6 +225,16 @@ impl Layout {
         (0..count).map(page).collect()
     }
 
+    fn read_page(
+        &self,
+        disk: &dyn Disk,
+        file: &Arc<dyn File>,
+        index: u64,
+    ) -> Result<Page, WalError> {
+        let mut pages = self.read_pages(disk, file, index, 1)?;
+        Ok(pages.pop().expect("one was read"))
+    }
+
     /// Checks the bytes of page `index` (L1).
     fn page(&self, index: u64, bytes: Bytes) -> Result<Page, WalError> {
         let offset = self.page_offset(index);
@@ -242,7 +263,7 @@ impl Layout {
     }
 
     /// Reads all pages, checks each and what all are together, and calls `each` with every entry;
-    /// returns the directory that they make (L2).
+    /// returns the directory that they make (L4).
     fn walk(
         &self,
         disk: &dyn Disk,
@@ -341,4 +362,112 @@ pub fn check_list(
         return Err(layout.corrupt(offset, "its digest list's directory is not the pages'"));
     }
     Ok(list)
+}
+
+/// The digest list of one sealed segment, to look digests up in; many threads at once. In memory it
+/// holds four bytes for each page, hence for each 110 values.
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use pinstone_disk::{Digest, Disk};
+/// use pinstone_wal::{DigestList, SegmentFile, WalError, read_footer};
+///
+/// /// Whether a sealed segment lists this digest.
+/// fn lists(disk: &dyn Disk, segment: &SegmentFile, digest: &Digest) -> Result<bool, WalError> {
+///     let (footer, _hash) = read_footer(disk, segment)?;
+///     let list = DigestList::open(disk, segment, &footer)?;
+///     Ok(list.find(disk, &segment.file, digest, |_entry| ControlFlow::Break(()))?.is_break())
+/// }
+/// ```
+#[derive(Debug)]
+pub struct DigestList {
+    layout: Layout,
+    /// The top bits of each page's first digest.
+    tops: Box<[u32]>,
+}
+
+impl DigestList {
+    /// Opens the list of a segment that has this footer: one read, of the directory. A damaged
+    /// directory is made again, at the cost of reading the whole list; that is told as a warning.
+    ///
+    /// # Errors
+    /// [`WalError::Format`] if the directory had to be made again and a page is damaged, too;
+    /// [`WalError::Disk`].
+    pub fn open(disk: &dyn Disk, segment: &SegmentFile, footer: &Footer) -> Result<Self, WalError> {
+        let layout = Layout::of(footer);
+        let tops = match layout.read_directory(disk, &segment.file) {
+            Err(WalError::Format(error)) => {
+                tracing::warn!(%error, "a damaged directory is made again");
+                layout.walk(disk, &segment.file, &footer.list_hash, drop)?
+            }
+            read => read?,
+        };
+        Ok(Self { layout, tops })
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn memory_bytes(&self) -> u64 {
+        (size_of::<Self>() + size_of_val(&*self.tops)) as u64
+    }
+
+    /// Calls `each` with all entries of `digest`, in ascending order of their offsets, until it
+    /// breaks; says whether it did. `file` is the segment's.
+    ///
+    /// Reads one page, and none if the list begins with a greater digest. Where *n* pages begin with
+    /// the digest's top 32 bits, up to 1 + log2(*n* + 1) pages, and those over which its own entries
+    /// go.
+    ///
+    /// # Errors
+    /// [`WalError::Format`] if a page is damaged; [`WalError::Disk`].
+    pub fn find(
+        &self,
+        disk: &dyn Disk,
+        file: &Arc<dyn File>,
+        digest: &Digest,
+        mut each: impl FnMut(ListEntry) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, WalError> {
+        let top = top(digest);
+        let mut end = self.tops.partition_point(|page| *page <= top);
+        // The page before the first that begins with these bits may end with them (L2).
+        let mut low = self.tops[..end].partition_point(|page| *page < top).saturating_sub(1);
+        // Pages from `high` on begin with the digest or after it, those from `end` on after it.
+        let mut high = end;
+        let (mut at_low, mut at_high) = (None, None);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            let page = self.page(disk, file, middle)?;
+            match page.first().digest.cmp(digest) {
+                Ordering::Less => (low, at_low) = (middle, Some(page)),
+                Ordering::Equal => (high, at_high) = (middle, Some(page)),
+                Ordering::Greater => (high, end, at_high) = (middle, middle, None),
+            }
+        }
+        for index in low..end {
+            let read = if index == low { at_low.take() } else { at_high.take() };
+            let page = match read {
+                Some(page) => page,
+                None => self.page(disk, file, index)?,
+            };
+            for entry in page.entries().skip_while(|entry| entry.digest < *digest) {
+                if entry.digest != *digest {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                if each(entry).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn page(&self, disk: &dyn Disk, file: &Arc<dyn File>, index: usize) -> Result<Page, WalError> {
+        let page = self.layout.read_page(disk, file, index as u64)?;
+        if top(&page.first().digest) != self.tops[index] {
+            let offset = self.layout.page_offset(index as u64);
+            let what = "a digest page does not begin as its directory says";
+            return Err(self.layout.corrupt(offset, what));
+        }
+        Ok(page)
+    }
 }

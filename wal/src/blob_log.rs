@@ -49,6 +49,9 @@ pub fn copy_bytes(end: LogPosition, told: LogPosition) -> u64 {
 pub struct BlobLogOptions {
     /// Bytes of a sealed segment, unless one value needs more.
     pub segment_bytes: u64,
+    /// Values of a segment, one at least: what is kept in memory of each until the segment is sealed
+    /// is the same however short the value.
+    pub segment_values_max: u64,
     /// Bytes of values gathered into one frame.
     pub buffer_bytes: usize,
 }
@@ -175,7 +178,8 @@ impl BlobLog {
     /// next segment if need be.
     fn make_room(&self, state: &mut AppendState, len_bytes: usize) -> Room {
         if let Some(active) = &state.active {
-            let fits = active.sealed_bytes_with(len_bytes) <= self.options.segment_bytes;
+            let fits = active.sealed_bytes_with(len_bytes) <= self.options.segment_bytes
+                && active.sealer.value_count() < self.options.segment_values_max;
             if fits || active.is_untouched() {
                 return Room::Is;
             }
@@ -218,15 +222,19 @@ impl BlobLog {
         self.append.lock().next.is_some()
     }
 
-    /// The active segment is more than half full and none waits to follow it.
+    /// The active segment is more than half full, by its bytes or its values, and none waits to
+    /// follow it.
     pub fn wants_next(&self) -> bool {
         self.appended.load(Ordering::Relaxed) && self.is_half_full(&self.append.lock())
     }
 
     fn is_half_full(&self, state: &AppendState) -> bool {
-        let half = self.options.segment_bytes / 2;
+        let BlobLogOptions { segment_bytes, segment_values_max, .. } = self.options;
         state.next.is_none()
-            && state.active.as_ref().is_some_and(|active| active.end().offset_bytes() > half)
+            && state.active.as_ref().is_some_and(|active| {
+                active.end().offset_bytes() > segment_bytes / 2
+                    || active.sealer.value_count() > segment_values_max / 2
+            })
     }
 
     fn note_due(&self, state: &AppendState) {

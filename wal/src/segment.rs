@@ -240,6 +240,11 @@ impl Sealer {
         self.frames.len() as u64
     }
 
+    /// Values noted.
+    pub fn value_count(&self) -> u64 {
+        self.list.len() as u64
+    }
+
     /// Records noted.
     pub fn record_count(&self) -> u64 {
         self.record_count

@@ -7,11 +7,14 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use common::{EVERYTHING, Found, Rig, find, value};
+use common::{EVERYTHING, Found, Rig, find, header, store, value};
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Batch, Disk, LogKind, Operation, StdDisk};
-use pinstone_wal::{FRAMES_START_BYTES, LogPosition, WalError};
+use pinstone_disk::{Batch, Digest, Disk, LogKind, OpenMode, Operation, StdDisk};
+use pinstone_wal::{
+    Appended, BlobLog, BlobLogOptions, Closing, FRAMES_START_BYTES, ListEntry, LogPosition,
+    PreparedValue, Scan, SegmentFile, SizeClass, ValueRecord, WalError, Writer,
+};
 
 const SEGMENT_BYTES: u64 = 16 << 10;
 const BUFFER_BYTES: usize = 2 << 10;
@@ -51,6 +54,71 @@ fn a_value_can_be_read_as_soon_as_it_was_put() {
         }
     }
     assert!(rig.log.closing_count() > 2);
+}
+
+#[test]
+fn the_log_goes_on_in_the_next_segment_once_one_has_as_many_values_as_it_may() {
+    for segment_values_max in [1, 2, 7] {
+        let disk = SimDisk::new(1);
+        let options = BlobLogOptions {
+            segment_bytes: 1 << 20,
+            segment_values_max,
+            buffer_bytes: BUFFER_BYTES,
+        };
+        let rig = Rig::with(disk.clone(), options, FRAMES_START_BYTES);
+        // A large value in the midst, of each sort of segment's end.
+        let values: Vec<_> =
+            (0..30).map(|n| value(n, if n % 5 == 3 { 3000 } else { 20 })).collect();
+        let mut wanted = Vec::new();
+        for (value, before) in values.iter().zip(0..) {
+            rig.put(value).unwrap();
+            let ordinal = 1 + before / segment_values_max;
+            assert_eq!(u64::from(rig.place(value).unwrap().ordinal.0), ordinal);
+            if rig.log.take_due() && rig.log.wants_next() {
+                wanted.push(before % segment_values_max + 1);
+            }
+        }
+        // Asked for as soon as more than half of what a segment may have is in one.
+        assert!(!wanted.is_empty());
+        assert!(wanted.iter().all(|count| *count > segment_values_max / 2), "{wanted:?}");
+        assert!(wanted.contains(&(segment_values_max / 2 + 1)), "{wanted:?}");
+        for sealed in rig.seal_all().unwrap() {
+            assert_eq!(sealed.record_count, segment_values_max);
+        }
+        rig.log.sync_all().unwrap();
+        assert_eq!(found(&disk, CrashState::Nothing).values, values);
+    }
+}
+
+#[test]
+fn a_recovered_segment_with_more_values_than_it_may_have_takes_no_more() {
+    let disk = SimDisk::new(1);
+    let before = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let values: Vec<_> = (0..9).map(|n| value(n, 20)).collect();
+    values.iter().for_each(|value| assert!(before.put(value).unwrap()));
+    before.log.sync_all().unwrap();
+    let header = header(LogKind::Blob, 1);
+    let scan = Scan::of(header, common::file_bytes(&*disk, header.file_name()));
+    let sealer = scan.sealer(scan.valid_end_bytes, |sealer, offset, record| {
+        let digest = ValueRecord::decode(record.payload).unwrap().digest;
+        let offset_bytes = u32::try_from(offset).unwrap();
+        let class = SizeClass::covering(record.len_bytes as u64);
+        sealer.value(ListEntry { digest, offset_bytes, class });
+    });
+    let file = disk.open(header.file_name(), OpenMode::Write).unwrap();
+    let segment = SegmentFile { header, file };
+    let active = Closing { segment, frames_end_bytes: scan.valid_end_bytes, sealer };
+    let options = BlobLogOptions {
+        segment_bytes: SEGMENT_BYTES,
+        segment_values_max: 4,
+        buffer_bytes: BUFFER_BYTES,
+    };
+    let writer = Writer::new(disk, common::EPOCH, store());
+    let log = BlobLog::new(writer, options, Some(active), Vec::new());
+    let value = value(99, 20);
+    let prepared = PreparedValue::new(store(), Digest::of(&value), &value);
+    let appended = log.append(&prepared, || false, |_| panic!("there is no room")).unwrap();
+    assert_eq!(appended, Appended::NeedsSegment);
 }
 
 fn many_threads(disk: Arc<dyn Disk>, each: u64) {
@@ -333,7 +401,7 @@ fn segments_do_not_end_faster_than_they_are_written() {
     let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), 8192, 1 << 20);
     rig.put(b"first").unwrap();
-    let first = common::header(LogKind::Blob, 1).file_name();
+    let first = header(LogKind::Blob, 1).file_name();
     disk.fail_when(Filter::any().operation(Operation::Write).file(first), Fault::Enospc);
     let accepted = (0..1000).filter(|n| rig.put(&value(*n, 100)).is_ok()).count();
     assert!(accepted * 138 < 2 * 8192, "{accepted} were accepted");

@@ -243,6 +243,7 @@ fn begin(
     let told = writer.synced.now();
     let blob_options = BlobLogOptions {
         segment_bytes: options.segment_bytes,
+        segment_values_max: u64::MAX,
         buffer_bytes: options.append_buffer_bytes,
     };
     let (active, closing) = taken.blob.split();

@@ -21,7 +21,8 @@ fn a_sync_that_began_before_room_was_given_back_syncs_what_is_there() {
     };
     let store = StoreSeed::new(&header.store_id);
     let writer = Writer::new(Arc::clone(&disk), header.epoch, store);
-    let options = BlobLogOptions { segment_bytes: 1 << 16, buffer_bytes: 4096 };
+    let options =
+        BlobLogOptions { segment_bytes: 1 << 16, segment_values_max: u64::MAX, buffer_bytes: 4096 };
     let log = BlobLog::new(writer.clone(), options, None, Vec::new());
     log.offer(create_segment(&*disk, header, 1 << 16).unwrap()).unwrap();
     let bytes = [7; 3000];

@@ -58,8 +58,13 @@ impl Rig {
         buffer_bytes: usize,
         reserve_bytes: u64,
     ) -> Self {
+        let options = BlobLogOptions { segment_bytes, segment_values_max: u64::MAX, buffer_bytes };
+        Self::with(disk, options, reserve_bytes)
+    }
+
+    /// An empty log with these options; `reserve_bytes` are reserved for each segment.
+    pub fn with(disk: Arc<dyn Disk>, options: BlobLogOptions, reserve_bytes: u64) -> Self {
         let writer = Writer::new(Arc::clone(&disk), EPOCH, store());
-        let options = BlobLogOptions { segment_bytes, buffer_bytes };
         let log = BlobLog::new(writer.clone(), options, None, Vec::new());
         let Writer { synced, poison, .. } = writer;
         Self {

@@ -1,11 +1,12 @@
 //! Tables added to a tree and removed from it: what one edit of the root says of its levels.
 //!
-//! A table that moves to another level as it is, is removed and added. An edit ends where its last
-//! field does: it says itself how long it is, and may stand before others in one record.
-//! `docs/format.md` has the layout.
+//! A table that moves to another level as it is, is removed and added. An edit is of one tree, which
+//! it names once. It ends where its last field does: it says itself how long it is, and may stand
+//! before others in one record. `docs/format.md` has the layout.
 //!
 //! - E1: what decodes, encodes to the same bytes: each number has one form, and order is kept.
 //! - E2: decoding reserves no more than the bytes that are there can fill.
+//! - E3: bytes cannot name a table of another tree than the edit's.
 //!
 //! Whether an edit fits a tree is said by [`Levels::apply`](crate::levels::Levels::apply).
 
@@ -17,8 +18,10 @@ use crate::levels::LEVELS_MAX;
 use crate::table::{TableId, TableMeta};
 
 /// One change of a tree's levels.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LevelEdit {
+    /// The tree, and so that of every table below.
+    pub tree: TableKind,
     /// Tables that come, with their levels. Those of level 0 come in this order.
     pub added: Vec<(u8, TableMeta)>,
     /// Tables that go.
@@ -26,12 +29,17 @@ pub struct LevelEdit {
 }
 
 /// Bytes of an id.
-const ID_BYTES: usize = 9;
+const ID_BYTES: usize = 8;
 
 /// Fewest bytes of an added table: with two empty keys.
 const ADDED_BYTES_MIN: usize = 1 + ID_BYTES + 8 + 8 + 32 + 1 + 1;
 
 impl LevelEdit {
+    /// An edit of this tree by which nothing comes and nothing goes.
+    pub fn new(tree: TableKind) -> Self {
+        Self { tree, added: Vec::new(), removed: Vec::new() }
+    }
+
     /// Nothing comes and nothing goes.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
@@ -40,19 +48,21 @@ impl LevelEdit {
     /// Appends the edit's bytes to `out`.
     ///
     /// # Panics
-    /// If the edit holds what no file may: a level that does not exist, a table with no entries or
-    /// whose first key is above its last, an ordinal or epoch that is never given.
+    /// If the edit holds what no file may: a table of another tree, a level that does not exist, a
+    /// table with no entries or whose first key is above its last, an ordinal or epoch that is never
+    /// given.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.tree as u8);
         put_varint(out, self.removed.len() as u64);
         for id in &self.removed {
-            put_id(out, *id);
+            self.put_id(out, *id);
         }
         put_varint(out, self.added.len() as u64);
         for (level, table) in &self.added {
             assert!(*level < LEVELS_MAX, "there is no level {level}");
             assert!(table.entry_count > 0 && table.first <= table.last, "{table:?} is empty");
             out.push(*level);
-            put_id(out, table.id);
+            self.put_id(out, table.id);
             out.extend_from_slice(&table.entry_count.to_le_bytes());
             out.extend_from_slice(&table.file_bytes.to_le_bytes());
             out.extend_from_slice(&table.footer_hash);
@@ -63,39 +73,39 @@ impl LevelEdit {
         }
     }
 
+    fn put_id(&self, out: &mut Vec<u8>, id: TableId) {
+        assert!(is_given(id.ordinal.0) && is_given(id.epoch.0), "{id:?} is the id of no file");
+        assert_eq!(id.table, self.tree, "E3: {id:?} is of another tree");
+        out.extend_from_slice(&id.ordinal.0.to_le_bytes());
+        out.extend_from_slice(&id.epoch.0.to_le_bytes());
+    }
+
     /// Reads an edit, and leaves `reader` behind it.
     ///
     /// # Errors
     /// The bytes end, or are none that [`encode`](Self::encode) writes.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let unknown = reader.malformed("a known tree");
+        let number = reader.u8("a tree")?;
+        let tree = TableKind::ALL.into_iter().find(|kind| *kind as u8 == number).ok_or(unknown)?;
         let count = reader.varint_usize("a count of removed tables")?;
         let mut removed = Vec::with_capacity(count.min(reader.left() / ID_BYTES));
         for _ in 0..count {
-            removed.push(id(reader)?);
+            removed.push(id(tree, reader)?);
         }
         let count = reader.varint_usize("a count of added tables")?;
         let mut added = Vec::with_capacity(count.min(reader.left() / ADDED_BYTES_MIN));
         for _ in 0..count {
-            added.push(added_table(reader)?);
+            added.push(added_table(tree, reader)?);
         }
-        Ok(Self { added, removed })
+        Ok(Self { tree, added, removed })
     }
 }
 
-fn put_id(out: &mut Vec<u8>, id: TableId) {
-    assert!(is_given(id.ordinal.0) && is_given(id.epoch.0), "{id:?} is the id of no file");
-    out.push(id.table as u8);
-    out.extend_from_slice(&id.ordinal.0.to_le_bytes());
-    out.extend_from_slice(&id.epoch.0.to_le_bytes());
-}
-
-fn id(reader: &mut Reader<'_>) -> Result<TableId, Malformed> {
-    let unknown = reader.malformed("a table of a known tree");
-    let tree = reader.u8("a table's tree")?;
-    let table = TableKind::ALL.into_iter().find(|kind| *kind as u8 == tree).ok_or(unknown)?;
+fn id(tree: TableKind, reader: &mut Reader<'_>) -> Result<TableId, Malformed> {
     let ordinal = number(reader, "a table's ordinal")?;
     let epoch = number(reader, "a table's epoch")?;
-    Ok(TableId { table, ordinal: Ordinal(ordinal), epoch: Epoch(epoch) })
+    Ok(TableId { table: tree, ordinal: Ordinal(ordinal), epoch: Epoch(epoch) })
 }
 
 fn number(reader: &mut Reader<'_>, what: &'static str) -> Result<u32, Malformed> {
@@ -108,13 +118,13 @@ fn is_given(number: u32) -> bool {
     (1..u32::MAX).contains(&number)
 }
 
-fn added_table(reader: &mut Reader<'_>) -> Result<(u8, TableMeta), Malformed> {
+fn added_table(tree: TableKind, reader: &mut Reader<'_>) -> Result<(u8, TableMeta), Malformed> {
     let malformed = reader.malformed("a level that exists");
     let level = reader.u8("a table's level")?;
     if level >= LEVELS_MAX {
         return Err(malformed);
     }
-    let id = id(reader)?;
+    let id = id(tree, reader)?;
     let malformed = reader.malformed("a table with entries");
     let entry_count = reader.u64("a table's count of entries")?;
     if entry_count == 0 {
@@ -154,18 +164,17 @@ mod tests {
         Ok(edit)
     }
 
-    fn an_id() -> impl Strategy<Value = TableId> {
-        let table = prop::sample::select(TableKind::ALL.to_vec());
-        (table, 1..u32::MAX, 1..u32::MAX).prop_map(|(table, ordinal, epoch)| TableId {
+    fn an_id(table: TableKind) -> impl Strategy<Value = TableId> {
+        (1..u32::MAX, 1..u32::MAX).prop_map(move |(ordinal, epoch)| TableId {
             table,
             ordinal: Ordinal(ordinal),
             epoch: Epoch(epoch),
         })
     }
 
-    fn a_table() -> impl Strategy<Value = (u8, TableMeta)> {
+    fn a_table(tree: TableKind) -> impl Strategy<Value = (u8, TableMeta)> {
         let key = || prop::collection::vec(any::<u8>(), 0..40);
-        (0..LEVELS_MAX, an_id(), key(), key(), 1..u64::MAX, any::<u64>(), any::<[u8; 32]>())
+        (0..LEVELS_MAX, an_id(tree), key(), key(), 1..u64::MAX, any::<u64>(), any::<[u8; 32]>())
             .prop_map(|(level, id, one, other, entry_count, file_bytes, footer_hash)| {
                 let (first, last) = if one <= other { (one, other) } else { (other, one) };
                 let (first, last) = (first.into(), last.into());
@@ -174,9 +183,11 @@ mod tests {
     }
 
     fn an_edit() -> impl Strategy<Value = LevelEdit> {
-        let added = prop::collection::vec(a_table(), 0..6);
-        let removed = prop::collection::vec(an_id(), 0..6);
-        (added, removed).prop_map(|(added, removed)| LevelEdit { added, removed })
+        prop::sample::select(TableKind::ALL.to_vec()).prop_flat_map(|tree| {
+            let added = prop::collection::vec(a_table(tree), 0..6);
+            let removed = prop::collection::vec(an_id(tree), 0..6);
+            (added, removed).prop_map(move |(added, removed)| LevelEdit { tree, added, removed })
+        })
     }
 
     fn one_table() -> LevelEdit {
@@ -193,17 +204,17 @@ mod tests {
             file_bytes: 4096,
             footer_hash: [0xee; 32],
         };
-        LevelEdit { added: vec![(2, table)], removed: vec![id(5)] }
+        LevelEdit { tree: TableKind::Names, added: vec![(2, table)], removed: vec![id(5)] }
     }
 
     #[test]
     fn the_bytes_are_those_that_are_laid_out() {
-        let mut expected = vec![1, 18, 5, 0, 0, 0, 3, 0, 0, 0, 1, 2, 18, 7, 0, 0, 0, 3, 0, 0, 0];
+        let mut expected = vec![18, 1, 5, 0, 0, 0, 3, 0, 0, 0, 1, 2, 7, 0, 0, 0, 3, 0, 0, 0];
         expected.extend([2, 1, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
         expected.extend([0xee; 32]);
         expected.extend(*b"\x01a\x02bc");
         assert_eq!(bytes_of(&one_table()), expected);
-        assert_eq!(bytes_of(&LevelEdit::default()), [0, 0]);
+        assert_eq!(bytes_of(&LevelEdit::new(TableKind::Index)), [17, 0, 0]);
     }
 
     #[test]
@@ -215,20 +226,26 @@ mod tests {
             whole(&bytes).unwrap_err()
         };
         let malformed = |offset, what| Malformed { offset, what };
-        assert_eq!(refused(1, &[16]), malformed(1, "a table of a known tree"));
+        assert_eq!(refused(0, &[16]), malformed(0, "a known tree"));
         assert_eq!(refused(2, &[0; 4]), malformed(2, "a table's ordinal"));
         assert_eq!(refused(6, &[0xff; 4]), malformed(6, "a table's epoch"));
         assert_eq!(refused(11, &[7]), malformed(11, "a level that exists"));
-        assert_eq!(refused(21, &[0; 8]), malformed(21, "a table with entries"));
-        assert_eq!(refused(70, b"x"), malformed(71, "a last key that is not below the first"));
-        assert_eq!(refused(71, &[3]), malformed(72, "a table's last key"));
+        assert_eq!(refused(20, &[0; 8]), malformed(20, "a table with entries"));
+        assert_eq!(refused(69, b"x"), malformed(70, "a last key that is not below the first"));
+        assert_eq!(refused(70, &[3]), malformed(71, "a table's last key"));
+    }
+
+    #[test]
+    #[should_panic(expected = "of another tree")]
+    fn a_table_of_another_tree_is_not_encoded() {
+        bytes_of(&LevelEdit { tree: TableKind::Index, ..one_table() });
     }
 
     #[test]
     fn a_vast_count_reserves_nothing() {
         for bytes in [&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f][..], &[0, 0xff, 0x7f]]
         {
-            assert!(whole(bytes).is_err());
+            assert!(whole(&[&[18], bytes].concat()).is_err());
         }
     }
 

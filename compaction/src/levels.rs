@@ -41,6 +41,14 @@ pub enum LevelFault {
         /// The tree of the view.
         tree: TableKind,
     },
+    /// The edit is one of the other tree.
+    #[error("an edit of the {} tree does not fit the {} tree", .edit.word(), .tree.word())]
+    OtherEdit {
+        /// The tree of the edit.
+        edit: TableKind,
+        /// The tree of the view.
+        tree: TableKind,
+    },
     /// V1: the table is added, or removed, or there, twice.
     #[error("{} is there twice", .id.file_name())]
     Twice {
@@ -200,6 +208,9 @@ impl Levels {
     /// # Errors
     /// The edit asks for what is impossible; this view is as it was.
     pub fn apply(&self, edit: &LevelEdit) -> Result<Self, LevelFault> {
+        if edit.tree != self.tree {
+            return Err(LevelFault::OtherEdit { edit: edit.tree, tree: self.tree });
+        }
         let mut removed = BTreeMap::new();
         for id in &edit.removed {
             if removed.insert(*id, false).is_some() {
@@ -250,7 +261,7 @@ impl Levels {
     /// The edit that makes this view of an empty one.
     pub fn to_edit(&self) -> LevelEdit {
         let added = self.all().map(|(level, table)| (level, TableMeta::clone(table))).collect();
-        LevelEdit { added, removed: Vec::new() }
+        LevelEdit { tree: self.tree, added, removed: Vec::new() }
     }
 
     /// What does not hold of this view; nothing, unless we have a bug.
@@ -321,11 +332,12 @@ mod tests {
     }
 
     fn add(tables: impl IntoIterator<Item = (u8, TableMeta)>) -> LevelEdit {
-        LevelEdit { added: tables.into_iter().collect(), removed: Vec::new() }
+        LevelEdit { added: tables.into_iter().collect(), ..LevelEdit::new(TableKind::Names) }
     }
 
     fn remove(ordinals: &[u32]) -> LevelEdit {
-        LevelEdit { added: Vec::new(), removed: ordinals.iter().map(|o| id(*o)).collect() }
+        let removed = ordinals.iter().map(|o| id(*o)).collect();
+        LevelEdit { removed, ..LevelEdit::new(TableKind::Names) }
     }
 
     fn ids<'a>(tables: impl IntoIterator<Item = &'a Arc<TableMeta>>) -> Vec<u32> {
@@ -412,6 +424,8 @@ mod tests {
         assert_eq!(added(0, empty), LevelFault::Empty { id: id(9) });
         let other = TableMeta { id: index, ..table(9, "x", "y") };
         assert_eq!(added(0, other), LevelFault::OtherTree { id: index, tree: TableKind::Names });
+        let fault = refused(LevelEdit::new(TableKind::Index));
+        assert_eq!(fault.to_string(), "an edit of the index tree does not fit the names tree");
         for (first, last) in [("d", "e"), ("e", "f"), ("a", "z"), ("c", "c")] {
             let fault = added(2, table(9, first, last));
             assert!(matches!(fault, LevelFault::Overlap { level: 2, .. }), "{fault}");
@@ -461,6 +475,7 @@ mod tests {
                     (level, TableMeta { first, last, ..table(ordinal, "", "") })
                 });
                 let edit = LevelEdit {
+                    tree: TableKind::Names,
                     added: added.collect(),
                     removed: removed.into_iter().map(id).collect(),
                 };

@@ -164,12 +164,13 @@ impl Plan {
     /// The edit that puts `outputs` in place of the plan's tables; of a move, those themselves.
     ///
     /// # Panics
-    /// If there are outputs of a move.
+    /// If there are outputs of a move; if the plan has no tables, which is none that we make.
     pub fn edit(&self, outputs: Vec<TableMeta>) -> LevelEdit {
         assert!(!self.is_move || outputs.is_empty(), "a move writes nothing");
         let moved = self.source_tables.iter().filter(|_| self.is_move);
         let added = moved.map(|table| TableMeta::clone(table)).chain(outputs);
         LevelEdit {
+            tree: self.source_tables.first().expect("a plan has tables").id.table,
             added: added.map(|table| (self.target, table)).collect(),
             removed: self.inputs().map(|table| table.id).collect(),
         }

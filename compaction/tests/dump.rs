@@ -307,8 +307,10 @@ fn a_small_table_of_names() {
 
 #[test]
 fn a_level_edit() {
-    let (index, names) = (index(2, None).0, names(2, None).0);
-    let edit = LevelEdit { added: vec![(0, index), (6, names)], removed: vec![INDEX] };
+    let moved = index(2, None).0;
+    let later = TableMeta { id: TableId { ordinal: Ordinal(9), ..INDEX }, ..moved.clone() };
+    let added = vec![(0, moved), (6, later)];
+    let edit = LevelEdit { tree: TableKind::Index, added, removed: vec![INDEX] };
     let mut bytes = Vec::new();
     edit.encode(&mut bytes);
     let edit_bytes = bytes.len();
@@ -317,33 +319,31 @@ fn a_level_edit() {
     assert_eq!(level_edit(&mut dump, 0x100, &bytes), edit_bytes);
     tiles_from(0x100, &dump, edit_bytes);
     expect![[r#"
-        00000100  01                level_edit.removed_count     1
-        00000101  11                removed_table.tree           17, index
+        00000100  11                level_edit.tree              17, index
+        00000101  01                level_edit.removed_count     1
         00000102  03000000          removed_table.ordinal        3
         00000106  02000000          removed_table.epoch          2
         0000010a  02                level_edit.added_count       2
         0000010b  00                added_table.level            0
-        0000010c  11                added_table.tree             17, index
-        0000010d  03000000          added_table.ordinal          3
-        00000111  02000000          added_table.epoch            2
-        00000115  0200000000000000  added_table.entry_count      2
-        0000011d  0c21000000000000  added_table.file_bytes       8460
-        00000125  2d7021d274ff..    added_table.footer_hash      2d7021d274ff7b31622c490004235b5e578d607d9ecdddf907ad608920279e6e
-        00000145  07                added_table.first_key_bytes  7
-        00000146  1a0d12016999e4    added_table.first_key        1a0d12016999e4
-        0000014d  07                added_table.last_key_bytes   7
-        0000014e  71e0a991735649    added_table.last_key         71e0a991735649
-        00000155  06                added_table.level            6
-        00000156  12                added_table.tree             18, names
-        00000157  05000000          added_table.ordinal          5
-        0000015b  02000000          added_table.epoch            2
-        0000015f  0300000000000000  added_table.entry_count      3
-        00000167  6e11000000000000  added_table.file_bytes       4462
-        0000016f  ee2f33e17dfa..    added_table.footer_hash      ee2f33e17dfaa43e0549efb10a93d64f0489bb274c41b3d0bd3ed3a12c613df4
-        0000018f  09                added_table.first_key_bytes  9
-        00000190  6e616d652f30..    added_table.first_key        "name/0000"
-        00000199  09                added_table.last_key_bytes   9
-        0000019a  6e616d652f30..    added_table.last_key         "name/0001"
+        0000010c  03000000          added_table.ordinal          3
+        00000110  02000000          added_table.epoch            2
+        00000114  0200000000000000  added_table.entry_count      2
+        0000011c  0c21000000000000  added_table.file_bytes       8460
+        00000124  2d7021d274ff..    added_table.footer_hash      2d7021d274ff7b31622c490004235b5e578d607d9ecdddf907ad608920279e6e
+        00000144  07                added_table.first_key_bytes  7
+        00000145  1a0d12016999e4    added_table.first_key        1a0d12016999e4
+        0000014c  07                added_table.last_key_bytes   7
+        0000014d  71e0a991735649    added_table.last_key         71e0a991735649
+        00000154  06                added_table.level            6
+        00000155  09000000          added_table.ordinal          9
+        00000159  02000000          added_table.epoch            2
+        0000015d  0200000000000000  added_table.entry_count      2
+        00000165  0c21000000000000  added_table.file_bytes       8460
+        0000016d  2d7021d274ff..    added_table.footer_hash      2d7021d274ff7b31622c490004235b5e578d607d9ecdddf907ad608920279e6e
+        0000018d  07                added_table.first_key_bytes  7
+        0000018e  1a0d12016999e4    added_table.first_key        1a0d12016999e4
+        00000195  07                added_table.last_key_bytes   7
+        00000196  71e0a991735649    added_table.last_key         71e0a991735649
     "#]].assert_eq(&dump.render(&bytes));
 }
 
@@ -359,8 +359,8 @@ fn tiles_from(mut end: u64, dump: &Dump, len: usize) {
 #[test]
 fn an_edit_that_ends_within_a_number_is_shown_up_to_it() {
     let mut dump = Dump::new();
-    assert_eq!(level_edit(&mut dump, 0, &[0, 0x80]), 1);
-    tiles_from(0, &dump, 1);
+    assert_eq!(level_edit(&mut dump, 0, &[17, 0, 0x80]), 2);
+    tiles_from(0, &dump, 2);
     assert_eq!(invalid(&dump).len(), 1);
 }
 
@@ -653,7 +653,11 @@ proptest! {
 
     #[test]
     fn a_damaged_edit_is_dumped(at in any::<prop::sample::Index>(), byte: u8, end: prop::sample::Index) {
-        let edit = LevelEdit { added: vec![(1, names(2, None).0)], removed: vec![NAMES, INDEX] };
+        let edit = LevelEdit {
+            tree: TableKind::Names,
+            added: vec![(1, names(2, None).0)],
+            removed: vec![NAMES, TableId { ordinal: Ordinal(9), ..NAMES }],
+        };
         let mut bytes = Vec::new();
         edit.encode(&mut bytes);
         let at = at.index(bytes.len());

@@ -64,7 +64,7 @@ impl Grown {
             }
         }
         let added = writer.finish()?.into_iter().map(|meta| (0, meta)).collect();
-        self.levels = self.levels.apply(&LevelEdit { added, removed: Vec::new() }).unwrap();
+        self.levels = self.levels.apply(&LevelEdit { added, ..LevelEdit::new(T::KIND) }).unwrap();
         Ok(())
     }
 }
@@ -152,7 +152,7 @@ impl Grown {
             let removed = before.levels().all().filter(gone).map(|(_, meta)| meta.id).collect();
             let added = self.levels.all().filter(come);
             let added = added.map(|(level, meta)| (level, TableMeta::clone(meta))).collect();
-            agree(&before, &LevelEdit { added, removed }, &self.tables);
+            agree(&before, &LevelEdit { tree: T::KIND, added, removed }, &self.tables);
         }
     }
 

@@ -1,5 +1,5 @@
 //! Holds `docs/format.md` to the code: the tables are read, and compared with what the dumper finds
-//! in a store's files, in sorted tables and in an edit of their levels, and with the bytes of a tree
+//! in a store's files, in sorted tables and in edits of their levels, and with the bytes of a tree
 //! value.
 //!
 //! - F1: every field of every structure found stands where its table says, as long as it says, in
@@ -190,9 +190,9 @@ fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
     names.map(|name| (name.clone(), disk.file_bytes(&name).unwrap())).collect()
 }
 
-/// A table of each tree, with several units and all that a table may have; and the edit that adds
+/// A table of each tree, with several units and all that a table may have; and the edits that add
 /// them.
-fn sorted_tables() -> (Vec<(String, Vec<u8>)>, LevelEdit) {
+fn sorted_tables() -> (Vec<(String, Vec<u8>)>, [LevelEdit; 2]) {
     let disk = SimDisk::new(1);
     let tables = Tables::new(Arc::clone(&disk) as Arc<dyn Disk>, StoreId([7; 16]), 4, 1 << 20);
     let id = |table| TableId { table, ordinal: Ordinal(2), epoch: Epoch(1) };
@@ -216,23 +216,29 @@ fn sorted_tables() -> (Vec<(String, Vec<u8>)>, LevelEdit) {
         names.push(name.as_bytes(), number + 1, Some(&Digest::of(b"value"))).unwrap();
     }
     let names = names.finish(replaced()).unwrap();
-    let added = [index, names].map(|table: TableMeta| (6, table)).to_vec();
-    (files(&disk), LevelEdit { added, removed: vec![id(TableKind::Index)] })
+    let edit = |table: TableMeta| LevelEdit {
+        tree: table.id.table,
+        removed: vec![table.id],
+        added: vec![(6, table)],
+    };
+    (files(&disk), [index, names].map(edit))
 }
 
 #[test]
 fn the_documented_layout_is_what_the_dumper_finds() {
     let tables = tables();
     let mut found = BTreeSet::new();
-    let (sorted_tables, edit) = sorted_tables();
+    let (sorted_tables, edits) = sorted_tables();
     let files = store_files().into_iter().chain(sorted_tables);
     let dumps =
         files.map(|(name, bytes)| pinstone::dump::dump_file(Some(&name.parse().unwrap()), &bytes));
-    let mut edit_bytes = Vec::new();
-    edit.encode(&mut edit_bytes);
-    let mut edit_dump = Dump::new();
-    pinstone_compaction::dump::level_edit(&mut edit_dump, 0, &edit_bytes);
-    for dump in dumps.chain([edit_dump]) {
+    let edit_dumps = edits.map(|edit| {
+        let (mut bytes, mut dump) = (Vec::new(), Dump::new());
+        edit.encode(&mut bytes);
+        pinstone_compaction::dump::level_edit(&mut dump, 0, &bytes);
+        dump
+    });
+    for dump in dumps.chain(edit_dumps) {
         for rows in instances(&dump, &tables) {
             check(&rows, &tables[rows[0].structure]);
             found.insert(rows[0].structure.to_owned());

@@ -199,6 +199,12 @@ impl<'a> Fields<'a, '_> {
     }
 
     pub(super) fn level_edit(&mut self) -> Result<(), Malformed> {
+        let of_number = |number| TableKind::ALL.into_iter().find(|kind| *kind as u8 == number);
+        let tree = self.u8("tree", |tree| {
+            format!("{tree}, {}", of_number(tree).map_or("unknown", TableKind::word))
+        })?;
+        // Keys of an unknown tree are shown as names are.
+        let kind = of_number(tree).unwrap_or(TableKind::Names);
         let removed_count = self.varint("removed_count")?;
         self.structure = "removed_table";
         for _ in 0..removed_count {
@@ -209,7 +215,7 @@ impl<'a> Fields<'a, '_> {
         self.structure = "added_table";
         for _ in 0..added_count {
             self.u8("level", |level| level.to_string())?;
-            let kind = self.table_id()?;
+            self.table_id()?;
             self.u64("entry_count")?;
             self.u64("file_bytes")?;
             self.digest("footer_hash")?;
@@ -220,14 +226,8 @@ impl<'a> Fields<'a, '_> {
         Ok(())
     }
 
-    /// Which table; returns its tree, of which the names stand for an unknown one.
-    pub(super) fn table_id(&mut self) -> Result<TableKind, Malformed> {
-        let of_number = |number| TableKind::ALL.into_iter().find(|kind| *kind as u8 == number);
-        let tree = self.u8("tree", |tree| {
-            format!("{tree}, {}", of_number(tree).map_or("unknown", TableKind::word))
-        })?;
+    fn table_id(&mut self) -> Result<(), Malformed> {
         self.u32("ordinal")?;
-        self.u32("epoch")?;
-        Ok(of_number(tree).unwrap_or(TableKind::Names))
+        self.u32("epoch").map(drop)
     }
 }

@@ -24,7 +24,7 @@ const SHAPE: Shape = Shape {
 };
 
 fn drawn(drawing: &str) -> Levels {
-    let mut edit = LevelEdit::default();
+    let mut edit = LevelEdit::new(TableKind::Names);
     for line in drawing.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (level, tables) = line.split_once(": ").unwrap();
         let level = level.strip_prefix('L').unwrap().parse().unwrap();

@@ -44,7 +44,7 @@ impl Tree {
     pub(crate) fn flush(&mut self, keys: BTreeSet<u64>) {
         let meta = self.write(keys.into_iter().collect());
         self.flushed_bytes += meta.file_bytes;
-        self.apply(&LevelEdit { added: vec![(0, meta)], removed: Vec::new() });
+        self.apply(&LevelEdit { added: vec![(0, meta)], ..LevelEdit::new(self.levels.tree()) });
     }
 
     /// Plans, until there is none.

@@ -11,7 +11,7 @@ use pinstone_compaction::table::index::{
     FILTER_PAGES, IndexBuilder, IndexKey, IndexTable, PAGE_BYTES, PAGE_ROWS, Row,
 };
 use pinstone_compaction::{TableError, TableId, TableMeta};
-use pinstone_disk::sim::SimDisk;
+use pinstone_disk::sim::{Fault, SimDisk};
 use pinstone_disk::{Digest, Disk, Epoch, FormatError, Ordinal, StoreId, TableKind};
 use proptest::prelude::*;
 
@@ -251,9 +251,21 @@ fn a_doomed_table_goes_with_its_last_reader() {
     table.file().doom();
     drop(table);
     assert_eq!(reader.by_ref().count(), 1999, "the reader has it still");
-    assert!(!tables.take_removed());
+    assert_eq!(tables.take_removed(), []);
     drop(reader);
-    assert!(tables.take_removed() && disk.names().is_empty(), "{:?}", disk.names());
+    assert_eq!((tables.take_removed(), disk.names()), (vec![ID], Vec::new()));
+    assert_eq!(tables.take_removed(), [], "it was told");
+}
+
+#[test]
+fn a_file_that_could_not_be_removed_is_not_told_of() {
+    let disk = SimDisk::new(1);
+    let tables = tables(&disk);
+    let table = IndexTable::open(&tables, write(&tables, &rows(10, 56), true)).unwrap();
+    table.file().doom();
+    disk.fail_at(disk.op_count() + 1, Fault::Eio);
+    drop(table);
+    assert_eq!((tables.take_removed(), disk.names().len()), (Vec::new(), 1));
 }
 
 #[test]

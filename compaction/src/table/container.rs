@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, Reader, put_varint, size};
-use pinstone_disk::env::{AtomicBool, AtomicU64, FixedSeed, Ordering};
+use pinstone_disk::env::{AtomicBool, AtomicU64, FixedSeed, Mutex, Ordering};
 use pinstone_disk::{
     Disk, DiskExt, Epoch, File, FileHeader, FileName, HEADER_BYTES, OpenMode, Ordinal, REPEATED,
     StoreId, TRAILER_BYTES, Trailer,
@@ -180,8 +180,8 @@ pub struct Tables {
     unit_asks: AtomicU64,
     unit_reads: AtomicU64,
     unit_read_bytes: AtomicU64,
-    /// Names were removed since the directory was last synced.
-    removed: AtomicBool,
+    /// Tables whose files were removed since this was last asked for.
+    removed: Mutex<Vec<TableId>>,
 }
 
 type Cache<K, V, W> = quick_cache::sync::Cache<K, V, W, FixedSeed>;
@@ -254,7 +254,7 @@ impl Tables {
             unit_asks: AtomicU64::new(0),
             unit_reads: AtomicU64::new(0),
             unit_read_bytes: AtomicU64::new(0),
-            removed: AtomicBool::new(false),
+            removed: Mutex::new(Vec::new()),
         })
     }
 
@@ -274,10 +274,11 @@ impl Tables {
         }
     }
 
-    /// Files were removed since this was last asked: the directory is to be synced before anyone
-    /// relies on their being gone.
-    pub fn take_removed(&self) -> bool {
-        self.removed.swap(false, Ordering::AcqRel)
+    /// The tables whose files were removed since this was last asked, because their last reader let
+    /// go of them (T4), in the order of their removal. A crash may bring the files back until the
+    /// directory is synced after this; until then, what replaced a table must go on naming it.
+    pub fn take_removed(&self) -> Vec<TableId> {
+        std::mem::take(&mut self.removed.lock())
     }
 
     fn file(&self, id: TableId) -> Result<Arc<dyn File>, TableError> {
@@ -597,7 +598,7 @@ impl Drop for TableFile {
         self.tables.files.remove(&self.meta.id);
         // What cannot be removed now is removed at the next open: no root names it.
         if self.tables.disk.remove(self.name()).is_ok() {
-            self.tables.removed.store(true, Ordering::Release);
+            self.tables.removed.lock().push(self.meta.id);
         }
     }
 }

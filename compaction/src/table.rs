@@ -6,6 +6,7 @@ pub mod filter_set;
 pub mod index;
 pub mod name_block;
 pub mod names;
+pub mod probes;
 
 use bytes::Bytes;
 use pinstone_disk::{Epoch, FileHeader, FileKind, FileName, Ordinal, StoreId, TableKind};

@@ -104,10 +104,42 @@ fn a_filter_spares_nearly_every_read_for_absent_keys() {
     let figures = table.figures();
     assert_eq!((figures.asked, figures.found), (20_000, 0));
     assert_eq!(figures.filtered + asks, 20_000);
+    assert_eq!(figures.unit_reads, tables.figures().unit_reads);
+    assert!((1..=asks).contains(&figures.unit_reads));
     let resident_bytes = tables.figures().resident_bytes;
     assert!(resident_bytes > 0 && resident_bytes == table.file().resident_bytes());
     drop(table);
     assert_eq!(tables.figures().resident_bytes, 0);
+}
+
+#[test]
+fn the_cache_takes_no_more_than_it_is_told() {
+    let disk = SimDisk::new(1);
+    let tables = tables(&disk);
+    let rows = rows(200 * PAGE_ROWS as u64, 56);
+    let table = IndexTable::open(&tables, write(&tables, &rows, false)).unwrap();
+    let reads_of_all = || {
+        let before = table.figures().unit_reads;
+        let one_a_page = rows.iter().skip(7).step_by(PAGE_ROWS);
+        one_a_page.for_each(|row| drop(find(&table, row.key()).unwrap()));
+        (table.figures().unit_reads - before, tables.figures().cache_bytes)
+    };
+    // All 200 pages go into the megabyte that it was made for.
+    assert_eq!(reads_of_all().0, 200);
+    assert_eq!(reads_of_all().0, 0);
+    for cache_bytes in [400 << 10, 100 << 10, 0, 1 << 20, 700 << 10] {
+        tables.set_cache_bytes(cache_bytes);
+        assert!(tables.figures().cache_bytes <= cache_bytes, "at once");
+        let (reads, cached_bytes) = reads_of_all();
+        assert!(cached_bytes <= cache_bytes, "{cached_bytes} of {cache_bytes}");
+        assert!(cached_bytes >= cache_bytes * 3 / 4, "{cached_bytes} of {cache_bytes}");
+        assert!(reads > 0 && (cache_bytes > 0 || reads == 200), "{reads} with {cache_bytes}");
+    }
+    // Less than a step more or less leaves the cache alone.
+    let before = reads_of_all().1;
+    tables.set_cache_bytes((700 << 10) - 1);
+    tables.set_cache_bytes((700 << 10) + 1);
+    assert_eq!(tables.figures().cache_bytes, before);
 }
 
 #[test]

@@ -148,6 +148,14 @@ fn absent_names_are_filtered() {
     }
     let asks = tables.figures().unit_asks;
     assert!(asks < 10_000 / 50, "{asks} blocks were read");
+    let figures = table.figures();
+    assert_eq!((figures.asked, figures.found), (10_000, 0));
+    assert!(figures.filtered >= 10_000 - asks, "{figures:?}");
+    assert!(table.find(b"name 000000", 1).unwrap().is_some());
+    assert_eq!(table.find(b"name 000000", 0).unwrap(), None, "it is newer");
+    let after = table.figures();
+    assert_eq!((after.asked, after.found, after.filtered), (10_002, 1, figures.filtered));
+    assert!((1..=tables.figures().unit_asks).contains(&after.unit_reads));
 }
 
 #[test]

@@ -28,6 +28,7 @@ use pinstone_disk::{
 
 use crate::error::TableError;
 use crate::table::name_block::Block;
+use crate::table::probes::{ProbeFigures, Probes, count};
 use crate::table::{TableId, TableMeta};
 
 /// Where a table's first unit begins: pages stand at multiples of their own length.
@@ -175,6 +176,9 @@ pub struct Tables {
     store_id: StoreId,
     files: Cache<TableId, Arc<dyn File>, quick_cache::UnitWeighter>,
     units: Cache<UnitKey, Unit, ByUnitBytes>,
+    /// Bytes that cached units may take; and by how many bytes at least that changes.
+    cache_bytes: Mutex<u64>,
+    cache_step_bytes: u64,
     /// Bytes of directories and filters in memory.
     resident_bytes: AtomicU64,
     unit_asks: AtomicU64,
@@ -200,6 +204,9 @@ type UnitKey = (TableId, u64);
 
 /// What a cached unit takes beside its bytes, about: key, handle, the cache's own.
 const CACHED_BESIDES_BYTES: u64 = 128;
+
+/// Steps from nothing to all that the cache was made for.
+const CACHE_STEPS: u64 = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct ByUnitBytes;
@@ -231,7 +238,8 @@ pub struct TablesFigures {
 
 impl Tables {
     /// What the tables of this store share. At most `open_files_max` files are kept open, and about
-    /// `cache_bytes` of units in memory.
+    /// `cache_bytes` of units in memory, until [`set_cache_bytes`](Self::set_cache_bytes) says
+    /// otherwise: give the most that it will be.
     pub fn new(
         disk: Arc<dyn Disk>,
         store_id: StoreId,
@@ -250,6 +258,8 @@ impl Tables {
             store_id,
             files,
             units,
+            cache_bytes: Mutex::new(cache_bytes),
+            cache_step_bytes: (cache_bytes / CACHE_STEPS).max(1),
             resident_bytes: AtomicU64::new(0),
             unit_asks: AtomicU64::new(0),
             unit_reads: AtomicU64::new(0),
@@ -261,6 +271,22 @@ impl Tables {
     /// The disk.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
+    }
+
+    /// Keeps no more than `cache_bytes` of units in memory from now on; what is above it goes before
+    /// this returns. With 0 nothing is kept.
+    ///
+    /// Changes nothing by less than a 64th of what [`new`](Self::new) was given: what is asked for
+    /// is rounded down to a multiple of that. So it may be called whenever what else is in memory
+    /// changes; and the cache, which forgets a little of what it knows of past use with each change,
+    /// keeps most of it.
+    pub fn set_cache_bytes(&self, cache_bytes: u64) {
+        let cache_bytes = cache_bytes - cache_bytes % self.cache_step_bytes;
+        let mut now = self.cache_bytes.lock();
+        if *now != cache_bytes {
+            *now = cache_bytes;
+            self.units.set_capacity(cache_bytes);
+        }
     }
 
     /// What it comes to now.
@@ -437,6 +463,7 @@ pub struct TableFile {
     /// Its file goes when this is dropped.
     doomed: AtomicBool,
     resident_bytes: AtomicU64,
+    probes: Probes,
 }
 
 impl TableFile {
@@ -495,6 +522,7 @@ impl TableFile {
             footer,
             doomed: AtomicBool::new(false),
             resident_bytes: AtomicU64::new(0),
+            probes: Probes::default(),
         })
     }
 
@@ -535,6 +563,16 @@ impl TableFile {
         self.resident_bytes.load(Ordering::Relaxed)
     }
 
+    /// The counts of look-ups in this table.
+    pub(crate) fn probes(&self) -> &Probes {
+        &self.probes
+    }
+
+    /// How often the table was asked since it was opened, and what that cost.
+    pub fn figures(&self) -> ProbeFigures {
+        self.probes.figures()
+    }
+
     /// The unit in this range of the file; from the cache, unless it must be read, checked by `open`
     /// and put there.
     ///
@@ -546,10 +584,11 @@ impl TableFile {
         open: impl FnOnce(Bytes) -> Result<Unit, TableError>,
     ) -> Result<Unit, TableError> {
         let key = (self.meta.id, range.start);
-        self.tables.unit_asks.fetch_add(1, Ordering::Relaxed);
+        count(&self.tables.unit_asks);
         self.tables.units.get_or_insert_with(&key, || {
             let bytes = self.read(range)?;
-            self.tables.unit_reads.fetch_add(1, Ordering::Relaxed);
+            count(&self.tables.unit_reads);
+            count(&self.probes.unit_reads);
             self.tables.unit_read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             open(bytes)
         })

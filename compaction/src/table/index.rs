@@ -20,7 +20,6 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, size};
-use pinstone_disk::env::{AtomicU64, Ordering};
 
 use crate::error::TableError;
 use crate::table::container::{
@@ -28,6 +27,7 @@ use crate::table::container::{
 };
 use crate::table::filter::digest_key;
 use crate::table::filter_set::{FilterSet, FilterSetBuilder};
+use crate::table::probes::{ProbeFigures, count};
 use crate::table::{TableId, TableMeta};
 
 /// Bytes of a page.
@@ -236,25 +236,6 @@ impl IndexBuilder {
 pub struct IndexTable {
     file: TableFile,
     directory: OnceLock<Directory>,
-    figures: Probes,
-}
-
-#[derive(Debug, Default)]
-struct Probes {
-    asked: AtomicU64,
-    filtered: AtomicU64,
-    found: AtomicU64,
-}
-
-/// How often a table was asked, and what its filters spared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProbeFigures {
-    /// Look-ups whose key lies in the table's range.
-    pub asked: u64,
-    /// Of these, spared by a filter.
-    pub filtered: u64,
-    /// Of these, that found a row.
-    pub found: u64,
 }
 
 /// What leads to the pages and to their filters.
@@ -279,7 +260,7 @@ impl IndexTable {
         if !fits {
             return Err(TableError::corrupt(name, footer.filters_end, "its counts do not agree"));
         }
-        Ok(Self { file, directory: OnceLock::new(), figures: Probes::default() })
+        Ok(Self { file, directory: OnceLock::new() })
     }
 
     /// Its file.
@@ -287,14 +268,9 @@ impl IndexTable {
         &self.file
     }
 
-    /// How often it was asked since it was opened.
+    /// How often it was asked since it was opened, and what that cost.
     pub fn figures(&self) -> ProbeFigures {
-        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        ProbeFigures {
-            asked: load(&self.figures.asked),
-            filtered: load(&self.figures.filtered),
-            found: load(&self.figures.found),
-        }
+        self.file.figures()
     }
 
     /// Calls `each` with the rows of `key` until it breaks; at most one page is read, unless the
@@ -307,14 +283,15 @@ impl IndexTable {
         key: IndexKey,
         mut each: impl FnMut(Row) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TableError> {
-        self.figures.asked.fetch_add(1, Ordering::Relaxed);
+        let probes = self.file.probes();
+        count(&probes.asked);
         let directory = self.directory()?;
         let pages = directory.pages(key);
         let Some(last) = pages.clone().last() else { return Ok(ControlFlow::Continue(())) };
         let parts = pages.start / FILTER_PAGES..=last / FILTER_PAGES;
         let hashed = digest_key(key.0, self.file.footer().filter_seed);
         if !directory.filters.may_contain(&self.file, parts, hashed)? {
-            self.figures.filtered.fetch_add(1, Ordering::Relaxed);
+            count(&probes.filtered);
             return Ok(ControlFlow::Continue(()));
         }
         let mut found = false;
@@ -324,7 +301,7 @@ impl IndexTable {
             let start = rows.partition_point(|row| read(row).key() < key);
             for row in rows[start..].iter().map(read).take_while(|row| row.key() == key) {
                 if !std::mem::replace(&mut found, true) {
-                    self.figures.found.fetch_add(1, Ordering::Relaxed);
+                    count(&probes.found);
                 }
                 if each(row).is_break() {
                     return Ok(ControlFlow::Break(()));

@@ -29,6 +29,7 @@ use crate::table::container::{
 use crate::table::filter::name_key;
 use crate::table::filter_set::{FilterSet, FilterSetBuilder};
 use crate::table::name_block::{Block, BlockBuilder, Cursor, Entry, NAME_BYTES_MAX};
+use crate::table::probes::{ProbeFigures, count};
 use crate::table::{TableId, TableMeta};
 
 /// Bytes after which a block ends.
@@ -340,6 +341,11 @@ impl NameTable {
         &self.file
     }
 
+    /// How often it was asked since it was opened, and what that cost.
+    pub fn figures(&self) -> ProbeFigures {
+        self.file.figures()
+    }
+
     /// The newest version of `name` that is not newer than `commit`: the number of its commit, and
     /// where it points, if anywhere. At most one block is read, or two where one ends.
     ///
@@ -350,6 +356,8 @@ impl NameTable {
         name: &[u8],
         commit: u64,
     ) -> Result<Option<(u64, Option<Digest>)>, TableError> {
+        let probes = self.file.probes();
+        count(&probes.asked);
         let directory = self.directory()?;
         let Some(block) = directory.block_of(name, commit) else {
             // Only versions newer than the commit come before the first block's key.
@@ -360,6 +368,7 @@ impl NameTable {
         if !directory.filters.is_empty() {
             let key = name_key(name, self.file.footer().filter_seed);
             if !directory.filters.may_contain(&self.file, parts, key)? {
+                count(&probes.filtered);
                 return Ok(None);
             }
         }
@@ -367,6 +376,9 @@ impl NameTable {
             let cursor = self.block(directory, block)?.seek(name, commit);
             if let Some(entry) = cursor.entry() {
                 let found = (entry.name == name).then_some((entry.commit, entry.to));
+                if found.is_some() {
+                    count(&probes.found);
+                }
                 return Ok(found);
             }
         }

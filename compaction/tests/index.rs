@@ -243,12 +243,18 @@ fn a_damaged_directory_is_made_again_and_a_damaged_filter_done_without() {
     let meta = write(&tables(&disk), &rows, true);
     let name = ID.file_name().to_string();
     let units_end = 4096 + 5000u64.div_ceil(PAGE_ROWS as u64) * PAGE_BYTES as u64;
+    let sound = IndexTable::open(&tables(&disk), meta.clone()).unwrap();
+    let directory_end = sound.file().footer().directory_end;
+    finds_all(&sound, &rows, &[]);
     for offset in [units_end, units_end + 4, units_end + 20, meta.file_bytes - 1000] {
         disk.corrupt(&name, offset, |bytes| bytes[0] ^= 1);
         let tables = tables(&disk);
         let table = Arc::new(IndexTable::open(&tables, meta.clone()).unwrap());
         finds_all(&table, &rows, &self::rows(100, 55));
         assert!(table.check(|_| {}).is_err());
+        let figures = tables.figures();
+        let wanted = if offset < directory_end { (1, 0) } else { (0, 1) };
+        assert_eq!((figures.directories_rebuilt, figures.filters_ignored), wanted);
         disk.corrupt(&name, offset, |bytes| bytes[0] ^= 1);
     }
 }

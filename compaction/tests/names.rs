@@ -202,20 +202,26 @@ fn names(error: &TableError, name: &str) -> usize {
 }
 
 #[test]
-fn a_damaged_directory_is_made_again_from_the_blocks() {
+fn a_damaged_directory_is_made_again_and_a_damaged_filter_done_without() {
     let disk = SimDisk::new(1);
     let entries = entries(1000);
     let meta = write(&disk, &entries, Some(3));
     let name = ID.file_name().to_string();
     let units_end = open(&disk, &meta).file().footer().units_end;
-    disk.corrupt(&name, units_end + 9, |bytes| bytes[0] ^= 0x04);
-    let table = open(&disk, &meta);
-    for entry in &entries {
-        let found = table.find(&entry.name, entry.commit).unwrap();
-        assert_eq!(found, Some((entry.commit, entry.to)));
+    for (offset, wanted) in [(units_end + 9, (1, 0)), (meta.file_bytes - 600, (0, 1))] {
+        disk.corrupt(&name, offset, |bytes| bytes[0] ^= 0x04);
+        let tables = tables(&disk);
+        let table = Arc::new(NameTable::open(&tables, meta.clone()).unwrap());
+        for entry in &entries {
+            let found = table.find(&entry.name, entry.commit).unwrap();
+            assert_eq!(found, Some((entry.commit, entry.to)));
+        }
+        let read: Vec<NameEntry> = table.entries().map(Result::unwrap).collect();
+        assert_eq!(read, entries);
+        let figures = tables.figures();
+        assert_eq!((figures.directories_rebuilt, figures.filters_ignored), wanted);
+        disk.corrupt(&name, offset, |bytes| bytes[0] ^= 0x04);
     }
-    let read: Vec<NameEntry> = table.entries().map(Result::unwrap).collect();
-    assert_eq!(read, entries);
 }
 
 proptest! {

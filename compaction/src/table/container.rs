@@ -184,6 +184,8 @@ pub struct Tables {
     unit_asks: AtomicU64,
     unit_reads: AtomicU64,
     unit_read_bytes: AtomicU64,
+    directories_rebuilt: AtomicU64,
+    filters_ignored: AtomicU64,
     /// Tables whose files were removed since this was last asked for.
     removed: Mutex<Vec<TableId>>,
 }
@@ -234,6 +236,11 @@ pub struct TablesFigures {
     pub unit_reads: u64,
     /// Bytes of these.
     pub unit_read_bytes: u64,
+    /// Directories that were damaged and made again from the units. Such a table does without
+    /// filters until it is rewritten.
+    pub directories_rebuilt: u64,
+    /// Filters that were damaged, and are done without.
+    pub filters_ignored: u64,
 }
 
 impl Tables {
@@ -264,6 +271,8 @@ impl Tables {
             unit_asks: AtomicU64::new(0),
             unit_reads: AtomicU64::new(0),
             unit_read_bytes: AtomicU64::new(0),
+            directories_rebuilt: AtomicU64::new(0),
+            filters_ignored: AtomicU64::new(0),
             removed: Mutex::new(Vec::new()),
         })
     }
@@ -297,6 +306,8 @@ impl Tables {
             unit_asks: self.unit_asks.load(Ordering::Relaxed),
             unit_reads: self.unit_reads.load(Ordering::Relaxed),
             unit_read_bytes: self.unit_read_bytes.load(Ordering::Relaxed),
+            directories_rebuilt: self.directories_rebuilt.load(Ordering::Relaxed),
+            filters_ignored: self.filters_ignored.load(Ordering::Relaxed),
         }
     }
 
@@ -556,6 +567,16 @@ impl TableFile {
     pub fn note_resident(&self, bytes: usize) {
         self.resident_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.tables.resident_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts that its directory was damaged and made again.
+    pub fn note_rebuilt_directory(&self) {
+        count(&self.tables.directories_rebuilt);
+    }
+
+    /// Counts that a filter of it was damaged and is done without.
+    pub fn note_ignored_filter(&self) {
+        count(&self.tables.filters_ignored);
     }
 
     /// Bytes of memory that its directory and filters take.

@@ -104,8 +104,11 @@ impl FilterSet {
             let filter = match slot.get() {
                 Some(filter) => filter,
                 None => {
-                    let filter = self.read(file, part)?;
+                    let (filter, is_damaged) = self.read(file, part)?;
                     slot.get_or_init(|| {
+                        if is_damaged {
+                            file.note_ignored_filter();
+                        }
                         file.note_resident(filter.as_ref().map_or(0, Filter::memory_bytes));
                         filter
                     })
@@ -118,13 +121,14 @@ impl FilterSet {
         Ok(false)
     }
 
-    fn read(&self, file: &TableFile, part: usize) -> Result<Option<Filter>, TableError> {
+    /// The filter, if it says anything; and whether it does not because it is damaged (F1).
+    fn read(&self, file: &TableFile, part: usize) -> Result<(Option<Filter>, bool), TableError> {
         match self.check_one(file, part) {
             Err(TableError::Format(error)) => {
                 tracing::warn!(%error, "a damaged filter is not used");
-                Ok(None)
+                Ok((None, true))
             }
-            read => read,
+            read => Ok((read?, false)),
         }
     }
 

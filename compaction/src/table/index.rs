@@ -315,26 +315,30 @@ impl IndexTable {
         if let Some(directory) = self.directory.get() {
             return Ok(directory);
         }
-        let footer = self.file.footer();
-        let bytes = self.file.read(footer.units_end..footer.directory_end)?;
-        let read = self.file.check_sum(footer.units_end, &bytes).map_err(|error| error.to_string());
-        let read = read.and_then(|()| {
-            let filters_bytes = footer.filters_end - footer.directory_end;
-            Directory::decode(&bytes, footer.unit_count, filters_bytes)
-                .map_err(|error| error.to_string())
-        });
-        let directory = match read {
-            Ok(directory) => directory,
-            Err(error) => {
-                let file = self.file.name();
-                tracing::warn!(%file, error, "a damaged directory is made again");
-                self.rebuild_directory()?
+        let (directory, is_rebuilt) = match self.read_directory() {
+            Err(TableError::Format(error)) => {
+                tracing::warn!(%error, "a damaged directory is made again");
+                (self.rebuild_directory()?, true)
             }
+            read => (read?, false),
         };
         Ok(self.directory.get_or_init(|| {
+            if is_rebuilt {
+                self.file.note_rebuilt_directory();
+            }
             self.file.note_resident(4 * (directory.tops.len() + directory.filters.len()));
             directory
         }))
+    }
+
+    fn read_directory(&self) -> Result<Directory, TableError> {
+        let footer = self.file.footer();
+        let start = footer.units_end;
+        let bytes = self.file.read(start..footer.directory_end)?;
+        self.file.check_sum(start, &bytes)?;
+        let filters_bytes = footer.filters_end - footer.directory_end;
+        Directory::decode(&bytes, footer.unit_count, filters_bytes)
+            .map_err(|error| self.file.corrupt(start + error.offset as u64, error.what))
     }
 
     /// The directory as the pages make it, without filters: where they stand is not known.
@@ -409,13 +413,7 @@ impl IndexTable {
         if row_count != footer.entry_count || last_key.as_ref() != Some(&footer.last) {
             return bad(footer.filters_end, "its footer does not say what its pages hold");
         }
-        let directory = self.file.read(footer.units_end..footer.directory_end)?;
-        self.file.check_sum(footer.units_end, &directory)?;
-        let filters_bytes = footer.filters_end - footer.directory_end;
-        let decoded = Directory::decode(&directory, footer.unit_count, filters_bytes);
-        let directory = decoded.map_err(|error| {
-            self.file.corrupt(footer.units_end + error.offset as u64, error.what)
-        })?;
+        let directory = self.read_directory()?;
         if *directory.tops != *tops {
             return bad(footer.units_end, "its directory is not the pages'");
         }

@@ -406,14 +406,17 @@ impl NameTable {
         if let Some(directory) = self.directory.get() {
             return Ok(directory);
         }
-        let directory = match self.read_directory() {
+        let (directory, is_rebuilt) = match self.read_directory() {
             Err(TableError::Format(error)) => {
                 tracing::warn!(%error, "a damaged directory is made again");
-                self.rebuild_directory()?
+                (self.rebuild_directory()?, true)
             }
-            read => read?,
+            read => (read?, false),
         };
         Ok(self.directory.get_or_init(|| {
+            if is_rebuilt {
+                self.file.note_rebuilt_directory();
+            }
             self.file.note_resident(directory.resident_bytes());
             directory
         }))

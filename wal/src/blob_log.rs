@@ -12,7 +12,7 @@
 //!
 //! - B3: nobody writes or syncs while holding the append lock.
 //!
-//! B1, B5 and B7 are in `queue.rs`, B2 and B6 in `round.rs`, B4 in `large.rs`.
+//! B1, B5 and B7 are in `queue.rs`, B2 and B6 in `round.rs`, B4 and B8 in `large.rs`.
 //!
 //! Lock order: round, then write, then append.
 

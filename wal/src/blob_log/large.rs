@@ -10,6 +10,8 @@
 //!
 //! - B4: a value that was refused is not in the log, now or later. A large value's header is
 //!   written after all the rest of it, so that there is no whole frame of a value that was refused.
+//! - B8: the write lock is held until `insert` has returned: who takes it finds every value told that
+//!   was written before ([`BlobLog::wait_for_inserts`]).
 
 use std::sync::Arc;
 

@@ -28,7 +28,7 @@ use crate::frame::FrameBuilder;
 use crate::position::{LogPosition, Place};
 use crate::record::PreparedValue;
 use crate::scan::position;
-use crate::segment::{FRAMES_START_BYTES, SegmentFile};
+use crate::segment::{FRAMES_START_BYTES, Sealer, SegmentFile};
 use crate::writer::Writer;
 
 mod active;
@@ -327,6 +327,7 @@ impl BlobLog {
             end: state.active.as_ref().map_or(LogPosition::START, Active::end),
             unsealed_ends: state.unsealed_ends().collect(),
             written_bytes: self.written_bytes.load(Ordering::Relaxed),
+            sealer_memory_bytes: state.sealers().map(Sealer::memory_bytes).sum(),
         }
     }
 }
@@ -341,6 +342,9 @@ pub struct BlobLogFigures {
     pub unsealed_ends: Vec<LogPosition>,
     /// Bytes written since the log was opened.
     pub written_bytes: u64,
+    /// Bytes of memory that hold what will seal the active segment and those that are full, but for
+    /// one that was taken to be sealed.
+    pub sealer_memory_bytes: u64,
 }
 
 #[cfg(test)]

@@ -49,6 +49,9 @@ const _: () = assert!(ENTRIES_A_PAGE == 110);
 /// Pages read at once by who reads them all.
 const WALK_PAGES: u64 = 64;
 
+/// An entry's bytes: three fewer than in memory otherwise, where there are millions of them.
+pub(crate) type EncodedEntry = [u8; DIGEST_ENTRY_BYTES];
+
 /// One value in a segment's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListEntry {
@@ -66,13 +69,16 @@ impl ListEntry {
         Place { ordinal, offset_bytes: self.offset_bytes, class: self.class }
     }
 
-    fn encode(&self, slot: &mut [u8; DIGEST_ENTRY_BYTES]) {
+    /// As it stands in a page.
+    pub(crate) fn encode(&self) -> EncodedEntry {
+        let mut slot = [0; DIGEST_ENTRY_BYTES];
         slot[..32].copy_from_slice(self.digest.as_bytes());
         slot[32..36].copy_from_slice(&self.offset_bytes.to_le_bytes());
         slot[36] = self.class.0;
+        slot
     }
 
-    fn decode(slot: &[u8; DIGEST_ENTRY_BYTES]) -> Self {
+    fn decode(slot: &EncodedEntry) -> Self {
         let [digest @ .., a, b, c, d, class] = slot;
         Self {
             digest: Digest::from_bytes(*digest),
@@ -80,6 +86,14 @@ impl ListEntry {
             class: SizeClass(*class),
         }
     }
+}
+
+/// Sorts entries as they are listed.
+pub(crate) fn sort(entries: &mut [EncodedEntry]) {
+    entries.sort_unstable_by(|a, b| {
+        let rest = || ListEntry::decode(a).cmp(&ListEntry::decode(b));
+        a[..32].cmp(&b[..32]).then_with(rest)
+    });
 }
 
 /// What the directory holds of a page: the top bits of its first digest.
@@ -106,7 +120,7 @@ pub(crate) fn list_bytes(page_count: u64) -> Option<u64> {
 pub(crate) fn encode(
     seed: Seed,
     list_offset_bytes: u64,
-    entries: &[ListEntry],
+    entries: &[EncodedEntry],
     out: &mut Vec<u8>,
 ) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
@@ -117,7 +131,7 @@ pub(crate) fn encode(
         hasher.update(&page[..4]);
         out.extend_from_slice(&page);
         offset_bytes += DIGEST_PAGE_BYTES as u64;
-        tops.push(top(&entries[0].digest));
+        tops.push(top(&ListEntry::decode(&entries[0]).digest));
     }
     let directory = encode_directory(seed, offset_bytes, &tops);
     hasher.update(directory.get(..4).unwrap_or(&[]));
@@ -125,14 +139,12 @@ pub(crate) fn encode(
     *hasher.finalize().as_bytes()
 }
 
-fn encode_page(seed: Seed, offset_bytes: u64, entries: &[ListEntry]) -> [u8; DIGEST_PAGE_BYTES] {
+fn encode_page(seed: Seed, offset_bytes: u64, entries: &[EncodedEntry]) -> [u8; DIGEST_PAGE_BYTES] {
     let mut page = [0; DIGEST_PAGE_BYTES];
     let count = u16::try_from(entries.len()).expect("a page has room for few entries");
     page[4..6].copy_from_slice(&count.to_le_bytes());
-    let slots = page[DIGEST_PAGE_HEADER_BYTES..].as_chunks_mut().0;
-    for (slot, entry) in slots.iter_mut().zip(entries) {
-        entry.encode(slot);
-    }
+    let slots = entries.as_flattened();
+    page[DIGEST_PAGE_HEADER_BYTES..][..slots.len()].copy_from_slice(slots);
     let crc = seed.at(offset_bytes, &[&page[4..]]);
     page[..4].copy_from_slice(&crc.to_le_bytes());
     page
@@ -167,7 +179,7 @@ struct Page {
 }
 
 impl Page {
-    fn slots(&self) -> &[[u8; DIGEST_ENTRY_BYTES]] {
+    fn slots(&self) -> &[EncodedEntry] {
         &self.bytes[DIGEST_PAGE_HEADER_BYTES..].as_chunks().0[..self.entry_count]
     }
 

@@ -21,7 +21,7 @@ use pinstone_disk::{
     HEADER_BYTES, KIND_OFFSET_BYTES, LogKind, Ordinal, REPEATED, StoreId, TRAILER_BYTES, Trailer,
 };
 
-use crate::digest_list::{self, DIGEST_PAGE_BYTES, ListEntry};
+use crate::digest_list::{self, DIGEST_PAGE_BYTES, EncodedEntry, ListEntry};
 use crate::error::{WalError, corrupt};
 use crate::frame::{FRAME_ALIGN_BYTES, FrameHeader};
 
@@ -182,49 +182,60 @@ impl Footer {
 #[derive(Debug, Default)]
 pub struct Sealer {
     frames: Vec<FrameChecks>,
-    record_count: u64,
+    /// The checksums of all frames' records, in order.
+    record_crcs: Vec<u32>,
     body_bytes: u64,
     commits: (CommitId, CommitId),
-    list: Vec<ListEntry>,
+    list: Vec<EncodedEntry>,
 }
 
 #[derive(Debug)]
 struct FrameChecks {
     header_crc: u32,
     body_bytes: u32,
-    record_crcs: Box<[u32]>,
+    record_count: u32,
 }
 
 impl Sealer {
     /// Notes a frame: its header's checksum, its records' checksums, and the bytes of its body.
+    ///
+    /// # Panics
+    /// If there are as many records as no frame has bytes for.
     pub fn frame(&mut self, header_crc: u32, record_crcs: &[u32], body_bytes: u32) {
-        self.frames.push(FrameChecks { header_crc, body_bytes, record_crcs: record_crcs.into() });
-        self.record_count += record_crcs.len() as u64;
+        let record_count = u32::try_from(record_crcs.len()).expect("a frame is below 4 GiB");
+        self.frames.push(FrameChecks { header_crc, body_bytes, record_count });
+        self.record_crcs.extend_from_slice(record_crcs);
         self.body_bytes += u64::from(body_bytes);
     }
 
     /// Notes that a frame with one value was voided, its header and that one's checksum now.
     pub fn void(&mut self, header: &FrameHeader, header_crc: u32, value: ListEntry) {
-        let frame = &mut self.frames[header.sequence as usize];
-        self.record_count -= frame.record_crcs.len() as u64;
+        let (before, rest) = self.frames.split_at_mut(header.sequence as usize);
+        let frame = &mut rest[0];
+        let start: usize = before.iter().map(|frame| frame.record_count as usize).sum();
+        self.record_crcs.drain(start..start + frame.record_count as usize);
         self.body_bytes -= u64::from(frame.body_bytes);
         self.body_bytes += u64::from(header.body_bytes);
-        *frame =
-            FrameChecks { header_crc, body_bytes: header.body_bytes, record_crcs: Box::new([]) };
-        self.list.retain(|listed| *listed != value);
+        *frame = FrameChecks { header_crc, body_bytes: header.body_bytes, record_count: 0 };
+        self.unlist(&value);
     }
 
     /// Takes back the last frame noted, with its only value.
     pub(crate) fn take_back(&mut self, value: ListEntry) {
         let frame = self.frames.pop().expect("the frame taken back was noted last");
-        self.record_count -= frame.record_crcs.len() as u64;
+        self.record_crcs.truncate(self.record_crcs.len() - frame.record_count as usize);
         self.body_bytes -= u64::from(frame.body_bytes);
+        self.unlist(&value);
+    }
+
+    fn unlist(&mut self, value: &ListEntry) {
+        let value = value.encode();
         self.list.retain(|listed| *listed != value);
     }
 
     /// Notes a value.
     pub fn value(&mut self, entry: ListEntry) {
-        self.list.push(entry);
+        self.list.push(entry.encode());
     }
 
     /// Notes a commit.
@@ -247,7 +258,17 @@ impl Sealer {
 
     /// Records noted.
     pub fn record_count(&self) -> u64 {
-        self.record_count
+        self.record_crcs.len() as u64
+    }
+
+    /// Bytes of memory that it takes: 41 a value and 12 a frame, and what the vectors that hold them
+    /// have room for beyond that, at most as much again. While it seals, [`Sealer::finish`] takes
+    /// [`Sealer::seal_bytes`] beside it.
+    pub fn memory_bytes(&self) -> u64 {
+        let frames_bytes = self.frames.capacity() * size_of::<FrameChecks>();
+        let crcs_bytes = self.record_crcs.capacity() * size_of::<u32>();
+        let list_bytes = self.list.capacity() * size_of::<EncodedEntry>();
+        (size_of::<Self>() + frames_bytes + crcs_bytes + list_bytes) as u64
     }
 
     /// Bytes that sealing adds once `more` further values are noted.
@@ -261,12 +282,13 @@ impl Sealer {
     /// The bytes that seal a segment whose frames end at `frames_end_bytes`, and the footer's hash.
     #[expect(clippy::missing_panics_doc, reason = "both are of one list")]
     pub fn finish(&mut self, header: SegmentHeader, frames_end_bytes: u64) -> (Bytes, [u8; 32]) {
-        self.list.sort_unstable();
+        digest_list::sort(&mut self.list);
         let mut bytes = Vec::with_capacity(size(self.seal_bytes(0)));
         let mut frames_hasher = blake3::Hasher::new();
+        let mut record_crcs = self.record_crcs.iter();
         for frame in &self.frames {
             frames_hasher.update(&frame.header_crc.to_le_bytes());
-            for crc in &frame.record_crcs {
+            for crc in record_crcs.by_ref().take(frame.record_count as usize) {
                 frames_hasher.update(&crc.to_le_bytes());
             }
         }
@@ -275,7 +297,7 @@ impl Sealer {
         let footer = Footer {
             header,
             frame_count: self.frame_count(),
-            record_count: self.record_count,
+            record_count: self.record_count(),
             frames_end_bytes,
             body_bytes: self.body_bytes,
             commits: self.commits,

@@ -184,6 +184,30 @@ fn segments_are_cut_by_what_sealing_adds_exactly() {
 }
 
 #[test]
+fn what_seals_a_segment_takes_memory_as_its_values_do() {
+    let rig = Rig::new(SimDisk::new(1), 1 << 20, 4096);
+    let memory_bytes = || rig.log.figures().sealer_memory_bytes;
+    for n in 0..3000u64 {
+        rig.put(&value(n, 20)).unwrap();
+        // A vector grows to twice its length at most, or to a few entries at once.
+        let needed = (n + 1) * 41;
+        assert!(memory_bytes() <= 2 * needed + 1000, "{} for {n}", memory_bytes());
+    }
+    rig.log.write_out().unwrap();
+    assert!(memory_bytes() >= 3000 * 41);
+    let mut number = 3000;
+    while rig.log.closing_count() == 0 {
+        rig.put(&value(number, 20)).unwrap();
+        number += 1;
+    }
+    rig.log.sync_all().unwrap();
+    let before = memory_bytes();
+    let closing = rig.log.take_closing().unwrap().unwrap();
+    assert_eq!(closing.sealer.value_count(), number - 1);
+    assert_eq!(closing.sealer.memory_bytes(), before - memory_bytes());
+}
+
+#[test]
 fn sealing_may_be_tried_again_without_space_and_not_after_a_failed_sync() {
     let disk = SimDisk::new(2);
     let rig = Rig::new(disk.clone(), 8192, 512);

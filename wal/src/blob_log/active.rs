@@ -56,6 +56,12 @@ impl AppendState {
         closing.chain(self.sealing).chain(self.active.as_ref().map(Active::end))
     }
 
+    /// What will seal the unsealed segments, but for the one that is being sealed.
+    pub(super) fn sealers(&self) -> impl Iterator<Item = &Sealer> {
+        let closing = self.closing.iter().map(|closing| &closing.sealer);
+        closing.chain(self.active.as_ref().map(|active| &active.sealer))
+    }
+
     pub(super) fn check_open(&self) -> Result<(), WalError> {
         if self.trimmed {
             return Err(WalError::Poisoned { cause: "the log was trimmed to be closed".into() });

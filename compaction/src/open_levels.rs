@@ -6,6 +6,7 @@
 //!
 //! - O1: the open tables of each level stand in the order of their descriptions in [`Levels`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -114,15 +115,16 @@ impl<T: Tree> OpenLevels<T> {
     pub fn apply(&self, edit: &LevelEdit, opened: &[Arc<T::Table>]) -> Result<Self, LevelFault> {
         let levels = self.levels.apply(edit)?;
         let mut next = Self { levels, tables: self.tables.clone() };
+        let here = self.all().map(|(_, table)| table).chain(opened);
+        let by_id: BTreeMap<TableId, &Arc<T::Table>> =
+            here.map(|table| (T::file(table).meta().id, table)).collect();
         for level in 0..LEVELS_MAX {
             let metas = next.levels.tables(level);
             if metas == self.levels.tables(level) {
                 continue;
             }
             let find = |meta: &Arc<TableMeta>| {
-                let among = opened.iter().find(|table| T::file(table).meta().id == meta.id);
-                let table = among.or_else(|| self.table(meta.id));
-                Arc::clone(table.expect("a table that is added was opened"))
+                Arc::clone(by_id.get(&meta.id).expect("a table that is added was opened"))
             };
             next.tables[usize::from(level)] = metas.iter().map(find).collect();
         }

@@ -49,7 +49,10 @@ pub use bytes::Bytes;
 pub use error::{Error, Result};
 pub use options::{Maintenance, NAME_BYTES_MAX, Options, Verify};
 pub use pinstone_disk::{CommitId, Digest, DigestParseError};
-pub use stats::{CheckOptions, CheckReport, Counters, Finding, LogStats, Recovery, Stats};
+pub use stats::{
+    CheckOptions, CheckReport, Counters, Finding, LevelStats, LogStats, MemoryStats, Recovery,
+    Stats, TreeStats,
+};
 pub use store::{Pointers, Put, Snapshot, Store, StoreBuilder};
 
 /// The README's example is compiled and run as one of ours.

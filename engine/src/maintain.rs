@@ -1,5 +1,6 @@
-//! What need not be done at once: sealing full segments, making the next one ready, testifying.
-//! The only file that starts a thread.
+//! What need not be done at once: sealing full segments, making the next one ready, testifying,
+//! flushing and compacting. The only file that starts threads: one for the logs, one for the trees,
+//! so that no segment waits for a compaction.
 //!
 //! - M1: a step either completes or leaves things as they were, to be tried again.
 //! - M2: no clock: the thread sleeps until something is due, and works until nothing is.
@@ -8,14 +9,12 @@ use std::sync::{Arc, Weak};
 
 use pinstone_disk::LogKind;
 use pinstone_disk::env::{self, Condvar, Mutex, MutexGuard, Ordering};
-use pinstone_wal::{Closing, Sealed};
+use pinstone_wal::{Closing, Sealed, SegmentHeader};
 
 use crate::error::Result;
+use crate::ops::compact;
 use crate::options::Maintenance;
 use crate::state::inner::{Inner, count};
-
-/// A root log longer than this takes no more testimony, only edits: it is read whole at open.
-const ROOT_LOG_BYTES_MAX: u64 = 16 << 20;
 
 /// Wakes the maintenance thread.
 #[derive(Debug, Default)]
@@ -52,59 +51,96 @@ impl Signal {
     }
 }
 
-/// Starts the thread, if the options ask for one.
+/// Starts the threads, if the options ask for them.
 pub(crate) fn start(inner: &Arc<Inner>) -> Result<()> {
     if inner.options.maintenance != Maintenance::Thread {
         return Ok(());
     }
-    let signal = Arc::clone(&inner.signal);
-    let weak = Arc::downgrade(inner);
-    env::spawn("pinstone-maintain", move || run(&signal, &weak)).map(drop).map_err(|source| {
-        crate::Error::Io {
-            source: pinstone_disk::DiskError::new(
-                pinstone_disk::Operation::Open,
-                "the maintenance thread",
-                source,
-            ),
-        }
-    })?;
+    start_thread("pinstone-maintain", inner, &inner.signal, maintain_logs)?;
+    start_thread("pinstone-compact", inner, &inner.compact_signal, maintain_trees)?;
     // What recovery left to be sealed; a store that is only read has nothing due.
     if inner.blob.closing_count() > 0 || !inner.pointer_log.lock().closing.is_empty() {
         inner.signal.due();
     }
+    // What flushes and compactions a crash, or a close, interrupted; nothing is written if none is.
+    inner.compact_signal.due();
     Ok(())
 }
 
-fn run(signal: &Signal, weak: &Weak<Inner>) {
+fn start_thread(
+    name: &str,
+    inner: &Arc<Inner>,
+    signal: &Arc<Signal>,
+    work: fn(&Inner) -> Result<()>,
+) -> Result<()> {
+    let (signal, weak) = (Arc::clone(signal), Arc::downgrade(inner));
+    let run = move || run(&signal, &weak, work);
+    env::spawn(name, run).map(drop).map_err(|source| crate::Error::Io {
+        source: pinstone_disk::DiskError::new(
+            pinstone_disk::Operation::Open,
+            "a maintenance thread",
+            source,
+        ),
+    })
+}
+
+fn run(signal: &Signal, weak: &Weak<Inner>, work: fn(&Inner) -> Result<()>) {
     while signal.wait() {
         let Some(inner) = weak.upgrade() else { return };
         // The writer whose operation needs it meets the same failure, and reports it.
-        if let Err(error) = all(&inner).and_then(|()| testify(&inner)) {
+        if let Err(error) = work(&inner) {
             tracing::warn!(%error, "maintenance failed");
         }
     }
+}
+
+fn maintain_logs(inner: &Inner) -> Result<()> {
+    logs(inner).and_then(|()| testify(inner))
+}
+
+/// Entries that the thread flushes or rewrites before others may do some: a fraction of a
+/// millisecond.
+const STEP_ENTRIES: u64 = 2048;
+
+fn maintain_trees(inner: &Inner) -> Result<()> {
+    compact::begin_again(inner);
+    while compact::step(inner, STEP_ENTRIES)? {
+        env::yield_now();
+    }
+    Ok(())
 }
 
 /// After a write: has done, or has the thread do, what became due.
 pub(crate) fn after_write(inner: &Inner) -> Result<()> {
     let pointer_due = inner.pointer_due.load(Ordering::Relaxed)
         && inner.pointer_due.swap(false, Ordering::Relaxed);
-    if !inner.blob.take_due() && !pointer_due {
-        return Ok(());
-    }
-    match inner.options.maintenance {
-        Maintenance::Inline => all(inner),
-        Maintenance::Thread => {
-            inner.signal.due();
-            Ok(())
+    if inner.blob.take_due() || pointer_due {
+        match inner.options.maintenance {
+            Maintenance::Inline => return all(inner),
+            Maintenance::Thread => inner.signal.due(),
         }
     }
+    let entry_count = inner.trees.pressure.load(Ordering::Relaxed);
+    if entry_count > 0 && inner.options.maintenance == Maintenance::Thread {
+        // What fails here, the thread has met too, or will.
+        let _ = compact::step(inner, entry_count);
+    }
+    Ok(())
 }
 
 /// Steps until nothing is due.
 pub(crate) fn all(inner: &Inner) -> Result<()> {
-    while step(inner)? {}
+    logs(inner)?;
+    compact::begin_again(inner);
+    while compact::step(inner, u64::MAX)? {}
+    inner.root.rewrite()?;
     Ok(())
+}
+
+/// Seals what is full, and makes the next segment ready.
+fn logs(inner: &Inner) -> Result<()> {
+    while step(inner)? {}
+    Ok(inner.root.rewrite()?)
 }
 
 /// Carries out the next thing that is due; false if nothing was.
@@ -112,7 +148,8 @@ fn step(inner: &Inner) -> Result<bool> {
     if seal_next(inner)? {
         return Ok(true);
     }
-    if !inner.blob.wants_next() || inner.growth_refused.load(Ordering::Relaxed) {
+    let is_behind = inner.index.frozen_count() >= compact::FROZEN_MAX;
+    if !inner.blob.wants_next() || is_behind || inner.growth_refused.load(Ordering::Relaxed) {
         return Ok(false);
     }
     let _one_at_a_time = inner.maintaining.lock();
@@ -129,13 +166,15 @@ fn step(inner: &Inner) -> Result<bool> {
     grown.map(|()| true)
 }
 
-/// Before a log grows: returns once nothing full is unsealed. Of each log at most two segments are
+/// Before a log grows: returns once nothing full is unsealed, and few memtables wait to be written.
+/// Of each log at most two segments are
 /// unsealed then, the one that is full by now and the next: what recovery copies, and what is set
 /// aside for that, stay bounded.
 ///
 /// # Errors
-/// Why it cannot be sealed; the log must not grow then.
+/// Why it cannot be sealed, or written; the log must not grow then.
 pub(crate) fn seal_behind(inner: &Inner) -> Result<()> {
+    compact::flush_behind(inner)?;
     while inner.blob.is_behind() || inner.pointer_behind.load(Ordering::Acquire) {
         // What another thread seals, this waits for.
         if !seal_next(inner)? {
@@ -163,8 +202,10 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
     if let Some(mut closing) = inner.blob.take_closing()? {
         match seal(inner, &mut closing) {
             Ok(sealed) => {
-                inner.segments.add_sealed(sealed.header.ordinal, sealed.header.epoch);
+                let SegmentHeader { ordinal, epoch, .. } = sealed.header;
+                inner.segments.add_sealed(ordinal, epoch, sealed.footer_hash);
                 inner.blob.note_sealed();
+                inner.compact_signal.due();
                 settle_reserve(inner)?;
             }
             Err(error) => {
@@ -185,6 +226,7 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
     inner.pointer_behind.store(log.is_behind(), Ordering::Release);
     drop(log);
     sealed?;
+    inner.compact_signal.due();
     settle_reserve(inner)?;
     Ok(true)
 }
@@ -239,6 +281,8 @@ pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>
     inner.reserve.hold(inner.root.record_bytes())?;
     let segment = inner.root.add_segment(LogKind::Blob, inner.options.segment_bytes)?;
     inner.segments.add_unsealed(segment.clone());
+    inner.index.before_segment(segment.header.ordinal);
+    compact::note_pressure(inner);
     inner.blob.offer(segment).expect("none waits, and only this function offers");
     inner.growth_refused.store(false, Ordering::Relaxed);
     Ok(())
@@ -247,11 +291,6 @@ pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>
 /// Writes down how far the logs are durable, if something became durable since that was last
 /// written: from then on damage to the last commits is told from a torn tail.
 pub(crate) fn testify(inner: &Inner) -> Result<()> {
-    if inner.root.end().offset_bytes() > ROOT_LOG_BYTES_MAX { Ok(()) } else { testify_now(inner) }
-}
-
-/// As [`testify`], however long the root log is by now.
-pub(crate) fn testify_now(inner: &Inner) -> Result<()> {
     let now = inner.writer.synced.now();
     let told =
         (inner.told_blob.load(Ordering::Acquire), inner.told_pointer.load(Ordering::Acquire));

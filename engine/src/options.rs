@@ -2,6 +2,8 @@
 
 pub use pinstone_disk::NAME_BYTES_MAX;
 
+use pinstone_compaction::plan::Shape;
+
 use crate::error::{Error, Result};
 
 /// How much a read checks before it hands out a value.
@@ -55,13 +57,54 @@ pub struct Options {
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;
     /// larger ones are written straight through.
     pub append_buffer_bytes: usize,
-    /// Sealed segments held open for reading at once. Default: 256, a quarter of the usual limit
-    /// of a process. Besides these, about ten files are open.
+    /// Sealed segments held open for reading at once, and as many tables. Default: 256, a quarter of
+    /// the usual limit of a process. Besides these, about ten files are open.
     pub open_files_max: usize,
+    /// Bytes of anonymous memory that the store takes, about: what is gathered to be written, what
+    /// sealing will write, memtables, tables' directories and filters, and the cache of their pages
+    /// and blocks, which takes what is left. Values handed out are their holders'. Default: 256 MiB,
+    /// enough for the filters of 150 million values; at least [`Options::MEMORY_BYTES_MIN`].
+    pub memory_bytes: u64,
+    /// Entries of one memtable of the digest index, at most: it is written as a table then. Default:
+    /// as many as `memory_bytes` allows. Fewer make more and smaller tables, and less to read at
+    /// open.
+    pub memtable_entries_max: u64,
+    /// Tables in level 0 of a tree that make it due to be rewritten into the next level. Default:
+    /// 6; a look-up may ask each of them.
+    pub level0_tables: u32,
+    /// How many times as large as the level above it a level is, at most. Default: 4; less costs
+    /// look-ups, more costs rewriting.
+    pub level_ratio: u32,
+    /// Bytes after which rewriting begins another table. Default: 16 MiB.
+    pub table_bytes: u64,
+    /// Bits of the digest that the index' tables know. For tests alone, which force collisions by
+    /// fewer than 56: a store must always be opened with the same.
+    #[doc(hidden)]
+    pub index_key_bits: u32,
     /// What reads check unless told otherwise. Default: [`Verify::Checksum`].
     pub verify: Verify,
     /// Who carries out what is due. Default: [`Maintenance::Thread`].
     pub maintenance: Maintenance,
+}
+
+/// Bytes of memory that an entry of the index' memtable takes, about: a digest and a place in a map
+/// that is two thirds full.
+const MEMTABLE_ENTRY_BYTES: u64 = 70;
+
+/// Bytes of a table of the index for a row, about.
+const INDEX_ROW_BYTES: u64 = 18;
+
+/// How a store's memory is shared out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    /// Entries of a memtable of the index after which the next one begins.
+    pub(crate) memtable_entries: u64,
+    /// Values of a segment: a memtable ends where one does.
+    pub(crate) segment_values_max: u64,
+    /// Bytes of tables' directories, filters and cached pages.
+    pub(crate) tables_bytes: u64,
+    /// Bytes of the directories of segments' lists.
+    pub(crate) lists_bytes: u64,
 }
 
 impl Options {
@@ -73,6 +116,52 @@ impl Options {
     pub const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=2 << 30;
     /// The least and the most that `append_buffer_bytes` may be.
     pub const APPEND_BUFFER_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=64 << 20;
+
+    /// The least that `memory_bytes` may be.
+    pub const MEMORY_BYTES_MIN: u64 = 8 << 20;
+    /// The least and the most that `table_bytes` may be.
+    pub const TABLE_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
+
+    /// How `memory_bytes` is shared out.
+    pub(crate) fn budget(&self) -> Budget {
+        // Gathered frames, one of them on its way; a quarter for each tree's memtables.
+        let buffers_bytes = 3 * self.append_buffer_bytes as u64;
+        let share_bytes = self.memory_bytes / 4;
+        // One memtable that takes what comes, one and a half times as long as it should be since it
+        // ends with a segment, and one that is being written.
+        let by_memory = share_bytes / (MEMTABLE_ENTRY_BYTES * 4);
+        let memtable_entries = by_memory.min(self.memtable_entries_max).max(1);
+        let memtables_bytes = 2 * share_bytes;
+        let lists_bytes = self.memory_bytes / 32;
+        let others_bytes = memtables_bytes + lists_bytes + buffers_bytes;
+        Budget {
+            memtable_entries,
+            segment_values_max: (memtable_entries / 2).max(64),
+            tables_bytes: self.memory_bytes.saturating_sub(others_bytes),
+            lists_bytes,
+        }
+    }
+
+    /// How large the levels of the digest index are.
+    pub(crate) fn index_shape(&self) -> Shape {
+        let flush_bytes = self.budget().memtable_entries * INDEX_ROW_BYTES;
+        self.shape(flush_bytes)
+    }
+
+    /// How large the levels of the pointer table are.
+    pub(crate) fn names_shape(&self) -> Shape {
+        self.shape(self.pointer_segment_bytes)
+    }
+
+    fn shape(&self, flush_bytes: u64) -> Shape {
+        Shape {
+            l0_tables: self.level0_tables,
+            l0_bytes: flush_bytes * u64::from(self.level0_tables),
+            size_ratio_max: self.level_ratio,
+            table_bytes: self.table_bytes,
+            ..Shape::default()
+        }
+    }
 
     /// Refuses what is out of bounds.
     pub(crate) fn check(&self) -> Result<()> {
@@ -87,6 +176,12 @@ impl Options {
         bound("segment_bytes", Self::SEGMENT_BYTES, self.segment_bytes)?;
         bound("pointer_segment_bytes", Self::SEGMENT_BYTES, self.pointer_segment_bytes)?;
         bound("reserve_bytes", 0..=1 << 40, self.reserve_bytes)?;
+        bound("memory_bytes", Self::MEMORY_BYTES_MIN..=1 << 40, self.memory_bytes)?;
+        bound("memtable_entries_max", 1..=u64::MAX, self.memtable_entries_max)?;
+        bound("level0_tables", 1..=64, self.level0_tables.into())?;
+        bound("level_ratio", 2..=64, self.level_ratio.into())?;
+        bound("table_bytes", Self::TABLE_BYTES, self.table_bytes)?;
+        bound("index_key_bits", 1..=56, self.index_key_bits.into())?;
         bound("open_files_max", 1..=1 << 20, self.open_files_max as u64)?;
         bound("append_buffer_bytes", buffer, self.append_buffer_bytes as u64)
     }
@@ -103,6 +198,12 @@ impl Default for Options {
             reserve_bytes: 2 * (32 << 20) + 2 * (8 << 20) + (2 << 20),
             append_buffer_bytes: 1 << 20,
             open_files_max: 256,
+            memory_bytes: 256 << 20,
+            memtable_entries_max: u64::MAX,
+            level0_tables: 6,
+            level_ratio: 4,
+            table_bytes: 16 << 20,
+            index_key_bits: 56,
             verify: Verify::Checksum,
             maintenance: Maintenance::Thread,
         }

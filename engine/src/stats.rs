@@ -19,7 +19,7 @@ pub struct Stats {
     pub last_commit: u64,
     /// Pointers that stand.
     pub pointer_count: u64,
-    /// Distinct values held.
+    /// Copies of values held: a value that was written twice counts twice.
     pub value_count: u64,
     /// Why no more writes are taken, if so.
     pub poisoned: Option<String>,
@@ -29,6 +29,10 @@ pub struct Stats {
     pub pointer_log: LogStats,
     /// The root log.
     pub root_log: LogStats,
+    /// The digest index.
+    pub index: TreeStats,
+    /// What memory is used for.
+    pub memory: MemoryStats,
     /// What was done since the store was opened.
     pub since_open: Counters,
     /// What opening had to do.
@@ -50,6 +54,85 @@ pub struct LogStats {
     /// Bytes appended but not known durable. Of the pointer log and the root log 0, since each
     /// frame is synced before anyone sees it, unless a sync failed.
     pub unsynced_bytes: u64,
+}
+
+/// Figures of a tree of sorted tables. What was done is counted from the store's opening on.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct TreeStats {
+    /// Memtables: the one that takes what comes, and those that wait to be written.
+    pub memtable_count: u64,
+    /// Entries in them.
+    pub memtable_entry_count: u64,
+    /// The levels, from 0 down to the last that holds anything.
+    pub levels: Vec<LevelStats>,
+    /// Bytes that compactions have to read until the tree is at rest, about.
+    pub debt_bytes: u64,
+    /// Memtables written as tables.
+    pub flush_count: u64,
+    /// Bytes of these.
+    pub flushed_bytes: u64,
+    /// Compactions begun.
+    pub rewrite_count: u64,
+    /// Compactions that only moved tables.
+    pub move_count: u64,
+    /// Bytes written to tables for each byte flushed; 0 before the first.
+    pub write_amplification: f64,
+}
+
+/// Figures of one level of a tree.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LevelStats {
+    /// Its number.
+    pub level: u8,
+    /// Tables.
+    pub table_count: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Entries in them.
+    pub entry_count: u64,
+    /// How due it is to be compacted: from 1 it is.
+    pub score: f64,
+    /// Bytes that compactions into it have read.
+    pub read_bytes: u64,
+    /// Bytes that compactions into it have written.
+    pub written_bytes: u64,
+    /// Look-ups that came to its tables, as they stand.
+    pub asked_count: u64,
+    /// Of these, spared by a filter.
+    pub filtered_count: u64,
+    /// Of these, that found an entry.
+    pub found_count: u64,
+    /// Pages or blocks that look-ups and scans read from the device.
+    pub device_read_count: u64,
+}
+
+/// What the store uses memory for, in bytes; values handed out are not counted.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct MemoryStats {
+    /// What [`crate::Options::memory_bytes`] says.
+    pub limit_bytes: u64,
+    /// The digest index' memtables.
+    pub index_memtable_bytes: u64,
+    /// Directories and filters of tables.
+    pub directory_bytes: u64,
+    /// Pages and blocks of tables.
+    pub cache_bytes: u64,
+    /// Pages and blocks asked for.
+    pub cache_asked_count: u64,
+    /// Of these, read from the device.
+    pub cache_missed_count: u64,
+    /// Directories of segments' digest lists.
+    pub list_bytes: u64,
+    /// Directories of tables that were damaged, and made again.
+    pub directories_rebuilt_count: u64,
+    /// Filters of tables that were damaged, and are done without.
+    pub filters_ignored_count: u64,
 }
 
 /// What was done since the store was opened.

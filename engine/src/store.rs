@@ -155,6 +155,43 @@ impl StoreBuilder {
         self
     }
 
+    /// Sets [`Options::memory_bytes`].
+    pub fn memory_bytes(mut self, bytes: u64) -> Self {
+        self.options.memory_bytes = bytes;
+        self
+    }
+
+    /// Sets [`Options::memtable_entries_max`].
+    pub fn memtable_entries_max(mut self, entries: u64) -> Self {
+        self.options.memtable_entries_max = entries;
+        self
+    }
+
+    /// Sets [`Options::level0_tables`].
+    pub fn level0_tables(mut self, tables: u32) -> Self {
+        self.options.level0_tables = tables;
+        self
+    }
+
+    /// Sets [`Options::level_ratio`].
+    pub fn level_ratio(mut self, ratio: u32) -> Self {
+        self.options.level_ratio = ratio;
+        self
+    }
+
+    /// Sets [`Options::table_bytes`].
+    pub fn table_bytes(mut self, bytes: u64) -> Self {
+        self.options.table_bytes = bytes;
+        self
+    }
+
+    /// Sets [`Options::index_key_bits`].
+    #[doc(hidden)]
+    pub fn index_key_bits(mut self, bits: u32) -> Self {
+        self.options.index_key_bits = bits;
+        self
+    }
+
     /// Sets [`Options::open_files_max`].
     pub fn open_files_max(mut self, files: usize) -> Self {
         self.options.open_files_max = files;
@@ -215,12 +252,15 @@ impl Store {
         ops::get::get(&self.inner, digest, verify)
     }
 
-    /// Whether the store holds the value, in a copy that is not known to be damaged.
+    /// Whether the store holds the value, in a copy that is not known to be damaged. Reads nothing
+    /// of the value itself; costs at most two reads of the device, or a few more where several
+    /// tables may hold it.
     ///
     /// # Errors
-    /// None yet; later an index on disk may be damaged.
+    /// [`crate::Error::Corrupt`] if it was not found, and damage may have hidden it;
+    /// [`crate::Error::Io`].
     pub fn contains(&self, digest: &Digest) -> Result<bool> {
-        Ok(self.inner.index.intact(digest).is_some())
+        Ok(ops::lookup::intact(&self.inner, digest)?.is_some())
     }
 
     /// Makes the batch's changes, all or none. On return they, and every value that they point

@@ -33,8 +33,14 @@ fn a_disk_of_any_size_fills_up_cleanly_and_goes_on_once_there_is_room() {
             }
             error = world.play(step).unwrap_or_else(|seen| panic!("{}", context(&seen)));
         }
-        let Some(error) = error else { panic!("{}", context("nothing was refused")) };
-        assert!(matches!(error, Error::NoSpace { .. }), "{}", context(&common::told(&error)));
+        match error {
+            Some(error) => {
+                let told = context(&common::told(&error));
+                assert!(matches!(error, Error::NoSpace { .. }), "{told}");
+            }
+            // There was no room for tables, which can wait.
+            None => assert!(most - capacity < 64 << 10, "{}", context("nothing was refused")),
+        }
         world.model.die();
         for state in [CrashState::Nothing, CrashState::Everything, CrashState::Random(capacity)] {
             let image = world.disk.after_crash(state);

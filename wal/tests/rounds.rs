@@ -6,11 +6,11 @@ mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{EVERYTHING, Rig, find, header, store, value};
-use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, Ordering, yield_now};
+use common::{EVERYTHING, Rig, find, header, value};
+use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Batch, Digest, Disk, LogKind, Operation, Ordinal};
-use pinstone_wal::{Place, PreparedValue, WalError, create_segment};
+use pinstone_disk::{Batch, Disk, LogKind, Operation, Ordinal};
+use pinstone_wal::{WalError, create_segment};
 
 const SEGMENT_BYTES: u64 = 16 << 10;
 const BUFFER_BYTES: usize = 2 << 10;
@@ -117,37 +117,6 @@ fn segments_end_while_a_round_is_in_flight_and_are_the_next_ones_to_sync() {
 }
 
 #[test]
-fn whoever_waited_for_inserts_finds_told_what_was_written() {
-    let rig = Rig::new(SimDisk::new(1), SEGMENT_BYTES, BUFFER_BYTES);
-    rig.grow().unwrap();
-    let log = &rig.log;
-    let [small, large] = [value(1, 50), value(2, 3000)];
-    let [small, large] =
-        [&small, &large].map(|value| PreparedValue::new(store(), Digest::of(value), value));
-    log.append(&small, || false, |place| assert!(log.written_upto() <= place.position())).unwrap();
-    let (waits, told) = (AtomicBool::new(false), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        let insert = |place: Place| {
-            assert!(log.written_upto() > place.position(), "it is written, and not yet told");
-            let waiter = scope.spawn(|| {
-                waits.store(true, Ordering::SeqCst);
-                log.wait_for_inserts();
-                assert!(told.load(Ordering::SeqCst));
-            });
-            while !waits.load(Ordering::SeqCst) {
-                yield_now();
-            }
-            for _ in 0..1000 {
-                yield_now();
-                assert!(!waiter.is_finished());
-            }
-            told.store(true, Ordering::SeqCst);
-        };
-        log.append(&large, || false, insert).unwrap();
-    });
-}
-
-#[test]
 fn of_two_segments_offered_the_second_is_given_back() {
     let disk = SimDisk::new(1);
     let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
@@ -207,7 +176,7 @@ fn what_was_accepted_before_the_end_is_durable_after_it_and_nothing_is_accepted_
             let (rig, accepted) = (&rig, &accepted);
             scope.spawn(move || {
                 while accepted.lock().len() < 20 + usize::try_from(seed).unwrap() * 10 {
-                    yield_now();
+                    std::thread::yield_now();
                 }
                 rig.log.trim().unwrap();
                 assert!(matches!(rig.put(b"late"), Err(WalError::Poisoned { .. })));

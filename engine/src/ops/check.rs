@@ -1,18 +1,22 @@
-//! check: every file of the store, every value if asked, every pointer; nothing is changed.
+//! check: every file of the store, every value if asked, every pointer; nothing is changed. The index
+//! is held against the lists that it was made from.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use pinstone_compaction::TableError;
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{
     Digest, DiskExt, Escaped, FileName, FormatError, HEADER_BYTES, LogKind, OpenMode, Ordinal,
 };
 use pinstone_wal::{
     CommitRecord, FRAMES_START_BYTES, ListEntry, RecordKind, Scan, Sealer, SegmentFile,
-    SegmentHeader, SizeClass, ValueRecord, WalError, corrupt, read_footer, read_header, read_list,
+    SegmentHeader, SizeClass, ValueRecord, WalError, check_list, corrupt, read_footer, read_header,
 };
 
 use crate::error::{Error, Result};
+use crate::state::digest_index::IndexView;
 use crate::state::inner::Inner;
 use crate::state::root::{Seal, SegmentState};
 use crate::stats::{CheckOptions, CheckReport, Finding};
@@ -25,7 +29,11 @@ pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport
         Ok(()) | Err(WalError::Disk(_) | WalError::Poisoned { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let state = inner.root.state();
+    // Together: what tables hold, and which segments that is.
+    let (state, index) = {
+        let _work = inner.trees.work.lock();
+        (inner.root.state(), inner.index.keep())
+    };
     let segments = |log| {
         let named = move |(&ordinal, &state): (&Ordinal, &SegmentState)| (log, ordinal, state);
         state.log(log).segments.iter().map(named)
@@ -38,11 +46,17 @@ pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport
         report: CheckReport::default(),
         bytes_total: sizes.sum(),
         bad: BTreeSet::new(),
+        index: &index,
+        flushed_below: state.index.flushed.below,
+        is_index_whole: true,
+        listed_count: 0,
     };
     check.root()?;
+    check.tables()?;
     for (log, ordinal, state) in all {
         check.segment(log, ordinal, state)?;
     }
+    check.index_rows();
     check.pointers();
     let report = check.report;
     refuse_if_closed(inner)?;
@@ -64,6 +78,13 @@ struct Check<'a> {
     bytes_total: u64,
     /// Values of which a copy was found damaged.
     bad: BTreeSet<Digest>,
+    index: &'a IndexView,
+    /// What segments below this one list stands in tables.
+    flushed_below: Ordinal,
+    /// No damage was found in the index' tables.
+    is_index_whole: bool,
+    /// Entries of the lists of those segments.
+    listed_count: u64,
 }
 
 impl Check<'_> {
@@ -71,12 +92,8 @@ impl Check<'_> {
     fn note<T>(&mut self, result: Result<T, WalError>) -> Result<Option<T>> {
         match result {
             Ok(found) => Ok(Some(found)),
-            Err(WalError::Format(FormatError::Corrupt { file, offset_bytes, what })) => {
-                self.find(file, Some(offset_bytes), what);
-                Ok(None)
-            }
-            Err(WalError::Format(FormatError::Unsupported { file, what })) => {
-                self.find(file, None, what);
+            Err(WalError::Format(error)) => {
+                self.note_damage(error);
                 Ok(None)
             }
             Err(WalError::Disk(error)) if error.is_not_found() => {
@@ -84,6 +101,15 @@ impl Check<'_> {
                 Ok(None)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    fn note_damage(&mut self, error: FormatError) {
+        match error {
+            FormatError::Corrupt { file, offset_bytes, what } => {
+                self.find(file, Some(offset_bytes), what);
+            }
+            FormatError::Unsupported { file, what } => self.find(file, None, what),
         }
     }
 
@@ -140,6 +166,68 @@ impl Check<'_> {
             self.frames(&Scan::of(header, bytes), end);
         }
         Ok(())
+    }
+
+    /// Every table of the index, and how they stand in their levels.
+    fn tables(&mut self) -> Result<()> {
+        let levels = self.index.levels();
+        for fault in levels.levels().check() {
+            self.is_index_whole = false;
+            self.find(self.inner.root.header().file_name(), None, fault.to_string());
+        }
+        for (_, table) in levels.all() {
+            self.report.file_count += 1;
+            let checked = table.check(|_row| {});
+            self.progress(table.file().meta().file_bytes);
+            match checked {
+                Ok(()) => {}
+                Err(TableError::Format(error)) => {
+                    self.is_index_whole = false;
+                    self.note_damage(error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The index leads to every entry of a sealed segment's list.
+    fn is_led_to(&mut self, name: FileName, ordinal: Ordinal, list: &[ListEntry]) {
+        if ordinal < self.flushed_below {
+            self.listed_count += list.len() as u64;
+        }
+        if !self.is_index_whole {
+            return;
+        }
+        let index = &self.inner.index;
+        for entry in list {
+            let place = entry.place(ordinal);
+            let mut is_found = self.index.in_memory(&entry.digest).any(|found| found == place);
+            if !is_found {
+                let _ = self.index.in_tables(&entry.digest, index.key_bits(), |found| {
+                    is_found |= found == place;
+                    if is_found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+            }
+            // What was appended since the index was looked at is in what it is now.
+            if !is_found && !index.view().in_memory(&entry.digest).any(|found| found == place) {
+                let what = format!("the index does not lead to value {}", entry.digest);
+                self.find(name, Some(u64::from(entry.offset_bytes)), what);
+            }
+        }
+    }
+
+    /// Tables have no more rows than the lists have entries.
+    fn index_rows(&mut self) {
+        let row_count = self.index.levels().levels().total().entry_count;
+        if self.is_index_whole && self.report.findings.is_empty() && row_count != self.listed_count
+        {
+            let what = format!(
+                "the index' tables have {row_count} rows, the lists that they were made from {}",
+                self.listed_count
+            );
+            self.find(self.inner.root.header().file_name(), None, what);
+        }
     }
 
     /// The frames of a segment are whole up to `end`.
@@ -202,8 +290,11 @@ impl Check<'_> {
             let what = "its footer is not the one that the root names".to_owned();
             self.find(name, Some(footer.frames_end_bytes), what);
         }
-        let list = read_list(disk, &segment, &footer);
+        let list = check_list(disk, &segment, &footer);
         let Some(list) = self.note(list)? else { return Ok(()) };
+        if name_log(name) == LogKind::Blob {
+            self.is_led_to(name, segment.header.ordinal, &list);
+        }
         if !self.options.read_data {
             self.report.value_count += list.len() as u64;
             self.progress(len_bytes - footer.frames_end_bytes);
@@ -296,14 +387,28 @@ impl Check<'_> {
         for (name, digest) in self.inner.pointers.standing() {
             self.report.pointer_count += 1;
             let pointer = || format!("@{}", Escaped(&name));
-            if self.inner.index.find(&digest).is_none() {
+            let held = super::lookup::is_held(self.inner, &digest);
+            if matches!(held, Ok(false)) {
                 self.find(pointer(), None, format!("its value {digest} is not held"));
+            } else if let Err(error) = held {
+                self.find(
+                    pointer(),
+                    None,
+                    format!("its value cannot be looked up: {}", Chain(&error)),
+                );
             } else if self.bad.contains(&digest)
                 && let Err(error) = super::get::get(self.inner, &digest, crate::Verify::Digest)
             {
                 self.find(pointer(), None, format!("its value cannot be read: {}", Chain(&error)));
             }
         }
+    }
+}
+
+fn name_log(name: FileName) -> LogKind {
+    match name {
+        FileName::Segment { log, .. } => log,
+        _ => unreachable!("a segment's name is one"),
     }
 }
 

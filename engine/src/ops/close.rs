@@ -4,6 +4,7 @@ use pinstone_disk::DiskExt;
 use pinstone_wal::LogPosition;
 
 use crate::error::Result;
+use crate::ops::compact;
 use crate::state::inner::Inner;
 use crate::state::root::Ends;
 use crate::{Error, maintain};
@@ -21,6 +22,7 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
         };
     }
     inner.signal.stop();
+    inner.compact_signal.stop();
     let closed = seal_all(inner).and_then(|()| settle(inner));
     let _ = inner.writer.poison.set("it was closed");
     wait_until_quiet(inner);
@@ -31,6 +33,8 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
 /// Returns once nothing is on its way that passed the switch before it was turned: whoever takes
 /// the lock next finds files that nobody writes.
 fn wait_until_quiet(inner: &Inner) {
+    // What is half written is given up, and begun anew after the next open.
+    compact::abandon(&mut inner.trees.work.lock());
     drop(inner.maintaining.lock());
     drop(inner.growing.lock());
     drop(inner.pointer_log.lock());

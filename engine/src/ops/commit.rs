@@ -32,6 +32,7 @@ use pinstone_wal::{
 use crate::batch::{Batch, Parts};
 use crate::error::{Error, Result};
 use crate::maintain;
+use crate::ops::lookup;
 use crate::state::inner::{Inner, PointerLog, Ticket, TicketState, count};
 
 /// Bytes of commits after which a group takes no more.
@@ -83,7 +84,8 @@ fn encoded_bytes(parts: &Parts) -> usize {
 fn resolve(inner: &Inner, parts: &Parts) -> Result<LogPosition> {
     let mut depends = LogPosition::START;
     for digest in parts.changes.values().flatten() {
-        let place = inner.index.intact(digest).ok_or(Error::ValueMissing { digest: *digest })?;
+        let place =
+            lookup::intact(inner, digest)?.ok_or(Error::ValueMissing { digest: *digest })?;
         depends = depends.max(place.position());
     }
     Ok(depends)
@@ -301,7 +303,7 @@ impl Group {
         sync(inner, log, round)?;
         if self.is_frugal || !inner.reserve.is_whole() {
             // It is durable; and the space to copy it may not be there.
-            if let Err(error) = maintain::testify_now(inner) {
+            if let Err(error) = maintain::testify(inner) {
                 tracing::warn!(%error, "a deletion is not testified to");
             }
         }
@@ -404,7 +406,7 @@ fn append(
     if full || (is_tight && is_long) {
         go_on(inner, log, if is_tight { 0 } else { max })?;
         if is_tight && end.is_some() {
-            maintain::testify_now(inner)?;
+            maintain::testify(inner)?;
         }
     }
     let appender = log.appender.as_mut().expect("there is one now");

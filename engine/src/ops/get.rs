@@ -1,5 +1,7 @@
 //! get: index -> blob log: read, checksum, digest -> `Bytes`.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use pinstone_disk::{Digest, DiskExt};
 use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, corrupt};
@@ -15,53 +17,129 @@ const ONE_READ_BYTES_MAX: u64 = 64 << 10;
 /// Enough for any record's header.
 const HEADER_READ_BYTES: usize = 64;
 
-/// The value named `digest`, or `None` if it is not held. All copies are tried (P4).
+/// The value named `digest`, or `None` if it is not held. All copies are tried (P4), those known to
+/// be bad last.
 pub(crate) fn get(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
     count(&inner.counters.get, 1);
-    let Some(copies) = inner.index.find(digest) else {
-        count(&inner.counters.get_absent, 1);
-        return Ok(None);
-    };
-    let mut first_error = None;
-    for place in copies.places() {
-        match read(inner, place, digest, verify) {
-            Ok(value) => {
-                count(&inner.counters.get_bytes, value.len() as u64);
+    let mut search = Search { inner, digest, verify, passed: Vec::new(), failed: None };
+    let found = search.all()?;
+    match &found {
+        Some(value) => count(&inner.counters.get_bytes, value.len() as u64),
+        None => count(&inner.counters.get_absent, 1),
+    }
+    Ok(found)
+}
+
+/// A search for a copy that can be read.
+struct Search<'a> {
+    inner: &'a Inner,
+    digest: &'a Digest,
+    verify: Verify,
+    /// Copies known to be bad, passed over at first.
+    passed: Vec<(Place, Said)>,
+    /// Why the first copy that could not be read could not.
+    failed: Option<Error>,
+}
+
+/// Who says that a copy is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// Somebody who knows the whole digest.
+    Known,
+    /// A table: it may be another value's.
+    Guessed,
+}
+
+impl Search<'_> {
+    fn all(&mut self) -> Result<Option<Bytes>> {
+        let index = &self.inner.index;
+        let view = index.view();
+        for place in view.in_memory(self.digest) {
+            if let Some(value) = self.unless_bad(place, Said::Known) {
                 return Ok(Some(value));
             }
+        }
+        let mut found = None;
+        let looked = view.in_tables(self.digest, index.key_bits(), |place| {
+            found = self.unless_bad(place, Said::Guessed);
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if found.is_some() {
+            return Ok(found);
+        }
+        for (place, said) in std::mem::take(&mut self.passed) {
+            if let Some(value) = self.copy(place, said) {
+                return Ok(Some(value));
+            }
+        }
+        // What could not be read may have been it, or have led to it.
+        match (self.failed.take(), looked) {
+            (Some(error), _) => Err(error),
+            (None, Err(error)) => Err(error.into()),
+            (None, Ok(_)) => Ok(None),
+        }
+    }
+
+    fn unless_bad(&mut self, place: Place, said: Said) -> Option<Bytes> {
+        if self.inner.index.is_bad(self.digest, place) {
+            self.passed.push((place, said));
+            return None;
+        }
+        self.copy(place, said)
+    }
+
+    /// Reads one copy; what that said against it is kept.
+    fn copy(&mut self, place: Place, said: Said) -> Option<Bytes> {
+        // The entry of a segment that has gone.
+        if said == Said::Guessed && !self.inner.segments.has(place.ordinal) {
+            return None;
+        }
+        match self.read(place, said) {
+            Ok(value) => value,
             Err(error) => {
                 if matches!(error, Error::Corrupt { .. }) {
-                    inner.index.mark_bad(digest, place);
+                    self.inner.index.mark_bad(self.digest, place);
                 }
-                first_error.get_or_insert(error);
+                self.failed.get_or_insert(error);
+                None
             }
         }
     }
-    Err(first_error.expect("an entry of the index has at least one copy"))
-}
 
-/// Reads and checks one copy.
-fn read(inner: &Inner, place: Place, digest: &Digest, verify: Verify) -> Result<Bytes> {
-    let bytes = read_record(inner, place)?;
-    let offset = u64::from(place.offset_bytes);
-    let bad = |what: &str| -> Error {
-        let name = inner.segments.name(place.ordinal);
-        let name = name.map_or_else(|| format!("segment {}", place.ordinal), |n| n.to_string());
-        corrupt(name, offset, format!("{what}, in the record of value {digest}")).into()
-    };
-    let record = Record::read(inner.writer.store, &bytes)
-        .map_err(|error| bad(&format!("expected {}", error.what)))?;
-    if record.kind != RecordKind::Value as u8 {
-        return Err(bad("expected a value"));
+    /// Reads and checks one copy; none if it is another value's.
+    fn read(&self, place: Place, said: Said) -> Result<Option<Bytes>> {
+        let Self { inner, digest, .. } = *self;
+        let bytes = read_record(inner, place)?;
+        let offset = u64::from(place.offset_bytes);
+        let bad = |what: &str| -> Error {
+            let name = inner.segments.name(place.ordinal);
+            let name = name.map_or_else(|| format!("segment {}", place.ordinal), |n| n.to_string());
+            corrupt(name, offset, format!("{what}, in the record of value {digest}")).into()
+        };
+        let read = Record::read(inner.writer.store, &bytes)
+            .map_err(|error| format!("expected {}", error.what))
+            .and_then(|record| match record.kind == RecordKind::Value as u8 {
+                true => ValueRecord::decode(record.payload).map_err(|error| error.what.to_owned()),
+                false => Err("expected a value".to_owned()),
+            });
+        let value = match read {
+            Ok(value) if value.digest != *digest && said == Said::Guessed => return Ok(None),
+            Ok(value) if value.digest != *digest => return Err(bad("found another value")),
+            Ok(value) => value,
+            // Whose record this was, the segment's list says; if that cannot be read, it may be ours.
+            Err(_)
+                if said == Said::Guessed
+                    && matches!(inner.segments.lists(digest, place), Ok(false)) =>
+            {
+                return Ok(None);
+            }
+            Err(what) => return Err(bad(&what)),
+        };
+        if self.verify == Verify::Digest && Digest::of(value.value) != *digest {
+            return Err(bad("its bytes have another digest"));
+        }
+        Ok(Some(bytes.slice_ref(value.value)))
     }
-    let value = ValueRecord::decode(record.payload).map_err(|error| bad(error.what))?;
-    if value.digest != *digest {
-        return Err(bad("found another value"));
-    }
-    if verify == Verify::Digest && Digest::of(value.value) != *digest {
-        return Err(bad("its bytes have another digest"));
-    }
-    Ok(bytes.slice_ref(value.value))
 }
 
 /// The bytes from a record's start to its end or beyond.

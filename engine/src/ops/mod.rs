@@ -3,7 +3,9 @@
 pub(crate) mod check;
 pub(crate) mod close;
 pub(crate) mod commit;
+pub(crate) mod compact;
 pub(crate) mod get;
+pub(crate) mod lookup;
 pub(crate) mod put;
 pub(crate) mod recover;
 pub(crate) mod stats;

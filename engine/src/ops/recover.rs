@@ -5,8 +5,9 @@
 //!    their footers; unsealed ones are scanned, each to its first invalid byte and beyond.
 //! 3. Judge: for each log, does anything testify that the first invalid byte was durable once?
 //!    Then the store is corrupt, and nothing is changed. Otherwise the log ends there.
-//! 4. Replay: values into the index, commits into the pointer table, up to the first whose
-//!    dependency in the blob log is not met. Every pointer standing then must have its value.
+//! 4. Replay what does not stand in tables: values into the index, commits into the pointer table, up
+//!    to the first whose dependency in the blob log is not met. Every pointer standing then must
+//!    have its value.
 //! 5. Copy the valid frames of each unsealed segment into a new file and sync it, unless something
 //!    testifies that the segment was durable up to its last byte. What the page cache shows after a
 //!    failed sync may not be on the device, and reading it again proves nothing; a rewritten copy
@@ -20,14 +21,17 @@
 //! - R2: a crash anywhere leaves the old root or the new one, each with all its files.
 //! - R3: epochs and ordinals found in any file's name are not used again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pinstone_compaction::TableId;
+use pinstone_compaction::open_levels::OpenLevels;
+use pinstone_compaction::table::container::Tables;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
 use pinstone_disk::{
-    DirectoryState, Disk, DiskError, DiskExt, Epoch, FileName, Lock, LogKind, OpenMode, Ordinal,
-    StdDisk, StoreId,
+    DirectoryState, Disk, DiskError, Epoch, FileName, Lock, LogKind, Ordinal, StdDisk, StoreId,
+    TableKind,
 };
 use pinstone_wal::{
     Appender, BlobLog, BlobLogOptions, LogPosition, SegmentHeader, StoreSeed, Writer,
@@ -40,13 +44,15 @@ use self::replay::{replay_commits, replay_values};
 use self::tails::{Tails, take_tails};
 use crate::error::{Error, Result};
 use crate::maintain;
+use crate::ops::compact;
 use crate::options::Options;
-use crate::state::digest_index::DigestIndex;
+use crate::state::digest_index::{DigestIndex, IndexOptions};
 use crate::state::inner::{CommitQueue, Counters, Inner, PointerLog};
 use crate::state::pointers::PointerTable;
 use crate::state::reserve::Reserve;
-use crate::state::root::{Root, RootState, SegmentState, reserve};
+use crate::state::root::{Root, RootState, SegmentState, TreeState, reserve, turn_current};
 use crate::state::segments::Segments;
+use crate::state::trees::Trees;
 use crate::stats::Recovery;
 
 mod clean;
@@ -88,10 +94,10 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     // Again under the lock: another process may have created, or left, a store meanwhile.
     let found = look(&*disk, &path, &options)?;
     let mut before = match found.current {
-        Some(current) => read_store(&*disk, &found.segments, current)?,
+        Some(current) => read_store(&*disk, &found, current)?,
         None => Before::nothing(StoreId(disk.random()?)),
     };
-    let replayed = replay(&*disk, &mut before)?;
+    let replayed = replay(&disk, &options, &mut before)?;
     let taken = match take_over(&disk, &options, &found, &before, replayed) {
         Ok(taken) => taken,
         Err(error) => {
@@ -107,6 +113,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     // Files that are gone give their space back once they are closed.
     drop(before);
     let inner = Arc::new(begin(disk, path, options, lock, taken)?);
+    compact::note_pressure(&inner);
     maintain::start(&inner)?;
     Ok(inner)
 }
@@ -115,6 +122,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
 struct Taken {
     writer: Writer,
     root: Root,
+    lingering: BTreeSet<TableId>,
     segments: Segments,
     replayed: Replayed,
     blob: Tails,
@@ -123,6 +131,7 @@ struct Taken {
 
 /// What the logs hold.
 struct Replayed {
+    tables: Arc<Tables>,
     index: DigestIndex,
     pointers: PointerTable,
     /// The dependency of the last commit.
@@ -131,13 +140,22 @@ struct Replayed {
 }
 
 /// Replays both logs, and finds where the pointer log ends. Changes nothing.
-fn replay(disk: &dyn Disk, before: &mut Before) -> Result<Replayed> {
-    let index = DigestIndex::new(disk.random()?);
+fn replay(disk: &Arc<dyn Disk>, options: &Options, before: &mut Before) -> Result<Replayed> {
+    let budget = options.budget();
+    let tables =
+        Tables::new(Arc::clone(disk), before.store_id, options.open_files_max, budget.tables_bytes);
+    let index_options = IndexOptions {
+        memtable_entries: budget.memtable_entries,
+        key_bits: options.index_key_bits,
+    };
+    let TreeState { levels, flushed, .. } = &before.root.index;
+    let levels = OpenLevels::open(&tables, levels.clone())?;
+    let index = DigestIndex::new(disk.random()?, index_options, flushed.below, levels);
     let pointers = PointerTable::default();
     let mut recovery = std::mem::take(&mut before.recovery);
     replay_values(&mut before.blob, &index, &mut recovery)?;
-    let depends_upto = replay_commits(disk, before, &pointers, &index, &mut recovery)?;
-    Ok(Replayed { index, pointers, depends_upto, recovery })
+    let depends_upto = replay_commits(&**disk, before, &pointers, &index, &mut recovery)?;
+    Ok(Replayed { tables, index, pointers, depends_upto, recovery })
 }
 
 /// Copies the tails, turns CURRENT, cleans up.
@@ -184,26 +202,37 @@ fn take_over(
         Ok(tails)
     });
     let (blob, pointer) = (blob?, pointer?);
+    for tree in TableKind::ALL {
+        *state.tree_mut(tree) = before.root.tree(tree).clone();
+    }
+    for id in &found.tables {
+        state.tree_mut(id.table).spend(id.ordinal);
+    }
 
     let root = Root::create(writer.clone(), header, state)?;
     turn_current(&**disk, &header)?;
-    remove_unnamed(&**disk, found, before, &root, recovery)?;
+    let lingering = remove_unnamed(&**disk, found, before, &root, recovery)?;
 
-    let segments = Segments::new(Arc::clone(disk), options.open_files_max);
+    let lists_bytes = options.budget().lists_bytes;
+    let segments =
+        Segments::new(Arc::clone(disk), before.store_id, options.open_files_max, lists_bytes);
     for sealed in &before.blob.sealed {
-        segments.add_sealed(sealed.ordinal, sealed.state.epoch);
+        let seal = sealed.state.seal.expect("it is sealed");
+        segments.add_sealed(sealed.ordinal, sealed.state.epoch, seal.footer_hash);
     }
     for tail in &blob.all {
         segments.add_unsealed(tail.segment.clone());
     }
-    Ok(Taken { writer, root, segments, replayed, blob, pointer })
+    Ok(Taken { writer, root, lingering, segments, replayed, blob, pointer })
 }
 
 /// The header of the next root log. Whatever a file's name says was in use (R3).
 fn next_root(found: &Found, before: &Before) -> Result<SegmentHeader> {
     let roots = found.segments.iter().filter(|name| name.log == LogKind::Root);
     let last_ordinal = roots.map(|name| name.ordinal).max();
-    let last_epoch = found.segments.iter().map(|name| name.epoch).chain(before.epoch()).max();
+    let tables = found.tables.iter().map(|id| id.epoch);
+    let epochs = found.segments.iter().map(|name| name.epoch).chain(tables);
+    let last_epoch = epochs.chain(before.epoch()).max();
     let next = (
         last_ordinal.map_or(Some(Ordinal::FIRST), Ordinal::next),
         last_epoch.map_or(Some(Epoch::FIRST), Epoch::next),
@@ -222,8 +251,17 @@ fn begin(
     lock: Box<dyn Lock>,
     taken: Taken,
 ) -> Result<Inner> {
-    let Taken { writer, root, segments, replayed, .. } = taken;
-    let Replayed { index, pointers, depends_upto, recovery } = replayed;
+    let Taken { writer, root, lingering, segments, replayed, .. } = taken;
+    let Replayed { tables, index, pointers, depends_upto, recovery } = replayed;
+    let shapes = [options.index_shape(), options.names_shape()];
+    let trees = Trees::new(
+        tables,
+        options.budget().tables_bytes,
+        writer.epoch,
+        shapes,
+        &root.state(),
+        lingering,
+    );
     root.reserve()?;
     let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes)
         + taken.pointer.oversize_bytes(options.pointer_segment_bytes);
@@ -243,7 +281,7 @@ fn begin(
     let told = writer.synced.now();
     let blob_options = BlobLogOptions {
         segment_bytes: options.segment_bytes,
-        segment_values_max: u64::MAX,
+        segment_values_max: options.budget().segment_values_max,
         buffer_bytes: options.append_buffer_bytes,
     };
     let (active, closing) = taken.blob.split();
@@ -273,6 +311,7 @@ fn begin(
         index,
         segments,
         pointers,
+        trees,
         pointer_log: Mutex::new(pointer_log),
         commits: Mutex::new(CommitQueue::default()),
         pointer_due: AtomicBool::new(true),
@@ -282,6 +321,7 @@ fn begin(
         growth_refused: AtomicBool::new(false),
         maintaining: Mutex::new(()),
         signal: Arc::default(),
+        compact_signal: Arc::default(),
         told_blob: AtomicU64::new(told.blob.number()),
         told_pointer: AtomicU64::new(told.pointer.number()),
         counters: Counters::default(),
@@ -293,14 +333,4 @@ fn begin(
 /// Reserves space for the segment appended to, if there is so much.
 fn reserve_active(tails: &Tails, bytes: u64) -> Result<(), DiskError> {
     tails.active().map_or(Ok(()), |active| reserve(&*active.segment.file, bytes))
-}
-
-/// Makes CURRENT name this root log; durable on return.
-fn turn_current(disk: &dyn Disk, header: &SegmentHeader) -> Result<()> {
-    let file = disk.open(FileName::CurrentTemp, OpenMode::Create)?;
-    disk.write(&file, 0, header.encode_current().to_vec().into())?;
-    disk.sync(&file)?;
-    disk.rename(FileName::CurrentTemp, FileName::Current)?;
-    disk.sync_dir()?;
-    Ok(())
 }

@@ -1,12 +1,15 @@
 //! stats: figures of the store now.
 
+use pinstone_compaction::plan;
+use pinstone_compaction::run::Index;
 use pinstone_disk::LogKind;
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_wal::{Appender, Closing, FRAMES_START_BYTES, LogPosition};
 
+use crate::ops::compact::StoreTree;
 use crate::state::inner::{Inner, PointerLog};
 use crate::state::root::LogState;
-use crate::stats::{Counters, LogStats, Stats};
+use crate::stats::{Counters, LevelStats, LogStats, MemoryStats, Stats, TreeStats};
 
 /// Gathers the figures; each is exact, though not all of the same instant.
 pub(crate) fn stats(inner: &Inner) -> Stats {
@@ -23,7 +26,7 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
         io_engine: inner.disk.engine(),
         last_commit: inner.pointers.last_commit().0,
         pointer_count: inner.pointers.len(),
-        value_count: inner.index.len(),
+        value_count: inner.index.view().entry_count(),
         poisoned: inner.writer.poison.cause(),
         blob_log: log_stats(root.log(LogKind::Blob), &blob_ends, synced.blob),
         pointer_log: log_stats(root.log(LogKind::Pointer), &pointer_ends, synced.pointer),
@@ -33,8 +36,71 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
             unsynced_bytes: unsynced_bytes(&[root_end], synced.root),
             ..LogStats::default()
         },
+        index: tree_stats::<Index>(inner),
+        memory: memory_stats(inner),
         since_open: counters(inner),
         recovery: inner.recovery.clone(),
+    }
+}
+
+fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
+    let shape = inner.trees.shape(T::KIND);
+    let (figures, memtables) =
+        (T::work(&mut inner.trees.work.lock()).figures.clone(), T::memtable_entries(inner));
+    let open = T::levels(inner);
+    let levels = open.levels();
+    let scores = plan::score(levels, shape);
+    let level_stats = |level: u8| {
+        let (sums, at) = (levels.sums(level), usize::from(level));
+        let mut stats = LevelStats {
+            level,
+            table_count: sums.table_count,
+            bytes: sums.file_bytes,
+            entry_count: sums.entry_count,
+            score: scores[at],
+            read_bytes: figures.read_bytes[at],
+            written_bytes: figures.written_bytes[at],
+            ..LevelStats::default()
+        };
+        for table in open.tables(level) {
+            let probes = T::file(table).figures();
+            stats.asked_count += probes.asked;
+            stats.filtered_count += probes.filtered;
+            stats.found_count += probes.found;
+            stats.device_read_count += probes.unit_reads;
+        }
+        stats
+    };
+    let last = levels.all().last().map(|(level, _)| level);
+    let written_bytes = figures.flushed_bytes + figures.written_bytes.iter().sum::<u64>();
+    TreeStats {
+        memtable_count: memtables.len() as u64,
+        memtable_entry_count: memtables.iter().sum(),
+        levels: last.map_or_else(Vec::new, |last| (0..=last).map(level_stats).collect()),
+        debt_bytes: plan::debt_bytes(levels, shape),
+        flush_count: figures.flush_count,
+        flushed_bytes: figures.flushed_bytes,
+        rewrite_count: figures.rewrite_count,
+        move_count: figures.move_count,
+        write_amplification: match figures.flushed_bytes {
+            0 => 0.0,
+            flushed => written_bytes as f64 / flushed as f64,
+        },
+    }
+}
+
+fn memory_stats(inner: &Inner) -> MemoryStats {
+    let tables = inner.trees.tables.figures();
+    MemoryStats {
+        limit_bytes: inner.options.memory_bytes,
+        index_memtable_bytes: inner.index.memory_bytes(),
+        directory_bytes: tables.resident_bytes,
+        cache_bytes: tables.cache_bytes,
+        cache_asked_count: tables.unit_asks,
+        cache_missed_count: tables.unit_reads,
+        list_bytes: inner.segments.lists_bytes(),
+        directories_rebuilt_count: tables.directories_rebuilt,
+        filters_ignored_count: tables.filters_ignored,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pinstone_compaction::TableError;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use pinstone_disk::{CommitId, Disk, Lock};
 use pinstone_wal::{Appender, BlobLog, Closing, LogPosition, WalError, Writer, copy_bytes};
@@ -17,13 +18,14 @@ use crate::state::pointers::PointerTable;
 use crate::state::reserve::Reserve;
 use crate::state::root::Root;
 use crate::state::segments::Segments;
+use crate::state::trees::Trees;
 use crate::stats::Recovery;
 
 /// The parts of an open store.
 ///
 /// Lock order, outermost first: `lock`, `maintaining`, `pointer_log`, `growing`, the blob log's, the
-/// reserve's, the root's. The
-/// commit queue, the tables and the index are each locked alone and briefly.
+/// reserve's, the root's. The work on trees is locked before the blob log, and by nobody who holds
+/// any of those. The commit queue, the pointer table and the index are each locked alone and briefly.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) path: PathBuf,
@@ -37,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) index: DigestIndex,
     pub(crate) segments: Segments,
     pub(crate) pointers: PointerTable,
+    pub(crate) trees: Trees,
     pub(crate) pointer_log: Mutex<PointerLog>,
     pub(crate) commits: Mutex<CommitQueue>,
     /// A segment of the pointer log became full since this was last looked at.
@@ -52,6 +55,8 @@ pub(crate) struct Inner {
     /// Held during a step of maintenance.
     pub(crate) maintaining: Mutex<()>,
     pub(crate) signal: Arc<maintain::Signal>,
+    /// Wakes the thread that flushes and compacts.
+    pub(crate) compact_signal: Arc<maintain::Signal>,
     /// How far the root's last frame says that the logs are durable.
     pub(crate) told_blob: AtomicU64,
     pub(crate) told_pointer: AtomicU64,
@@ -170,6 +175,16 @@ pub(crate) struct Counters {
 /// Counts; nothing is ordered by it.
 pub(crate) fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
+}
+
+impl From<TableError> for Error {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Disk(source) => source.into(),
+            TableError::Format(error) => error.into(),
+            other => Self::Poisoned { cause: other.to_string() },
+        }
+    }
 }
 
 impl From<WalError> for Error {

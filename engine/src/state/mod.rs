@@ -6,3 +6,4 @@ pub(crate) mod pointers;
 pub(crate) mod reserve;
 pub(crate) mod root;
 pub(crate) mod segments;
+pub(crate) mod trees;

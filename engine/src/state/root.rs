@@ -3,240 +3,35 @@
 //! 1. CURRENT names a root log. Its first record is the whole root, each further record an edit.
 //! 2. Every open for writing writes a new root log, with a new epoch, and turns CURRENT to it.
 //! 3. An edit is appended and synced before anyone relies on it, and only then shown here.
+//! 4. A log that has grown long is written anew as an open would, with the next ordinal: it is read
+//!    whole at each open, and what it says in the end is short.
 //!
 //! - E1: a segment is named by the root before a frame is appended to it.
 //! - E2: an ordinal that was given to a file is not given again, even if that came to nothing.
+//!
+//! What edits are and what they make is in `root/edit.rs`.
 
-use std::collections::BTreeMap;
-
-use pinstone_disk::codec::{Malformed, Reader, put_varint};
 use pinstone_disk::env::Mutex;
-use pinstone_disk::{DiskError, DiskExt, Epoch, File, LogKind, Ordinal};
+use pinstone_disk::{
+    Disk, DiskError, DiskExt, File, FileName, LogKind, OpenMode, Operation, Ordinal,
+};
 use pinstone_wal::{
     Appender, FRAMES_START_BYTES, FrameBuilder, LogPosition, RecordKind, Sealed, Sealer,
     SegmentFile, SegmentHeader, WalError, Writer, corrupt, create_segment,
 };
 
-/// What a root says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RootState {
-    /// The blob log's segments.
-    pub(crate) blob: LogState,
-    /// The pointer log's segments.
-    pub(crate) pointer: LogState,
-    /// The last writer closed the store, with the logs ending here.
-    pub(crate) closed: Option<Ends>,
-}
+use self::edit::encode;
+pub(crate) use self::edit::{
+    CLOSED, Edit, Ends, FLUSHED, Flushed, LEVELS, LogState, NEXT_ORDINAL, NEXT_TABLE, OPEN, RETIRE,
+    RootState, SEAL, Seal, SegmentState, TreeState, check_record,
+};
 
-/// Where the logs ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ends {
-    pub(crate) blob: LogPosition,
-    pub(crate) pointer: LogPosition,
-}
-
-/// The segments of one log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LogState {
-    /// By ordinal.
-    pub(crate) segments: BTreeMap<Ordinal, SegmentState>,
-    /// The next segment's ordinal.
-    pub(crate) next_ordinal: Ordinal,
-}
-
-impl Default for LogState {
-    fn default() -> Self {
-        Self { segments: BTreeMap::new(), next_ordinal: Ordinal::FIRST }
-    }
-}
-
-/// One segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SegmentState {
-    /// The epoch in its file's name.
-    pub(crate) epoch: Epoch,
-    /// What sealing made of it, if it is sealed.
-    pub(crate) seal: Option<Seal>,
-}
-
-/// What the root knows of a sealed segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seal {
-    pub(crate) file_bytes: u64,
-    pub(crate) record_count: u64,
-    pub(crate) footer_hash: [u8; 32],
-}
-
-/// One change of the root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Edit {
-    /// The log has this segment, unsealed.
-    Open { log: LogKind, ordinal: Ordinal, epoch: Epoch },
-    /// The segment is sealed.
-    Seal { log: LogKind, ordinal: Ordinal, epoch: Epoch, seal: Seal },
-    /// The next ordinal of the log is at least this.
-    NextOrdinal { log: LogKind, ordinal: Ordinal },
-    /// The store was closed.
-    Closed(Ends),
-}
-
-pub(crate) const OPEN: u8 = 1;
-pub(crate) const SEAL: u8 = 2;
-pub(crate) const NEXT_ORDINAL: u8 = 3;
-pub(crate) const CLOSED: u8 = 4;
-
-impl RootState {
-    /// One log's segments.
-    pub(crate) fn log(&self, log: LogKind) -> &LogState {
-        match log {
-            LogKind::Blob => &self.blob,
-            LogKind::Pointer => &self.pointer,
-            LogKind::Root => unreachable!("the root log is one file, which CURRENT names"),
-        }
-    }
-
-    /// One log's segments, to be changed.
-    pub(crate) fn log_mut(&mut self, log: LogKind) -> &mut LogState {
-        match log {
-            LogKind::Blob => &mut self.blob,
-            LogKind::Pointer => &mut self.pointer,
-            LogKind::Root => unreachable!("the root log is one file, which CURRENT names"),
-        }
-    }
-
-    fn apply(&mut self, edit: &Edit) {
-        // Only the last edit says that the store is closed.
-        self.closed = None;
-        match *edit {
-            Edit::Open { log, ordinal, epoch } => {
-                self.log_mut(log).insert(ordinal, SegmentState { epoch, seal: None });
-            }
-            Edit::Seal { log, ordinal, epoch, seal } => {
-                self.log_mut(log).insert(ordinal, SegmentState { epoch, seal: Some(seal) });
-            }
-            Edit::NextOrdinal { log, ordinal } => {
-                let log = self.log_mut(log);
-                log.next_ordinal = log.next_ordinal.max(ordinal);
-            }
-            Edit::Closed(ends) => self.closed = Some(ends),
-        }
-    }
-
-    /// The edits that make this state from nothing.
-    pub(crate) fn edits(&self) -> Vec<Edit> {
-        let mut edits = Vec::new();
-        for log in [LogKind::Blob, LogKind::Pointer] {
-            let state = self.log(log);
-            edits.push(Edit::NextOrdinal { log, ordinal: state.next_ordinal });
-            edits.extend(state.segments.iter().map(|(&ordinal, segment)| {
-                let epoch = segment.epoch;
-                match segment.seal {
-                    Some(seal) => Edit::Seal { log, ordinal, epoch, seal },
-                    None => Edit::Open { log, ordinal, epoch },
-                }
-            }));
-        }
-        edits.extend(self.closed.map(Edit::Closed));
-        edits
-    }
-
-    /// Bytes of the record that a new root log begins with.
-    pub(crate) fn record_bytes(&self) -> u64 {
-        encode(&self.edits()).len() as u64
-    }
-
-    /// Applies the edits of one record.
-    pub(crate) fn apply_record(&mut self, payload: &[u8]) -> Result<(), Malformed> {
-        let mut reader = Reader::new(payload);
-        let count = reader.varint("a count of edits")?;
-        for _ in 0..count {
-            self.apply(&decode(&mut reader)?);
-        }
-        reader.end("the end of the edits")
-    }
-}
-
-impl LogState {
-    /// The log has this segment, in place of any other of its ordinal.
-    pub(crate) fn insert(&mut self, ordinal: Ordinal, segment: SegmentState) {
-        self.segments.insert(ordinal, segment);
-        self.spend(ordinal);
-    }
-
-    /// Notes that the ordinal was given to a file (E2). The last one has no next: no segment can
-    /// be added after it.
-    pub(crate) fn spend(&mut self, ordinal: Ordinal) {
-        self.next_ordinal = self.next_ordinal.max(ordinal.next().unwrap_or(ordinal));
-    }
-}
-
-fn encode(edits: &[Edit]) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_varint(&mut out, edits.len() as u64);
-    for edit in edits {
-        let head = |out: &mut Vec<u8>, tag, log: LogKind, ordinal: Ordinal| {
-            out.extend_from_slice(&[tag, log as u8]);
-            out.extend_from_slice(&ordinal.0.to_le_bytes());
-        };
-        match *edit {
-            Edit::Open { log, ordinal, epoch } => {
-                head(&mut out, OPEN, log, ordinal);
-                out.extend_from_slice(&epoch.0.to_le_bytes());
-            }
-            Edit::Seal { log, ordinal, epoch, seal } => {
-                head(&mut out, SEAL, log, ordinal);
-                out.extend_from_slice(&epoch.0.to_le_bytes());
-                out.extend_from_slice(&seal.file_bytes.to_le_bytes());
-                out.extend_from_slice(&seal.record_count.to_le_bytes());
-                out.extend_from_slice(&seal.footer_hash);
-            }
-            Edit::NextOrdinal { log, ordinal } => head(&mut out, NEXT_ORDINAL, log, ordinal),
-            Edit::Closed(ends) => {
-                out.push(CLOSED);
-                out.extend_from_slice(&ends.blob.number().to_le_bytes());
-                out.extend_from_slice(&ends.pointer.number().to_le_bytes());
-            }
-        }
-    }
-    out
-}
-
-fn decode(reader: &mut Reader<'_>) -> Result<Edit, Malformed> {
-    let tag = reader.u8("an edit's kind")?;
-    if tag == CLOSED {
-        let blob = LogPosition::from_number(reader.u64("the blob log's end")?);
-        let pointer = LogPosition::from_number(reader.u64("the pointer log's end")?);
-        return Ok(Edit::Closed(Ends { blob, pointer }));
-    }
-    if ![OPEN, SEAL, NEXT_ORDINAL].contains(&tag) {
-        return Err(reader.malformed("an edit of a known kind"));
-    }
-    let log = match LogKind::from_number(reader.u8("an edit's log")?) {
-        Some(log @ (LogKind::Blob | LogKind::Pointer)) => log,
-        _ => return Err(reader.malformed("an edit of a known log")),
-    };
-    let ordinal = Ordinal::from_number(reader.u32("an ordinal")?)
-        .ok_or_else(|| reader.malformed("an ordinal that another can follow"))?;
-    if tag == NEXT_ORDINAL {
-        return Ok(Edit::NextOrdinal { log, ordinal });
-    }
-    let epoch = Epoch(reader.u32("an epoch")?);
-    if tag == OPEN {
-        return Ok(Edit::Open { log, ordinal, epoch });
-    }
-    let seal = Seal {
-        file_bytes: reader.u64("a segment's length")?,
-        record_count: reader.u64("a segment's count of records")?,
-        footer_hash: reader.array("a footer's hash")?,
-    };
-    Ok(Edit::Seal { log, ordinal, epoch, seal })
-}
+mod edit;
 
 /// The root in force, and the log that its edits go to.
 #[derive(Debug)]
 pub(crate) struct Root {
     writer: Writer,
-    header: SegmentHeader,
     inner: Mutex<RootInner>,
 }
 
@@ -244,11 +39,16 @@ pub(crate) struct Root {
 struct RootInner {
     state: RootState,
     log: Appender,
+    /// Bytes of the log's first record.
+    first_bytes: u64,
 }
 
 /// Bytes reserved for a root log beyond its first record, so that edits can be written when the
 /// device is full later.
 const RESERVE_BYTES: u64 = 64 << 10;
+
+/// A root log longer than this, and than a few times its first record, is written anew.
+const LOG_BYTES_MAX: u64 = 1 << 20;
 
 impl Root {
     /// Writes a new root log with this header and state, synced; CURRENT does not name it yet.
@@ -258,15 +58,10 @@ impl Root {
         state: RootState,
     ) -> Result<Self, WalError> {
         assert_eq!(header.epoch, writer.epoch, "a writer writes a root log of its own");
-        let mut frame = FrameBuilder::with_capacity(0);
-        frame.push(writer.store, RecordKind::RootEdit, &encode(&state.edits()));
-        let segment = create_segment(&*writer.disk, header, frame.len_bytes() as u64)?;
-        let mut log = Appender::new(writer.clone(), segment, FRAMES_START_BYTES, Sealer::default());
-        log.append(frame, false)?;
-        writer.disk.sync(&log.segment().file)?;
+        let (log, first_bytes) = create_log(&writer, header, &state)?;
         writer.synced.raise(LogKind::Root, log.end());
-        let inner = Mutex::new(RootInner { state, log });
-        Ok(Self { writer, header, inner })
+        let inner = Mutex::new(RootInner { state, log, first_bytes });
+        Ok(Self { writer, inner })
     }
 
     /// Reserves space for edits; on a full device each of them finds out by itself.
@@ -277,7 +72,7 @@ impl Root {
 
     /// The header of its log.
     pub(crate) fn header(&self) -> SegmentHeader {
-        self.header
+        self.inner.lock().log.segment().header
     }
 
     /// Where its log ends.
@@ -288,6 +83,11 @@ impl Root {
     /// What it says now.
     pub(crate) fn state(&self) -> RootState {
         self.inner.lock().state.clone()
+    }
+
+    /// All segments of the log below this one are sealed.
+    pub(crate) fn sealed_below(&self, log: LogKind) -> Ordinal {
+        self.inner.lock().state.log(log).sealed_below()
     }
 
     /// Bytes of the record that the next root log begins with, about.
@@ -321,9 +121,10 @@ impl Root {
         let ordinal = inner.state.log(log).next_ordinal;
         if ordinal.next().is_none() {
             let what = format!("the {} log has no ordinal left", log.word());
-            return Err(corrupt(self.header.file_name(), inner.log.end().offset_bytes(), what));
+            let root = inner.log.segment().name();
+            return Err(corrupt(root, inner.log.end().offset_bytes(), what));
         }
-        let header = SegmentHeader { log, ordinal, ..self.header };
+        let header = SegmentHeader { log, ordinal, ..inner.log.segment().header };
         // E2: the ordinal is spent from here on, whatever becomes of it.
         inner.state.log_mut(log).spend(ordinal);
         let segment = create_segment(&*self.writer.disk, header, reserve_bytes)
@@ -364,6 +165,74 @@ impl Root {
         self.append(&mut self.inner.lock(), &[])
     }
 
+    /// Makes these changes in one step; durable on return. Files that they name are durable with
+    /// their names before.
+    ///
+    /// # Errors
+    /// Whatever the machine says: nothing has changed. A failed sync ends writing.
+    ///
+    /// # Panics
+    /// If an edit of levels does not fit them.
+    pub(crate) fn edit(&self, edits: &[Edit]) -> Result<(), WalError> {
+        let mut inner = self.inner.lock();
+        for edit in edits {
+            if let Edit::Levels(edit) = edit {
+                let fits = inner.state.tree(edit.tree).levels.apply(edit);
+                assert!(fits.is_ok(), "{fits:?}: an edit that we made fits");
+            }
+        }
+        self.append(&mut inner, edits)
+    }
+
+    /// The log is long enough to be written anew.
+    pub(crate) fn is_long(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.log.end().offset_bytes() > LOG_BYTES_MAX.max(4 * inner.first_bytes)
+    }
+
+    /// Writes the log anew, if it is long: a crash leaves the old one in force, or the new one.
+    ///
+    /// # Errors
+    /// Whatever the machine says; the old log goes on then. If it cannot be told which of the two is
+    /// in force, writing ends.
+    pub(crate) fn rewrite(&self) -> Result<(), WalError> {
+        if !self.is_long() {
+            return Ok(());
+        }
+        let mut inner = self.inner.lock();
+        self.writer.poison.check()?;
+        let old = inner.log.segment().header;
+        let Some(ordinal) = old.ordinal.next().filter(|ordinal| ordinal.next().is_some()) else {
+            return Ok(());
+        };
+        let header = SegmentHeader { ordinal, ..old };
+        let state = RootState { closed: None, ..inner.state.clone() };
+        let disk = &*self.writer.disk;
+        let (log, first_bytes) = create_log(&self.writer, header, &state).map_err(|error| {
+            // Nothing names the file; what cannot be removed now is removed at the next open.
+            let _ = disk.remove(header.file_name());
+            match error {
+                WalError::Disk(error) => self.writer.poison.after(error),
+                other => other,
+            }
+        })?;
+        if let Err(error) = turn_current(disk, &header) {
+            if let Operation::Rename | Operation::SyncDirectory = error.operation {
+                return Err(self.writer.poison.set(format_args!("{error}: {}", error.source)));
+            }
+            for name in [FileName::CurrentTemp, header.file_name()] {
+                let _ = disk.remove(name);
+            }
+            return Err(self.writer.poison.after(error));
+        }
+        self.writer.synced.raise(LogKind::Root, log.end());
+        *inner = RootInner { state, log, first_bytes };
+        // What cannot be removed now is removed at the next open.
+        let _ = disk.remove(old.file_name());
+        let log = &inner.log;
+        Ok(reserve(&*log.segment().file, log.end().offset_bytes() + RESERVE_BYTES)?)
+    }
+
     fn append(&self, inner: &mut RootInner, edits: &[Edit]) -> Result<(), WalError> {
         let mut frame = FrameBuilder::with_capacity(0);
         if !edits.is_empty() {
@@ -376,10 +245,35 @@ impl Root {
             .map_err(|error| self.writer.poison.set(format_args!("{error}: {}", error.source)))?;
         self.writer.synced.raise(LogKind::Root, inner.log.end());
         for edit in edits {
-            inner.state.apply(edit);
+            inner.state.apply(edit).expect("what does not fit was not appended");
         }
         Ok(())
     }
+}
+
+/// Writes a log that begins with `state`, synced.
+fn create_log(
+    writer: &Writer,
+    header: SegmentHeader,
+    state: &RootState,
+) -> Result<(Appender, u64), WalError> {
+    let mut frame = FrameBuilder::with_capacity(0);
+    frame.push(writer.store, RecordKind::RootEdit, &encode(&state.edits()));
+    let segment = create_segment(&*writer.disk, header, frame.len_bytes() as u64)?;
+    let mut log = Appender::new(writer.clone(), segment, FRAMES_START_BYTES, Sealer::default());
+    log.append(frame, false)?;
+    writer.disk.sync(&log.segment().file)?;
+    let first_bytes = log.end().offset_bytes();
+    Ok((log, first_bytes))
+}
+
+/// Makes CURRENT name this root log; durable on return.
+pub(crate) fn turn_current(disk: &dyn Disk, header: &SegmentHeader) -> Result<(), DiskError> {
+    let file = disk.open(FileName::CurrentTemp, OpenMode::Create)?;
+    disk.write(&file, 0, header.encode_current().to_vec().into())?;
+    disk.sync(&file)?;
+    disk.rename(FileName::CurrentTemp, FileName::Current)?;
+    disk.sync_dir()
 }
 
 /// Reserves space up to `bytes`, if there is so much.
@@ -387,41 +281,5 @@ pub(crate) fn reserve(file: &dyn File, bytes: u64) -> Result<(), DiskError> {
     match file.allocate(bytes) {
         Err(error) if error.is_no_space() => Ok(()),
         allocated => allocated,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_root_is_made_again_from_its_edits() {
-        let mut state = RootState::default();
-        let seal = Seal { file_bytes: 9, record_count: 3, footer_hash: [7; 32] };
-        let edits = [
-            Edit::Open { log: LogKind::Blob, ordinal: Ordinal(1), epoch: Epoch(2) },
-            Edit::Seal { log: LogKind::Blob, ordinal: Ordinal(1), epoch: Epoch(2), seal },
-            Edit::Open { log: LogKind::Blob, ordinal: Ordinal(5), epoch: Epoch(2) },
-            Edit::Open { log: LogKind::Pointer, ordinal: Ordinal(1), epoch: Epoch(3) },
-            Edit::NextOrdinal { log: LogKind::Pointer, ordinal: Ordinal(8) },
-            Edit::Closed(Ends {
-                blob: LogPosition::new(Ordinal(5), 64),
-                pointer: LogPosition::new(Ordinal(1), 72),
-            }),
-        ];
-        state.apply_record(&encode(&edits)).unwrap();
-        assert_eq!(state.blob.next_ordinal, Ordinal(6));
-        assert_eq!(state.pointer.next_ordinal, Ordinal(8));
-        let mut again = RootState::default();
-        again.apply_record(&encode(&state.edits())).unwrap();
-        assert_eq!(again, state);
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_applied_without_panic(bytes: Vec<u8>) {
-            let _ = RootState::default().apply_record(&bytes);
-        }
     }
 }

@@ -109,6 +109,11 @@ impl Workload {
             .pointer_segment_bytes(self.segment_bytes)
             .append_buffer_bytes(self.buffer_bytes)
             .reserve_bytes(4 * self.segment_bytes + (16 << 10))
+            // So that little makes tables, and tables make levels.
+            .memtable_entries_max(3)
+            .level0_tables(2)
+            .level_ratio(2)
+            .table_bytes(4 << 10)
             .maintenance(Maintenance::Inline)
     }
 

@@ -10,8 +10,9 @@
 //!
 //! - B4: a value that was refused is not in the log, now or later. A large value's header is
 //!   written after all the rest of it, so that there is no whole frame of a value that was refused.
-//! - B8: the write lock is held until `insert` has returned: who takes it finds every value told that
-//!   was written before ([`BlobLog::wait_for_inserts`]).
+//! - B8: the write lock is held until `insert` has returned. So of a segment that
+//!   [`BlobLog::take_closing`] gives out every value was told: who wrote its last frame had that lock
+//!   later.
 
 use std::sync::Arc;
 

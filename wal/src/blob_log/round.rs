@@ -114,19 +114,6 @@ impl BlobLog {
         let _write = self.write.lock();
     }
 
-    /// Returns once every value that was written before the call was told to its `insert`.
-    ///
-    /// A value that is gathered is told under the append lock, before its frame can be finished. A
-    /// large value is written first, and may even be durable, by a round that noted the log's end
-    /// just then, before it is told; but its thread holds the write lock from before its frame is
-    /// written until `insert` has returned. So who has had that lock comes after it.
-    ///
-    /// For a segment that [`BlobLog::take_closing`] gave out there is nothing to wait for: its last
-    /// frame was written by someone who had the lock after all that.
-    pub fn wait_for_inserts(&self) {
-        drop(self.write.lock());
-    }
-
     /// Ends writing in good order: writes everything out, cuts what was reserved beyond it, and
     /// syncs. Nothing can be appended any more, whatever this returns.
     ///

@@ -1,5 +1,8 @@
 //! Removing what the root does not name: what unfinished recoveries left, and what was replaced.
 
+use std::collections::BTreeSet;
+
+use pinstone_compaction::TableId;
 use pinstone_disk::{Disk, DiskExt, LogKind, OpenMode};
 
 use super::look::Found;
@@ -35,14 +38,14 @@ pub(super) fn remove_leftovers(
 }
 
 /// Removes every file that the new root does not name. What cannot be removed now is tried again
-/// at the next open: it takes room, and nothing else.
+/// at the next open: it takes room, and nothing else. Returns the tables that could not be removed.
 pub(super) fn remove_unnamed(
     disk: &dyn Disk,
     found: &Found,
     before: &Before,
     root: &Root,
     recovery: &mut Recovery,
-) -> Result<()> {
+) -> Result<BTreeSet<TableId>> {
     let state = root.state();
     for name in &before.strangers {
         tracing::warn!(file = %name.file_name(), "a file of another store lies among this one's");
@@ -63,9 +66,25 @@ pub(super) fn remove_unnamed(
             Err(error) => tracing::warn!(%error, "a file that is not needed stays"),
         }
     }
+    for id in &before.strange_tables {
+        tracing::warn!(file = %id.file_name(), "a table of another store lies among this one's");
+    }
+    let is_named = |id: &TableId| state.tree(id.table).levels.all().any(|(_, meta)| meta.id == *id);
+    let mut lingering = BTreeSet::new();
+    let tables = found.tables.difference(&before.strange_tables);
+    for id in tables.filter(|id| !is_named(id)) {
+        match disk.remove(id.file_name()) {
+            Ok(()) => recovery.files_removed += 1,
+            Err(error) if error.is_not_found() => {}
+            Err(error) => {
+                tracing::warn!(%error, "a file that is not needed stays");
+                lingering.insert(*id);
+            }
+        }
+    }
     if recovery.files_removed > 0 {
         // A failed sync is no warning: what a later one says would mean nothing (P6).
         disk.sync_dir()?;
     }
-    Ok(())
+    Ok(lingering)
 }

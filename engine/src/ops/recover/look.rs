@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use pinstone_compaction::TableId;
 use pinstone_disk::{Disk, DiskExt, Epoch, FileName, HEADER_BYTES, LogKind, OpenMode, Ordinal};
 use pinstone_wal::{SegmentHeader, WalError, corrupt};
 
@@ -15,6 +16,8 @@ pub(super) struct Found {
     pub(super) current: Option<SegmentHeader>,
     /// Every segment's file.
     pub(super) segments: BTreeSet<SegmentName>,
+    /// Every table's file.
+    pub(super) tables: BTreeSet<TableId>,
     /// There is a CURRENT that was not renamed.
     pub(super) current_temp: bool,
     /// There is a reserve.
@@ -39,8 +42,13 @@ impl SegmentName {
 /// Looks at the directory without changing it, and refuses what is not a store, and not to become
 /// one.
 pub(super) fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Found> {
-    let mut found =
-        Found { current: None, segments: BTreeSet::new(), current_temp: false, reserve: false };
+    let mut found = Found {
+        current: None,
+        segments: BTreeSet::new(),
+        tables: BTreeSet::new(),
+        current_temp: false,
+        reserve: false,
+    };
     let mut has_current = false;
     let mut stranger = None;
     for name in disk.list()? {
@@ -53,7 +61,11 @@ pub(super) fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Fo
                 check_numbers(name, ordinal, epoch)?;
                 found.segments.insert(SegmentName { log, ordinal, epoch });
             }
-            Ok(FileName::Table { .. }) | Err(_) => stranger = Some(name),
+            Ok(name @ FileName::Table { table, ordinal, epoch }) => {
+                check_numbers(name, ordinal, epoch)?;
+                found.tables.insert(TableId { table, ordinal, epoch });
+            }
+            Err(_) => stranger = Some(name),
         }
     }
     if has_current {
@@ -70,8 +82,9 @@ pub(super) fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Fo
     }
     // A creation that was interrupted leaves a root log at most: other segments come after CURRENT.
     let segment = found.segments.iter().find(|name| name.log != LogKind::Root);
+    let table = found.tables.first().map(TableId::file_name);
     let reserve = found.reserve.then_some(FileName::Reserve);
-    if let Some(name) = segment.map(|name| name.file_name()).or(reserve) {
+    if let Some(name) = segment.map(|name| name.file_name()).or(table).or(reserve) {
         return refused(format!("it holds {name} of a store, but no CURRENT"));
     }
     if options.create { Ok(found) } else { Err(Error::StoreAbsent { path: path.to_owned() }) }

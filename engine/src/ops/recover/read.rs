@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use pinstone_compaction::TableId;
 use pinstone_disk::{
     Disk, DiskExt, Epoch, FileHeader, FileKind, FileName, FormatError, HEADER_BYTES, LogKind,
-    OpenMode, Ordinal, StoreId,
+    OpenMode, Ordinal, StoreId, TableKind,
 };
 use pinstone_wal::{
     LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan, SegmentFile,
     SegmentHeader, Synced, Verdict, corrupt, judge, read_footer, read_header, read_list,
 };
 
-use super::look::SegmentName;
+use super::look::{Found, SegmentName};
 use crate::error::{Error, Result};
 use crate::state::root::{RootState, Seal, SegmentState};
 use crate::stats::Recovery;
@@ -26,6 +27,8 @@ pub(super) struct Before {
     pub(super) pointer: LogBefore,
     /// Files of other stores that lie in the directory: they are left alone.
     pub(super) strangers: BTreeSet<SegmentName>,
+    /// The same, tables.
+    pub(super) strange_tables: BTreeSet<TableId>,
     pub(super) recovery: Recovery,
 }
 
@@ -41,6 +44,12 @@ pub(super) struct LogBefore {
 pub(super) struct SealedSegment {
     pub(super) ordinal: Ordinal,
     pub(super) state: SegmentState,
+    /// What it holds, unless all of that stands in tables: then its file is not opened.
+    pub(super) unflushed: Option<Unflushed>,
+}
+
+/// What is read of a sealed segment.
+pub(super) struct Unflushed {
     pub(super) list: Vec<ListEntry>,
     /// Its header, and where its frames end: the pointer log's are read one segment at a time.
     pub(super) header: SegmentHeader,
@@ -61,6 +70,7 @@ impl Before {
             blob: LogBefore::default(),
             pointer: LogBefore::default(),
             strangers: BTreeSet::new(),
+            strange_tables: BTreeSet::new(),
             recovery: Recovery { created: true, ..Recovery::default() },
         }
     }
@@ -104,11 +114,7 @@ impl LogBefore {
 }
 
 /// Reads a store, and judges its logs; changes nothing.
-pub(super) fn read_store(
-    disk: &dyn Disk,
-    names: &BTreeSet<SegmentName>,
-    current: SegmentHeader,
-) -> Result<Before> {
+pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader) -> Result<Before> {
     let root_scan = scan_segment(disk, current.file_name(), &current.store_id)
         .map_err(|error| missing(error, "CURRENT"))?
         .scan;
@@ -124,7 +130,7 @@ pub(super) fn read_store(
     // left that did not complete: it had read what may be gone by now, so they prove nothing.
     let mut witnesses = Vec::new();
     let mut strangers = BTreeSet::new();
-    for &name in names {
+    for &name in &found.segments {
         let named = match name.log {
             LogKind::Root => name.file_name() == current.file_name(),
             log => root.log(log).segments.get(&name.ordinal).is_some_and(|s| s.epoch == name.epoch),
@@ -140,6 +146,7 @@ pub(super) fn read_store(
             Unnamed::Witness(scan) => witnesses.push(*scan),
         }
     }
+    let strange_tables = strange_tables(disk, &root, found, &current)?;
     let closed = root.closed.map_or_else(Synced::default, |ends| Synced {
         blob: ends.blob,
         pointer: ends.pointer,
@@ -152,7 +159,7 @@ pub(super) fn read_store(
         others: &witnesses.iter().collect::<Vec<_>>(),
         sealed: LastSealed {
             blob: blob.sealed.last().map(|last| last.ordinal),
-            pointer: pointer.sealed.last().map(|last| last.ordinal),
+            pointer: pointer.sealed.last().map(|last| last.ordinal).max(flushed_upto(&root)),
         },
         closed,
     };
@@ -171,7 +178,56 @@ pub(super) fn read_store(
             .is_some_and(|ends| is_at(blob_end, ends.blob) && is_at(pointer_end, ends.pointer));
     let recovery = Recovery { clean, bytes_cut, ..Recovery::default() };
     let store_id = current.store_id;
-    Ok(Before { store_id, root_header: Some(current), root, blob, pointer, strangers, recovery })
+    Ok(Before {
+        store_id,
+        root_header: Some(current),
+        root,
+        blob,
+        pointer,
+        strangers,
+        strange_tables,
+        recovery,
+    })
+}
+
+/// The last segment of the pointer log that is gone, because all of it stands in tables.
+fn flushed_upto(root: &RootState) -> Option<Ordinal> {
+    let below = root.names.flushed.below;
+    (below > Ordinal::FIRST).then(|| Ordinal(below.0 - 1))
+}
+
+/// Tables that the root does not name and that are another store's. A writer makes tables only after
+/// CURRENT was turned to its root: if CURRENT names an older one, somebody brought that back.
+fn strange_tables(
+    disk: &dyn Disk,
+    root: &RootState,
+    found: &Found,
+    current: &SegmentHeader,
+) -> Result<BTreeSet<TableId>> {
+    let named: BTreeSet<TableId> = TableKind::ALL
+        .into_iter()
+        .flat_map(|tree| root.tree(tree).levels.all())
+        .map(|(_, meta)| meta.id)
+        .collect();
+    let mut strange = BTreeSet::new();
+    for &id in found.tables.difference(&named) {
+        let name = id.file_name();
+        let file = disk.open(name, OpenMode::Read)?;
+        let bytes = disk.read(&file, 0, HEADER_BYTES)?;
+        match FileHeader::decode(&name, &bytes) {
+            Ok(header) if header == id.header(current.store_id) => {
+                if id.epoch > current.epoch {
+                    return Err(was_older(name));
+                }
+            }
+            Ok(_) | Err(FormatError::Unsupported { .. }) => {
+                strange.insert(id);
+            }
+            // What a crash left.
+            Err(FormatError::Corrupt { .. }) => {}
+        }
+    }
+    Ok(strange)
 }
 
 /// A file that the root does not name.
@@ -206,6 +262,10 @@ fn look_into(disk: &dyn Disk, name: SegmentName, current: &SegmentHeader) -> Res
         was_not_in_force(&scan)?;
         return Ok(Unnamed::Leftover);
     }
+    // The root's log is written anew now and then, under the next ordinal.
+    if name.log == LogKind::Root && name.ordinal > current.ordinal {
+        was_not_in_force(&scan)?;
+    }
     Ok(Unnamed::Witness(Box::new(scan)))
 }
 
@@ -226,9 +286,13 @@ fn was_not_in_force(scan: &Scan) -> Result<()> {
     if !was_in_force {
         return Ok(());
     }
-    let newer = header.file_name();
+    Err(was_older(header.file_name()))
+}
+
+/// CURRENT names an older root than there was.
+fn was_older(newer: FileName) -> Error {
     let what = format!("it names an older root than there was: {newer} was written to since");
-    Err(corrupt(FileName::Current, 40, what).into())
+    corrupt(FileName::Current, 40, what).into()
 }
 
 /// A file that is not there, although `by` names it, is damage and no failure of the machine.
@@ -289,7 +353,7 @@ fn replay_root(scan: &Scan) -> Result<RootState> {
     }
 }
 
-/// Opens all segments of one log that the root names.
+/// Opens the segments of one log that the root names, but those whose content stands in tables.
 fn read_log(
     disk: &dyn Disk,
     root: &RootState,
@@ -297,13 +361,21 @@ fn read_log(
     store_id: &StoreId,
 ) -> Result<LogBefore> {
     let mut before = LogBefore::default();
+    let flushed_below = match log {
+        LogKind::Blob => root.index.flushed.below,
+        _ => root.names.flushed.below,
+    };
     for (&ordinal, &state) in &root.log(log).segments {
         let name = FileName::Segment { log, ordinal, epoch: state.epoch };
         let gone = |error| missing(error, "the root");
         match state.seal {
             Some(seal) => {
-                let sealed = read_sealed(disk, name, ordinal, state, seal, store_id);
-                before.sealed.push(sealed.map_err(gone)?);
+                let unflushed = if ordinal < flushed_below {
+                    None
+                } else {
+                    Some(read_sealed(disk, name, seal, store_id).map_err(gone)?)
+                };
+                before.sealed.push(SealedSegment { ordinal, state, unflushed });
             }
             None => before.unsealed.push(scan_segment(disk, name, store_id).map_err(gone)?),
         }
@@ -314,11 +386,9 @@ fn read_log(
 fn read_sealed(
     disk: &dyn Disk,
     name: FileName,
-    ordinal: Ordinal,
-    state: SegmentState,
     seal: Seal,
     store_id: &StoreId,
-) -> Result<SealedSegment> {
+) -> Result<Unflushed> {
     let file = disk.open(name, OpenMode::Read)?;
     let header = read_header(disk, &file, &name)?;
     check_store(&header, store_id)?;
@@ -337,5 +407,5 @@ fn read_sealed(
         return Err(corrupt(name, footer.frames_end_bytes, what).into());
     }
     let list = read_list(disk, &segment, &footer)?;
-    Ok(SealedSegment { ordinal, state, list, header, frames_end_bytes: footer.frames_end_bytes })
+    Ok(Unflushed { list, header, frames_end_bytes: footer.frames_end_bytes })
 }

@@ -7,7 +7,7 @@ use pinstone_wal::{
     corrupt,
 };
 
-use super::read::{Before, LogBefore, SealedSegment};
+use super::read::{Before, LogBefore, Unflushed};
 use crate::error::Result;
 use crate::state::digest_index::DigestIndex;
 use crate::state::pointers::PointerTable;
@@ -20,12 +20,15 @@ pub(super) fn replay_values(
     recovery: &mut Recovery,
 ) -> Result<()> {
     for sealed in &mut before.sealed {
-        for entry in std::mem::take(&mut sealed.list) {
+        let Some(unflushed) = &mut sealed.unflushed else { continue };
+        index.before_segment(sealed.ordinal);
+        for entry in std::mem::take(&mut unflushed.list) {
             index.insert(entry.digest, entry.place(sealed.ordinal));
         }
     }
     for unsealed in before.kept() {
         let scan = &unsealed.scan;
+        index.before_segment(scan.header.ordinal);
         let mut failed = None;
         recovery.frames_replayed += scan.frames.len() as u64;
         scan.records(scan.valid_end_bytes, |_, offset, record| match list_entry(offset, &record) {
@@ -68,8 +71,8 @@ pub(super) fn replay_commits(
 ) -> Result<LogPosition> {
     let whole_upto = before.blob.whole_upto();
     let mut replay = Replay { pointers, depends_upto: LogPosition::START, commits: 0 };
-    for sealed in &before.pointer.sealed {
-        let scan = read_frames(disk, sealed)?;
+    for unflushed in before.pointer.sealed.iter().filter_map(|sealed| sealed.unflushed.as_ref()) {
+        let scan = read_frames(disk, unflushed)?;
         if let Some(unmet) = replay.scan(&scan, whole_upto)? {
             let what = "a commit in a sealed segment depends on values that are gone";
             return Err(corrupt(scan.header.file_name(), unmet, what).into());
@@ -94,8 +97,10 @@ pub(super) fn replay_commits(
     }
     before.pointer.end = end;
     recovery.commits_replayed = replay.commits;
-    for (name, digest) in pointers.standing() {
-        if index.find(&digest).is_none() {
+    // What stands in tables is not looked for: opening does not cost a read a pointer (P10).
+    let has_tables = index.view().levels().levels().total().table_count > 0;
+    for (name, digest) in pointers.standing().into_iter().filter(|_| !has_tables) {
+        if index.view().in_memory(&digest).next().is_none() {
             let what = format!("its value {digest} is in no segment");
             return Err(corrupt(format!("@{}", Escaped(&name)), 0, what).into());
         }
@@ -155,7 +160,7 @@ impl Replay<'_> {
 }
 
 /// Reads the frames of a sealed segment, all of which must be whole.
-fn read_frames(disk: &dyn Disk, sealed: &SealedSegment) -> Result<Scan> {
+fn read_frames(disk: &dyn Disk, sealed: &Unflushed) -> Result<Scan> {
     let name = sealed.header.file_name();
     let file = disk.open(name, OpenMode::Read)?;
     let end = usize::try_from(sealed.frames_end_bytes).expect("it fits the file");

@@ -1,0 +1,380 @@
+//! flush and compact: a memtable, or tables by plan -> tables, synced -> names synced -> one edit of
+//! the root -> published -> what was replaced goes with its last reader.
+//!
+//! 1. [`step`] does a little of what is due, under one lock: whoever calls it decides how fast the
+//!    work goes. A thread of the store's own does; while the work is behind, each writer does a
+//!    little of it too, so that writers slow down smoothly and never stop.
+//! 2. Flushing goes before rewriting: it gives memory back.
+//! 3. What was written is opened before the root names it: a look-up never finds a table that cannot
+//!    be opened.
+//!
+//! - F1: nothing refers to a table before its bytes and its name are durable.
+//! - F2: an edit that takes tables in says in the same step what of the log they hold; only then is
+//!   that left out at open.
+//! - F3: whatever fails, the levels are as they were; it is tried again when there is more to do.
+
+use std::sync::Arc;
+
+use pinstone_compaction::TableError;
+use pinstone_compaction::edit::LevelEdit;
+use pinstone_compaction::open_levels::OpenLevels;
+use pinstone_compaction::plan::{self, Plan};
+use pinstone_compaction::run::{Index, Merged, Rewrite, RunWriter, Tree};
+use pinstone_compaction::table::container::Replaced;
+use pinstone_compaction::table::index::Row;
+use pinstone_compaction::{TableId, TableMeta};
+use pinstone_disk::LogKind;
+use pinstone_disk::env::{MutexGuard, Ordering};
+
+use crate::error::{Error, Result};
+use crate::state::digest_index::{Memtable, place_of};
+use crate::state::inner::Inner;
+use crate::state::root::{Edit, Flushed};
+use crate::state::trees::{Flush, TreeWork, Work};
+
+/// Memtables of a tree that wait to be written, at most: a log whose values would need another waits.
+pub(crate) const FROZEN_MAX: u64 = 3;
+
+/// Entries that a writer rewrites for each it adds, for each measure by which the work is behind:
+/// more than compaction multiplies what is written, so that it catches up.
+const PRESSURE_ENTRIES: u64 = 8;
+
+/// A tree of the store.
+pub(crate) trait StoreTree: Tree {
+    /// What is flushed.
+    type Memtable: std::fmt::Debug + Send + Sync;
+    /// The entries of a merge that stay.
+    type Kept: Iterator<Item = Result<Self::Entry, TableError>> + Send + 'static;
+
+    /// Its work.
+    fn work(work: &mut Work) -> &mut TreeWork<Self, Self::Memtable>
+    where
+        Self: Sized;
+
+    /// The oldest memtable, if it is to be flushed, and what stands in tables then.
+    fn to_flush(inner: &Inner) -> Option<(Arc<Self::Memtable>, Flushed)>;
+
+    /// Memtables that wait.
+    fn frozen_count(inner: &Inner) -> u64;
+
+    /// Entries of each memtable, the oldest first.
+    fn memtable_entries(inner: &Inner) -> Vec<u64>;
+
+    /// A memtable's entries, in order.
+    fn in_order(
+        inner: &Inner,
+        memtable: &Arc<Self::Memtable>,
+    ) -> Box<dyn Iterator<Item = Self::Entry> + Send>;
+
+    /// Its tables now.
+    fn levels(inner: &Inner) -> OpenLevels<Self>
+    where
+        Self: Sized;
+
+    /// Publishes other tables, and withdraws the memtable that they were made from.
+    fn publish(inner: &Inner, levels: OpenLevels<Self>, flushed: Option<&Arc<Self::Memtable>>)
+    where
+        Self: Sized;
+
+    /// What of a merge stays.
+    fn kept(inner: &Inner, plan: &Plan, merged: Merged<Self>) -> Self::Kept
+    where
+        Self: Sized;
+}
+
+impl StoreTree for Index {
+    type Memtable = Memtable;
+    type Kept = KeptRows;
+
+    fn work(work: &mut Work) -> &mut TreeWork<Self, Memtable> {
+        &mut work.index
+    }
+
+    fn to_flush(inner: &Inner) -> Option<(Arc<Memtable>, Flushed)> {
+        if inner.index.frozen_count() == 0 {
+            return None;
+        }
+        let sealed_below = inner.root.sealed_below(LogKind::Blob);
+        let (memtable, below) = inner.index.to_flush(sealed_below)?;
+        // What stands in sealed segments was inserted before they were sealed.
+        Some((memtable, Flushed { below, ..Flushed::NOTHING }))
+    }
+
+    fn frozen_count(inner: &Inner) -> u64 {
+        inner.index.frozen_count()
+    }
+
+    fn memtable_entries(inner: &Inner) -> Vec<u64> {
+        inner.index.view().memtables().iter().map(|memtable| memtable.entry_count()).collect()
+    }
+
+    fn in_order(inner: &Inner, memtable: &Arc<Memtable>) -> Box<dyn Iterator<Item = Row> + Send> {
+        Box::new(memtable.rows(inner.index.key_bits()).into_iter())
+    }
+
+    fn levels(inner: &Inner) -> OpenLevels<Self> {
+        inner.index.view().levels().clone()
+    }
+
+    fn publish(inner: &Inner, levels: OpenLevels<Self>, flushed: Option<&Arc<Memtable>>) {
+        inner.index.publish(levels, flushed);
+    }
+
+    fn kept(inner: &Inner, _plan: &Plan, merged: Merged<Self>) -> KeptRows {
+        KeptRows { merged, ordinals: inner.segments.ordinals() }
+    }
+}
+
+/// Rows that lead to segments which the log has.
+#[derive(Debug)]
+pub(crate) struct KeptRows {
+    merged: Merged<Index>,
+    /// Sorted.
+    ordinals: Vec<pinstone_disk::Ordinal>,
+}
+
+impl Iterator for KeptRows {
+    type Item = Result<Row, TableError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let ordinals = &self.ordinals;
+        let stays = |row: &Row| ordinals.binary_search(&place_of(*row).ordinal).is_ok();
+        self.merged.find(|row| row.as_ref().map_or(true, stays))
+    }
+}
+
+/// Does about as much of what is due as `entry_count` entries are; false if nothing is due.
+///
+/// # Errors
+/// Why the work cannot go on now. It waits until [`begin_again`].
+pub(crate) fn step(inner: &Inner, entry_count: u64) -> Result<bool> {
+    let mut work = inner.trees.work.lock();
+    step_holding(inner, &mut work, entry_count)
+}
+
+fn step_holding(inner: &Inner, work: &mut MutexGuard<'_, Work>, entry_count: u64) -> Result<bool> {
+    if work.has_failed {
+        return Ok(false);
+    }
+    let stepped = inner.writer.poison.check().map_err(Error::from).and_then(|()| {
+        Ok(step_flush::<Index>(inner, work, entry_count)?
+            || step_rewrite::<Index>(inner, work, entry_count)?)
+    });
+    if stepped.is_err() {
+        abandon(work);
+        work.has_failed = true;
+    }
+    stepped
+}
+
+/// Has the work go on after a failure.
+pub(crate) fn begin_again(inner: &Inner) {
+    inner.trees.work.lock().has_failed = false;
+}
+
+/// Gives up what is under way: nothing of it stays.
+pub(crate) fn abandon(work: &mut Work) {
+    abandon_tree(&mut work.index);
+    abandon_tree(&mut work.names);
+}
+
+fn abandon_tree<T: Tree, M>(work: &mut TreeWork<T, M>) {
+    if let Some(flush) = work.flush.take() {
+        flush.writer.abandon();
+    }
+    if let Some(rewrite) = work.rewrite.take() {
+        rewrite.abandon();
+    }
+}
+
+/// Flushes until fewer memtables wait than may.
+///
+/// # Errors
+/// Why they cannot be flushed.
+pub(crate) fn flush_behind(inner: &Inner) -> Result<()> {
+    while inner.index.frozen_count() >= FROZEN_MAX {
+        let mut work = inner.trees.work.lock();
+        work.has_failed = false;
+        if !step_holding(inner, &mut work, u64::MAX)? {
+            // It waits for segments to be sealed.
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Says how much each writer has to help from now on.
+pub(crate) fn note_pressure(inner: &Inner) {
+    let index = pressure::<Index>(inner);
+    inner.trees.pressure.store(index, Ordering::Relaxed);
+}
+
+fn pressure<T: StoreTree>(inner: &Inner) -> u64 {
+    let l0_tables = T::levels(inner).levels().sums(0).table_count;
+    let times = l0_tables / u64::from(inner.trees.shape(T::KIND).l0_tables.max(1));
+    let measures = times.saturating_sub(1) + T::frozen_count(inner).saturating_sub(1);
+    PRESSURE_ENTRIES * measures
+}
+
+fn step_flush<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
+    if T::work(work).flush.is_none() {
+        let Some((memtable, flushed)) = T::to_flush(inner) else { return Ok(false) };
+        let entries = T::in_order(inner, &memtable);
+        let options = inner.trees.run_options(T::KIND, u64::MAX)?;
+        let writer = RunWriter::new(&inner.trees.tables, options, Vec::new(), Vec::new());
+        T::work(work).flush = Some(Flush { memtable, flushed, entries, writer });
+    }
+    let flush = T::work(work).flush.as_mut().expect("it was just begun");
+    for _ in 0..entry_count {
+        match flush.entries.next() {
+            Some(entry) => flush.writer.push(&entry)?,
+            None => return finish_flush::<T>(inner, work).map(|()| true),
+        }
+    }
+    Ok(true)
+}
+
+fn finish_flush<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
+    let Flush { memtable, flushed, writer, .. } =
+        T::work(work).flush.take().expect("it is under way");
+    let metas = writer.finish().map_err(|error| after(inner, error))?;
+    let bytes: u64 = metas.iter().map(|meta| meta.file_bytes).sum();
+    let added = metas.into_iter().map(|meta| (0, meta)).collect();
+    let edit = LevelEdit { added, ..LevelEdit::new(T::KIND) };
+    let also = vec![Edit::Flushed { tree: T::KIND, flushed }];
+    take_in::<T>(inner, work, &edit, also, Some(&memtable))?;
+    let figures = &mut T::work(work).figures;
+    figures.flush_count += 1;
+    figures.flushed_bytes += bytes;
+    tracing::debug!(tree = T::KIND.word(), bytes, below = %flushed.below, "memtable flushed");
+    Ok(())
+}
+
+fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
+    if T::work(work).rewrite.is_none() {
+        let levels = T::levels(inner);
+        let Some(plan) = plan::plan(levels.levels(), inner.trees.shape(T::KIND)) else {
+            return Ok(false);
+        };
+        return begin_rewrite::<T>(inner, work, &levels, &plan).map(|()| true);
+    }
+    let rewrite = T::work(work).rewrite.as_mut().expect("it is under way");
+    if !rewrite.step(entry_count)? {
+        finish_rewrite::<T>(inner, work)?;
+    }
+    Ok(true)
+}
+
+/// Begins to carry out a plan, or carries it out, if it only moves tables.
+fn begin_rewrite<T: StoreTree>(
+    inner: &Inner,
+    work: &mut Work,
+    levels: &OpenLevels<T>,
+    plan: &Plan,
+) -> Result<()> {
+    if plan.is_move {
+        let edit = plan.edit(Vec::new());
+        take_in::<T>(inner, work, &edit, Vec::new(), None)?;
+        T::work(work).figures.move_count += 1;
+        return Ok(());
+    }
+    let open = |meta: &Arc<TableMeta>| {
+        Arc::clone(levels.table(meta.id).expect("a plan is made of tables that are there"))
+    };
+    let inputs: Vec<_> = plan.inputs().map(open).collect();
+    let lingers = |replaced: &&Replaced| {
+        let Replaced { ordinal, epoch, .. } = **replaced;
+        work.lingering.contains(&TableId { table: T::KIND, ordinal, epoch })
+    };
+    let carried = inputs.iter().flat_map(|table| &T::file(table).footer().replaced);
+    let carried = carried.filter(lingers).cloned().collect();
+    let options = inner.trees.run_options(T::KIND, inner.trees.shape(T::KIND).table_bytes)?;
+    let kept = |merged| T::kept(inner, plan, merged);
+    let rewrite = Rewrite::new(&inner.trees.tables, plan.clone(), &inputs, options, carried, kept);
+    let figures = &mut T::work(work).figures;
+    figures.rewrite_count += 1;
+    figures.read_bytes[usize::from(plan.target)] += plan.input_bytes();
+    T::work(work).rewrite = Some(rewrite);
+    Ok(())
+}
+
+fn finish_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
+    let rewrite = T::work(work).rewrite.take().expect("it is under way");
+    let edit = rewrite.finish().map_err(|error| after(inner, error))?;
+    let (level, bytes) = (
+        edit.added.first().map_or(0, |(level, _)| usize::from(*level)),
+        edit.added.iter().map(|(_, meta)| meta.file_bytes).sum::<u64>(),
+    );
+    take_in::<T>(inner, work, &edit, Vec::new(), None)?;
+    T::work(work).figures.written_bytes[level] += bytes;
+    tracing::debug!(tree = T::KIND.word(), bytes, level, "tables rewritten");
+    Ok(())
+}
+
+/// Makes an edit of a tree durable and publishes it. If that fails, the files that it would have
+/// added are removed, unless the root may name them.
+fn take_in<T: StoreTree>(
+    inner: &Inner,
+    work: &mut Work,
+    edit: &LevelEdit,
+    also: Vec<Edit>,
+    flushed: Option<&Arc<T::Memtable>>,
+) -> Result<()> {
+    let before = T::levels(inner);
+    let is_new = |(_, meta): &&(u8, TableMeta)| before.table(meta.id).is_none();
+    let new: Vec<TableMeta> =
+        edit.added.iter().filter(is_new).map(|(_, meta)| meta.clone()).collect();
+    let opened = match make_durable::<T>(inner, work, &new, edit, also) {
+        Ok(opened) => opened,
+        Err(error) => {
+            if !matches!(error, Error::Poisoned { .. } | Error::Indeterminate { .. }) {
+                for meta in &new {
+                    let _ = inner.disk.remove(meta.id.file_name());
+                }
+            }
+            return Err(error);
+        }
+    };
+    let after = before.apply(edit, &opened).expect("the root took this edit");
+    T::publish(inner, after.clone(), flushed);
+    inner.trees.fit_cache();
+    for id in &edit.removed {
+        if after.table(*id).is_none() {
+            let table = before.table(*id).expect("what was removed was there");
+            T::file(table).doom();
+            work.lingering.insert(*id);
+        }
+    }
+    note_pressure(inner);
+    Ok(())
+}
+
+/// Opens the new tables, makes their names durable, and then the edit (F1, F2).
+fn make_durable<T: StoreTree>(
+    inner: &Inner,
+    work: &mut Work,
+    new: &[TableMeta],
+    edit: &LevelEdit,
+    also: Vec<Edit>,
+) -> Result<Vec<Arc<T::Table>>> {
+    let open = |meta: &TableMeta| T::open(&inner.trees.tables, meta.clone()).map(Arc::new);
+    let opened = new.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let removed = inner.trees.tables.take_removed();
+    inner.disk.sync_dir().map_err(|error| inner.writer.poison.after(error))?;
+    // What was removed before that is durably gone.
+    for id in removed {
+        work.lingering.remove(&id);
+    }
+    let mut edits = vec![Edit::Levels(edit.clone())];
+    edits.extend(also);
+    inner.root.edit(&edits)?;
+    Ok(opened)
+}
+
+/// What a failure of the machine while tables were written means: a failed sync ends writing.
+fn after(inner: &Inner, error: TableError) -> Error {
+    match error {
+        TableError::Disk(error) => inner.writer.poison.after(error).into(),
+        error => error.into(),
+    }
+}

@@ -1,0 +1,140 @@
+//! What the tables of both trees share, and the work on them that is under way.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use pinstone_compaction::TableId;
+use pinstone_compaction::levels::LEVELS_MAX;
+use pinstone_compaction::plan::Shape;
+use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tree};
+use pinstone_compaction::table::container::Tables;
+use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
+use pinstone_disk::{DiskError, Epoch, Ordinal, TableKind};
+
+use crate::state::digest_index::Memtable;
+use crate::state::root::{Flushed, RootState};
+
+/// The tables of an open store.
+#[derive(Debug)]
+pub(crate) struct Trees {
+    pub(crate) tables: Arc<Tables>,
+    /// Bytes of memory for directories, filters and cached pages.
+    tables_bytes: u64,
+    epoch: Epoch,
+    shapes: [Shape; TableKind::ALL.len()],
+    next: [Arc<AtomicU64>; TableKind::ALL.len()],
+    /// Held during each step of the work.
+    pub(crate) work: Mutex<Work>,
+    /// Entries that each writer is to rewrite beside what it does, as long as the work is behind.
+    pub(crate) pressure: AtomicU64,
+}
+
+/// Work under way, and what is known of work that was done.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    pub(crate) index: TreeWork<Index, Memtable>,
+    pub(crate) names: TreeWork<Names, ()>,
+    /// Tables that were replaced, whose files may still be there after a crash.
+    pub(crate) lingering: BTreeSet<TableId>,
+    /// Something failed since the work was last begun: it waits until it is begun again.
+    pub(crate) has_failed: bool,
+}
+
+/// Work on one tree.
+#[derive(Debug)]
+pub(crate) struct TreeWork<T: Tree, M> {
+    pub(crate) flush: Option<Flush<T, M>>,
+    pub(crate) rewrite: Option<Rewrite<T>>,
+    pub(crate) figures: TreeFigures,
+}
+
+impl<T: Tree, M> Default for TreeWork<T, M> {
+    fn default() -> Self {
+        Self { flush: None, rewrite: None, figures: TreeFigures::default() }
+    }
+}
+
+/// What work on a tree has read and written since the store was opened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TreeFigures {
+    pub(crate) flush_count: u64,
+    pub(crate) flushed_bytes: u64,
+    pub(crate) rewrite_count: u64,
+    pub(crate) move_count: u64,
+    /// By the level that it went to.
+    pub(crate) read_bytes: [u64; LEVELS_MAX as usize],
+    pub(crate) written_bytes: [u64; LEVELS_MAX as usize],
+}
+
+/// A memtable being written as a table.
+pub(crate) struct Flush<T: Tree, M> {
+    pub(crate) memtable: Arc<M>,
+    /// What stands in tables once this does.
+    pub(crate) flushed: Flushed,
+    pub(crate) entries: Box<dyn Iterator<Item = T::Entry> + Send>,
+    pub(crate) writer: RunWriter<T>,
+}
+
+impl<T: Tree, M> std::fmt::Debug for Flush<T, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flush").field("flushed", &self.flushed).finish_non_exhaustive()
+    }
+}
+
+impl Trees {
+    /// The trees of a root, of which nothing is under way. Of tables `lingering` nobody knows whether
+    /// they are gone.
+    pub(crate) fn new(
+        tables: Arc<Tables>,
+        tables_bytes: u64,
+        epoch: Epoch,
+        shapes: [Shape; TableKind::ALL.len()],
+        root: &RootState,
+        lingering: BTreeSet<TableId>,
+    ) -> Self {
+        let next = TableKind::ALL
+            .map(|tree| Arc::new(AtomicU64::new(u64::from(root.tree(tree).next_ordinal.0))));
+        let work = Mutex::new(Work { lingering, ..Work::default() });
+        Self { tables, tables_bytes, epoch, shapes, next, work, pressure: AtomicU64::new(0) }
+    }
+
+    /// How large the levels and tables of a tree should be.
+    pub(crate) fn shape(&self, tree: TableKind) -> &Shape {
+        &self.shapes[number(tree)]
+    }
+
+    /// Lets the cache have what directories and filters leave of the memory that is for both.
+    pub(crate) fn fit_cache(&self) {
+        let resident_bytes = self.tables.figures().resident_bytes;
+        self.tables.set_cache_bytes(self.tables_bytes.saturating_sub(resident_bytes));
+    }
+
+    /// How a run of `tree` is to be written, in tables of about `table_bytes`.
+    ///
+    /// # Errors
+    /// Whatever the machine says when it is asked for a seed.
+    pub(crate) fn run_options(
+        &self,
+        tree: TableKind,
+        table_bytes: u64,
+    ) -> Result<RunOptions, DiskError> {
+        let (next, epoch) = (Arc::clone(&self.next[number(tree)]), self.epoch);
+        let next_id = move || {
+            let number = u32::try_from(next.fetch_add(1, Ordering::Relaxed)).ok()?;
+            let ordinal = Ordinal(number);
+            ordinal.next().map(|_| TableId { table: tree, ordinal, epoch })
+        };
+        let random = self.tables.disk().random()?;
+        let low = *random.first_chunk().expect("eight of 16 bytes");
+        let filter_seed = Some(u64::from_le_bytes(low));
+        Ok(RunOptions { table_bytes, filter_seed, next_id: Box::new(next_id) })
+    }
+}
+
+/// A tree's place among both.
+fn number(tree: TableKind) -> usize {
+    match tree {
+        TableKind::Index => 0,
+        TableKind::Names => 1,
+    }
+}

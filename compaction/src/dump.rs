@@ -36,7 +36,7 @@ use crate::table::filter::{FILTER_HEADER_BYTES, Filter};
 use crate::table::index::{
     self, DIRECTORY_HEADER_BYTES, IndexKey, PAGE_BYTES, PAGE_HEADER_BYTES, PAGE_ROWS, ROW_BYTES,
 };
-use crate::table::name_block::{Block, RUN_ENTRIES};
+use crate::table::name_block::{self, Block, RUN_ENTRIES};
 use crate::table::names::{self, BLOCK_SOUGHT_BYTES, first_block};
 
 use fields::{Fields, count};
@@ -452,7 +452,7 @@ impl<'a> Walk<'a> {
         let before = (&self.units.last[..], self.units.last_commit);
         if self.units.entry_count == 0 {
             self.units.first.clone_from(first);
-        } else if names::order(before, (first, *first_commit)).is_ge() {
+        } else if name_block::order(before, (first, *first_commit)).is_ge() {
             self.units.are_sound = false;
             self.invalid(
                 start + 4,

@@ -1,5 +1,6 @@
 //! What is known of a table without opening it.
 
+pub mod builder;
 pub mod container;
 pub mod filter;
 pub mod filter_set;

@@ -1,5 +1,5 @@
-//! One table's file, whatever its entries: written from its start to its end, read in units. Its
-//! layout is in `docs/format.md`.
+//! One table's file, whatever its entries: its footer, and how it is opened and read in units; and
+//! what the tables of a store share. Its layout is in `docs/format.md`; [`builder`] writes it.
 //!
 //! 1. A unit is a page of rows or a block of names; its first four bytes are its checksum, seeded
 //!    with its place. Its owner makes and understands it.
@@ -8,6 +8,8 @@
 //!    the root.
 //! 3. Directory and filters are derived from the units: damaged, they are made again.
 //!
+//! [`builder`]: crate::table::builder
+//!
 //! - T1: a table is written whole and synced before anything names it; then it never changes.
 //! - T2: the footer holds a hash of all units' checksums, so that none can be exchanged for another
 //!   that is valid.
@@ -15,7 +17,7 @@
 //! - T4: a table whose file is to go loses it when its last reader lets go of it, not before.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
@@ -33,9 +35,6 @@ use crate::table::{TableId, TableMeta};
 
 /// Where a table's first unit begins: pages stand at multiples of their own length.
 pub const UNITS_START: u64 = 4096;
-
-/// Bytes gathered before they are written together.
-const WRITE_BYTES: usize = 1 << 20;
 
 /// Bytes that the first read of a table's tail takes: most footers are shorter.
 const TAIL_BYTES: u64 = 4096;
@@ -87,7 +86,12 @@ pub struct Footer {
 }
 
 impl Footer {
-    fn encode(&self, header: &FileHeader) -> Vec<u8> {
+    /// Bytes of all filters.
+    pub(crate) fn filters_bytes(&self) -> u64 {
+        self.filters_end - self.directory_end
+    }
+
+    pub(crate) fn encode(&self, header: &FileHeader) -> Vec<u8> {
         let mut bytes = FOOTER_MAGIC.to_vec();
         // Version, kinds, feature bits, store, ordinal and epoch stand as in the header.
         bytes.extend_from_slice(&header.encode()[REPEATED]);
@@ -277,6 +281,11 @@ impl Tables {
         })
     }
 
+    /// The store that the tables are of.
+    pub fn store_id(&self) -> StoreId {
+        self.store_id
+    }
+
     /// The disk.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
@@ -324,144 +333,9 @@ impl Tables {
     }
 }
 
-/// Writes one table.
-#[derive(Debug)]
-pub struct TableBuilder {
-    tables: Arc<Tables>,
-    id: TableId,
-    header: FileHeader,
-    file: Arc<dyn File>,
-    /// What is not written yet, and where it goes.
-    buffer: Vec<u8>,
-    buffer_start: u64,
-    unit_count: u64,
-    hasher: blake3::Hasher,
-}
-
-/// What the owner of a table's entries knows of them when all are written.
-#[derive(Clone, Debug, Default)]
-pub struct Contents {
-    /// Entries.
-    pub entry_count: u64,
-    /// The first key.
-    pub first: Bytes,
-    /// The last key.
-    pub last: Bytes,
-    /// The lowest and the highest number of a commit, where entries have one.
-    pub commits: (u64, u64),
-    /// The seed under which keys were hashed for the filters.
-    pub filter_seed: u64,
-    /// The tables that this one was made from.
-    pub replaced: Vec<Replaced>,
-}
-
-impl TableBuilder {
-    /// Creates the file. Whoever gives the table up removes it by [`TableBuilder::abandon`].
-    ///
-    /// # Errors
-    /// Whatever the machine says.
-    pub fn create(tables: &Arc<Tables>, id: TableId) -> Result<Self, TableError> {
-        let file = tables.disk.open(id.file_name(), OpenMode::Create)?;
-        let header = id.header(tables.store_id);
-        let mut buffer = header.encode().to_vec();
-        buffer.resize(size(UNITS_START), 0);
-        Ok(Self {
-            tables: Arc::clone(tables),
-            id,
-            header,
-            file,
-            buffer,
-            buffer_start: 0,
-            unit_count: 0,
-            hasher: blake3::Hasher::new(),
-        })
-    }
-
-    /// The seed of its checksums.
-    pub fn seed(&self) -> Seed {
-        self.header.seed()
-    }
-
-    /// Where the next unit begins: bytes of the table so far.
-    pub fn end(&self) -> u64 {
-        self.buffer_start + self.buffer.len() as u64
-    }
-
-    /// Appends a unit, which begins with its checksum.
-    ///
-    /// # Errors
-    /// Whatever the machine says.
-    pub fn unit(&mut self, unit: &[u8]) -> Result<(), TableError> {
-        self.hasher.update(&unit[..4]);
-        self.unit_count += 1;
-        self.append(unit)
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<(), TableError> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
-    }
-
-    fn write(&mut self) -> Result<(), TableError> {
-        let bytes = Bytes::from(std::mem::take(&mut self.buffer));
-        self.tables.disk.write(&self.file, self.buffer_start, bytes.clone())?;
-        self.buffer_start += bytes.len() as u64;
-        // Its memory again, unless the disk has kept it.
-        self.buffer = bytes.try_into_mut().map_or_else(|_| Vec::new(), Vec::from);
-        self.buffer.clear();
-        Ok(())
-    }
-
-    /// Ends the table; its bytes are durable on return, its name is not (D2).
-    ///
-    /// # Errors
-    /// Whatever the machine says. Of a failed sync [`pinstone_disk::DiskError::operation`] tells.
-    pub fn finish(
-        &mut self,
-        directory: &[u8],
-        filters: &[u8],
-        contents: Contents,
-    ) -> Result<TableMeta, TableError> {
-        assert!(contents.entry_count > 0, "no table is empty");
-        let units_end = self.end();
-        self.append(directory)?;
-        let directory_end = self.end();
-        self.append(filters)?;
-        let filters_end = self.end();
-        let footer = Footer {
-            entry_count: contents.entry_count,
-            unit_count: self.unit_count,
-            units_end,
-            directory_end,
-            filters_end,
-            filter_seed: contents.filter_seed,
-            commits: contents.commits,
-            units_hash: *self.hasher.finalize().as_bytes(),
-            first: contents.first,
-            last: contents.last,
-            replaced: contents.replaced,
-        };
-        let encoded = footer.encode(&self.header);
-        let trailer = Trailer::of(&encoded, filters_end);
-        self.append(&encoded)?;
-        self.append(&trailer.encode())?;
-        self.write()?;
-        self.tables.disk.sync(&self.file)?;
-        Ok(TableMeta {
-            id: self.id,
-            first: footer.first,
-            last: footer.last,
-            entry_count: footer.entry_count,
-            file_bytes: self.end(),
-            footer_hash: trailer.footer_hash,
-        })
-    }
-
-    /// Gives the table up and removes its file.
-    pub fn abandon(self) {
-        // Nothing names the file; what cannot be removed now is removed at the next open.
-        let _ = self.tables.disk.remove(self.id.file_name());
-    }
+/// What stays in memory.
+pub(crate) trait Resident {
+    fn resident_bytes(&self) -> usize;
 }
 
 /// A table that can be read.
@@ -569,11 +443,6 @@ impl TableFile {
         self.tables.resident_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Counts that its directory was damaged and made again.
-    pub fn note_rebuilt_directory(&self) {
-        count(&self.tables.directories_rebuilt);
-    }
-
     /// Counts that a filter of it was damaged and is done without.
     pub fn note_ignored_filter(&self) {
         count(&self.tables.filters_ignored);
@@ -613,6 +482,50 @@ impl TableFile {
             self.tables.unit_read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             open(bytes)
         })
+    }
+
+    /// The directory in `slot`; if it is not there yet, as it stands in the file or, if that is
+    /// damaged, as `rebuild` makes it of the units.
+    ///
+    /// # Errors
+    /// What `rebuild` says, or the machine.
+    pub(crate) fn directory<'a, D: Resident>(
+        &self,
+        slot: &'a OnceLock<D>,
+        read: impl FnOnce() -> Result<D, TableError>,
+        rebuild: impl FnOnce() -> Result<D, TableError>,
+    ) -> Result<&'a D, TableError> {
+        if let Some(directory) = slot.get() {
+            return Ok(directory);
+        }
+        let (directory, is_rebuilt) = match read() {
+            Err(TableError::Format(error)) => {
+                tracing::warn!(%error, "a damaged directory is made again");
+                (rebuild()?, true)
+            }
+            read => (read?, false),
+        };
+        Ok(slot.get_or_init(|| {
+            if is_rebuilt {
+                count(&self.tables.directories_rebuilt);
+            }
+            self.note_resident(directory.resident_bytes());
+            directory
+        }))
+    }
+
+    /// What `decode` makes of the directory's bytes, their checksum checked.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    pub(crate) fn read_directory<D>(
+        &self,
+        decode: impl FnOnce(&[u8]) -> Result<D, Malformed>,
+    ) -> Result<D, TableError> {
+        let start = self.footer.units_end;
+        let bytes = self.read(start..self.footer.directory_end)?;
+        self.check_sum(start, &bytes)?;
+        decode(&bytes).map_err(|error| self.corrupt(start + error.offset as u64, error.what))
     }
 
     /// Checks bytes that begin with their checksum and stand at this offset.

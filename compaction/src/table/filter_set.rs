@@ -1,7 +1,7 @@
 //! The filters of one table: one for every part of it, so that the keys gathered in memory while it
 //! is written, and what is read at once to use it, are bounded.
 //!
-//! 1. The table's builder adds keys, and says where a part ends.
+//! 1. The table's builder adds keys, and says where a unit ends. Every so many units make a part.
 //! 2. The filters stand one after the other behind the directory, which says where each ends.
 //! 3. A reader reads a filter when a look-up first needs it, and keeps it.
 //!
@@ -11,39 +11,62 @@ use std::ops::RangeInclusive;
 use std::sync::OnceLock;
 
 use pinstone_disk::checksum::Seed;
+use pinstone_disk::codec::{Malformed, Reader, size};
 
 use crate::error::TableError;
 use crate::table::container::TableFile;
 use crate::table::filter::Filter;
 
 /// Gathers the keys of a table, and makes its filters.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FilterSetBuilder {
-    /// The keys of the part that has not ended.
+    /// Units of a part.
+    part_units: usize,
+    /// Units of the part that has not ended.
+    units: usize,
+    /// Keys of the part that has not ended.
     keys: Vec<u64>,
     filters: Vec<Option<Filter>>,
 }
 
 impl FilterSetBuilder {
-    /// Adds a key to the part that has not ended.
+    /// Makes a filter for each `part_units` units, and one for those that are left, unless they
+    /// have no keys.
+    pub fn new(part_units: usize) -> Self {
+        Self { part_units, units: 0, keys: Vec::new(), filters: Vec::new() }
+    }
+
+    /// Adds a key of the unit that has not ended.
     pub fn push(&mut self, key: u64) {
         self.keys.push(key);
     }
 
-    /// Ends a part, if it has keys.
-    pub fn end_part(&mut self) {
+    /// Ends a unit.
+    pub fn end_unit(&mut self) {
+        self.units += 1;
+        if self.units == self.part_units {
+            self.end_part();
+        }
+    }
+
+    fn end_part(&mut self) {
+        self.units = 0;
         if !self.keys.is_empty() {
             self.filters.push(Filter::build(&mut self.keys));
             self.keys.clear();
         }
     }
 
-    /// How many parts have ended.
-    pub fn part_count(&self) -> usize {
+    /// Ends the last unit, and says how many parts there are.
+    pub fn end(&mut self) -> usize {
+        self.end_part();
         self.filters.len()
     }
 
     /// The filters' bytes, to stand at `start`, and where each ends, counted from there.
+    ///
+    /// # Panics
+    /// If they have 4 GiB or more.
     pub fn finish(&mut self, seed: Seed, start: u64) -> (Vec<u8>, Vec<u32>) {
         let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(self.filters.len()));
         for filter in self.filters.drain(..) {
@@ -67,9 +90,32 @@ pub struct FilterSet {
 }
 
 impl FilterSet {
-    /// Filters that end at these offsets, counted from where the first begins.
-    pub fn new(ends: Box<[u32]>) -> Self {
-        Self { ends, slots: OnceLock::new() }
+    /// Reads where `count` filters end, up to the directory's end: no filters, or one for each of
+    /// the table's parts, of `filters_bytes` in all.
+    ///
+    /// # Errors
+    /// The bytes end before or after, or do not fit the table.
+    pub(crate) fn decode(
+        reader: &mut Reader<'_>,
+        count: u32,
+        part_count: usize,
+        filters_bytes: u64,
+    ) -> Result<Self, Malformed> {
+        let malformed = reader.malformed("as many filters as the table has parts, or none");
+        let count = size(count.into());
+        if count != 0 && count != part_count {
+            return Err(malformed);
+        }
+        let malformed = reader.malformed("ascending ends of filters, up to the footer");
+        let ends = reader.take(4 * count, "the filters' ends")?;
+        let ends: Box<[u32]> =
+            ends.as_chunks().0.iter().map(|end| u32::from_le_bytes(*end)).collect();
+        reader.end("the directory's end")?;
+        let last_end = ends.last().map_or(0, |end| u64::from(*end));
+        if !ends.is_sorted() || last_end != filters_bytes {
+            return Err(malformed);
+        }
+        Ok(Self { ends, slots: OnceLock::new() })
     }
 
     /// How many there are.

@@ -22,11 +22,10 @@ use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, size};
 
 use crate::error::TableError;
-use crate::table::container::{
-    Contents, Replaced, TableBuilder, TableFile, Tables, UNITS_START, Unit,
-};
+use crate::table::builder::{Contents, DIRECTORY_COUNTS_BYTES, TableBuilder};
+use crate::table::container::{Replaced, Resident, TableFile, Tables, UNITS_START, Unit};
 use crate::table::filter::digest_key;
-use crate::table::filter_set::{FilterSet, FilterSetBuilder};
+use crate::table::filter_set::FilterSet;
 use crate::table::probes::{ProbeFigures, count};
 use crate::table::{TableId, TableMeta};
 
@@ -102,14 +101,12 @@ impl Row {
 #[derive(Debug)]
 pub struct IndexBuilder {
     file: TableBuilder,
-    filter_seed: Option<u64>,
     page: Vec<u8>,
     row_count: u64,
     first: Option<Row>,
     last: Option<Row>,
     /// The top bits of each page's first key.
     tops: Vec<u32>,
-    filters: FilterSetBuilder,
 }
 
 impl IndexBuilder {
@@ -123,14 +120,12 @@ impl IndexBuilder {
         filter_seed: Option<u64>,
     ) -> Result<Self, TableError> {
         Ok(Self {
-            file: TableBuilder::create(tables, id)?,
-            filter_seed,
+            file: TableBuilder::create(tables, id, filter_seed, FILTER_PAGES)?,
             page: Vec::with_capacity(PAGE_BYTES),
             row_count: 0,
             first: None,
             last: None,
             tops: Vec::new(),
-            filters: FilterSetBuilder::default(),
         })
     }
 
@@ -148,6 +143,9 @@ impl IndexBuilder {
     ///
     /// # Errors
     /// Whatever the machine says.
+    ///
+    /// # Panics
+    /// If it is not greater.
     pub fn push(&mut self, row: Row) -> Result<(), TableError> {
         assert!(self.last.is_none_or(|last| last < row), "rows come in order");
         if self.page.is_empty() {
@@ -155,9 +153,7 @@ impl IndexBuilder {
             self.tops.push(row.key().top());
         }
         self.page.extend_from_slice(&row.0.to_be_bytes());
-        if let Some(seed) = self.filter_seed {
-            self.filters.push(digest_key(row.key().0, seed));
-        }
+        self.file.key(|seed| digest_key(row.key().0, seed));
         self.first.get_or_insert(row);
         self.last = Some(row);
         self.row_count += 1;
@@ -173,9 +169,6 @@ impl IndexBuilder {
         self.page[..4].copy_from_slice(&crc.to_le_bytes());
         self.file.unit(&self.page)?;
         self.page.clear();
-        if self.tops.len().is_multiple_of(FILTER_PAGES) {
-            self.filters.end_part();
-        }
         Ok(())
     }
 
@@ -183,51 +176,31 @@ impl IndexBuilder {
     ///
     /// # Errors
     /// Whatever the machine says; the file is removed again if it can be.
+    ///
+    /// # Panics
+    /// If it has no rows.
     pub fn finish(mut self, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
-        let finished = self.try_finish(replaced);
-        if finished.is_err() {
-            self.file.abandon();
-        }
-        finished
-    }
-
-    fn try_finish(&mut self, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
         let (Some(first), Some(last)) = (self.first, self.last) else {
             panic!("no table is empty");
         };
         if !self.page.is_empty() {
             self.end_page()?;
         }
-        self.filters.end_part();
-        let directory_start = self.file.end();
-        let numbers = self.tops.len() + self.filters.part_count();
-        let directory_bytes = (DIRECTORY_HEADER_BYTES + 4 * numbers) as u64;
-        let (filters, ends) =
-            self.filters.finish(self.file.seed(), directory_start + directory_bytes);
-        let mut directory = vec![0; 4];
-        for count in [self.tops.len(), ends.len(), 0] {
-            let count = u32::try_from(count).expect("a table has fewer pages");
-            directory.extend_from_slice(&count.to_le_bytes());
-        }
-        for number in self.tops.iter().chain(&ends) {
-            directory.extend_from_slice(&number.to_le_bytes());
-        }
-        let crc = self.file.seed().at(directory_start, &[&directory[4..]]);
-        directory[..4].copy_from_slice(&crc.to_le_bytes());
+        let mut leads = vec![0; DIRECTORY_HEADER_BYTES - DIRECTORY_COUNTS_BYTES];
+        leads.extend(self.tops.iter().flat_map(|top| top.to_le_bytes()));
         let contents = Contents {
             entry_count: self.row_count,
             first: first.key().bytes(),
             last: last.key().bytes(),
-            filter_seed: self.filter_seed.unwrap_or(0),
             replaced,
             ..Contents::default()
         };
-        self.file.finish(&directory, &filters, contents)
+        self.file.finish(&leads, contents)
     }
 
-    /// Gives the table up and removes its file.
+    /// Gives the table up: its file goes with it.
     pub fn abandon(self) {
-        self.file.abandon();
+        drop(self);
     }
 }
 
@@ -244,6 +217,12 @@ pub(crate) struct Directory {
     /// The top bits of each page's first key.
     tops: Box<[u32]>,
     filters: FilterSet,
+}
+
+impl Resident for Directory {
+    fn resident_bytes(&self) -> usize {
+        4 * (self.tops.len() + self.filters.len())
+    }
 }
 
 impl IndexTable {
@@ -312,33 +291,15 @@ impl IndexTable {
     }
 
     fn directory(&self) -> Result<&Directory, TableError> {
-        if let Some(directory) = self.directory.get() {
-            return Ok(directory);
-        }
-        let (directory, is_rebuilt) = match self.read_directory() {
-            Err(TableError::Format(error)) => {
-                tracing::warn!(%error, "a damaged directory is made again");
-                (self.rebuild_directory()?, true)
-            }
-            read => (read?, false),
-        };
-        Ok(self.directory.get_or_init(|| {
-            if is_rebuilt {
-                self.file.note_rebuilt_directory();
-            }
-            self.file.note_resident(4 * (directory.tops.len() + directory.filters.len()));
-            directory
-        }))
+        let rebuild = || self.rebuild_directory();
+        self.file.directory(&self.directory, || self.read_directory(), rebuild)
     }
 
     fn read_directory(&self) -> Result<Directory, TableError> {
         let footer = self.file.footer();
-        let start = footer.units_end;
-        let bytes = self.file.read(start..footer.directory_end)?;
-        self.file.check_sum(start, &bytes)?;
-        let filters_bytes = footer.filters_end - footer.directory_end;
-        Directory::decode(&bytes, footer.unit_count, filters_bytes)
-            .map_err(|error| self.file.corrupt(start + error.offset as u64, error.what))
+        let decode =
+            |bytes: &[u8]| Directory::decode(bytes, footer.unit_count, footer.filters_bytes());
+        self.file.read_directory(decode)
     }
 
     /// The directory as the pages make it, without filters: where they stand is not known.
@@ -442,24 +403,18 @@ impl Directory {
         let count = reader.u32("a count of pages")?;
         let filter_count = reader.u32("a count of filters")?;
         reader.u32("reserved bytes")?;
-        let filters_wanted = page_count.div_ceil(FILTER_PAGES as u64);
-        if u64::from(count) != page_count
-            || (filter_count != 0 && u64::from(filter_count) != filters_wanted)
-        {
-            return Err(reader.malformed("as many pages and filters as the table has"));
+        if u64::from(count) != page_count {
+            return Err(Malformed { offset: 4, what: "as many pages as the table has" });
         }
-        let mut numbers = |count: u32, what| -> Result<Box<[u32]>, Malformed> {
-            let bytes = reader.take(4 * size(count.into()), what)?;
-            Ok(bytes.as_chunks().0.iter().map(|number| u32::from_le_bytes(*number)).collect())
-        };
-        let tops = numbers(count, "the pages' first keys")?;
-        let filter_ends = numbers(filter_count, "the filters' ends")?;
-        reader.end("the directory's end")?;
-        let last_end = filter_ends.last().map_or(0, |end| u64::from(*end));
-        if !tops.is_sorted() || !filter_ends.is_sorted() || last_end != filters_bytes {
-            return Err(Malformed { offset: DIRECTORY_HEADER_BYTES, what: "ascending numbers" });
+        let tops = reader.take(4 * size(count.into()), "the pages' first keys")?;
+        let tops: Box<[u32]> =
+            tops.as_chunks().0.iter().map(|top| u32::from_le_bytes(*top)).collect();
+        if !tops.is_sorted() {
+            return Err(Malformed { offset: DIRECTORY_HEADER_BYTES, what: "ascending keys" });
         }
-        Ok(Self { tops, filters: FilterSet::new(filter_ends) })
+        let part_count = tops.len().div_ceil(FILTER_PAGES);
+        let filters = FilterSet::decode(&mut reader, filter_count, part_count, filters_bytes)?;
+        Ok(Self { tops, filters })
     }
 
     /// The pages that may hold `key` (I2).

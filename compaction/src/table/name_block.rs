@@ -544,7 +544,7 @@ fn varint(bytes: &[u8], at: &mut usize) -> u64 {
 }
 
 /// How many bytes `left` and `right` begin with are equal.
-fn equal_bytes(left: &[u8], right: &[u8]) -> usize {
+pub(crate) fn equal_bytes(left: &[u8], right: &[u8]) -> usize {
     let (left_eights, right_eights) = (left.chunks_exact(8), right.chunks_exact(8));
     let eights = left_eights.zip(right_eights).take_while(|(left, right)| left == right).count();
     let (left, right) = (&left[eights * 8..], &right[eights * 8..]);
@@ -561,7 +561,7 @@ fn follows(last: (&[u8], u64), next: (&[u8], u64)) -> bool {
 }
 
 /// Names ascending, the newest version of each first.
-fn order(left: (&[u8], u64), right: (&[u8], u64)) -> Ordering {
+pub(crate) fn order(left: (&[u8], u64), right: (&[u8], u64)) -> Ordering {
     left.0.cmp(right.0).then(right.1.cmp(&left.1))
 }
 

@@ -12,7 +12,6 @@
 //! - N2: a damaged directory is made again from the blocks; so are its keys, if longer than before.
 //! - N3: iterators own what they read.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -23,12 +22,13 @@ use pinstone_disk::codec::{Malformed, Reader, put_varint, size};
 
 use crate::error::TableError;
 use crate::merge::NameEntry;
-use crate::table::container::{
-    Contents, Replaced, TableBuilder, TableFile, Tables, UNITS_START, Unit,
-};
+use crate::table::builder::{Contents, TableBuilder};
+use crate::table::container::{Replaced, Resident, TableFile, Tables, UNITS_START, Unit};
 use crate::table::filter::name_key;
-use crate::table::filter_set::{FilterSet, FilterSetBuilder};
-use crate::table::name_block::{Block, BlockBuilder, Cursor, Entry, NAME_BYTES_MAX};
+use crate::table::filter_set::FilterSet;
+use crate::table::name_block::{
+    Block, BlockBuilder, Cursor, Entry, NAME_BYTES_MAX, equal_bytes, order,
+};
 use crate::table::probes::{ProbeFigures, count};
 use crate::table::{TableId, TableMeta};
 
@@ -46,7 +46,6 @@ const SCAN_BYTES: u64 = 256 << 10;
 #[derive(Debug)]
 pub struct NameBuilder {
     file: TableBuilder,
-    filter_seed: Option<u64>,
     block: BlockBuilder,
     entry_count: u64,
     commits: (u64, u64),
@@ -57,7 +56,6 @@ pub struct NameBuilder {
     /// The directory, and the key of each block: where its bytes end, and its commit.
     block_lens: Vec<u32>,
     keys: Keys,
-    filters: FilterSetBuilder,
 }
 
 /// The keys of blocks: names, shortened, each with a commit.
@@ -101,11 +99,6 @@ impl Keys {
     }
 }
 
-/// Names ascending, of one name the greatest commit first.
-pub(crate) fn order(left: (&[u8], u64), right: (&[u8], u64)) -> Ordering {
-    left.0.cmp(right.0).then(right.1.cmp(&left.1))
-}
-
 impl NameBuilder {
     /// Begins a table, with filters if there is a seed for them.
     ///
@@ -117,8 +110,7 @@ impl NameBuilder {
         filter_seed: Option<u64>,
     ) -> Result<Self, TableError> {
         Ok(Self {
-            file: TableBuilder::create(tables, id)?,
-            filter_seed,
+            file: TableBuilder::create(tables, id, filter_seed, FILTER_BLOCKS)?,
             block: BlockBuilder::new(),
             entry_count: 0,
             commits: (u64::MAX, 0),
@@ -127,7 +119,6 @@ impl NameBuilder {
             last_commit: 0,
             block_lens: Vec::new(),
             keys: Keys::default(),
-            filters: FilterSetBuilder::default(),
         })
     }
 
@@ -145,6 +136,9 @@ impl NameBuilder {
     ///
     /// # Errors
     /// Whatever the machine says.
+    ///
+    /// # Panics
+    /// If it does not, or the name is none of 1 to 1,024 bytes.
     pub fn push(
         &mut self,
         name: &[u8],
@@ -156,7 +150,7 @@ impl NameBuilder {
         assert!(is_first || order(last, (name, commit)).is_lt(), "entries come in order");
         let is_new_name = *name != *self.last;
         if self.block.is_empty() {
-            let shared = name.iter().zip(&self.last).take_while(|(a, b)| a == b).count();
+            let shared = equal_bytes(name, &self.last);
             let (key, commit) = match is_new_name {
                 true => (&name[..name.len().min(shared + 1)], u64::MAX),
                 false => (name, commit),
@@ -166,10 +160,8 @@ impl NameBuilder {
         if is_first {
             self.first = Bytes::copy_from_slice(name);
         }
-        if let Some(seed) = self.filter_seed
-            && (is_new_name || self.block.is_empty())
-        {
-            self.filters.push(name_key(name, seed));
+        if is_new_name || self.block.is_empty() {
+            self.file.key(|seed| name_key(name, seed));
         }
         self.block.push(name, commit, to);
         self.entry_count += 1;
@@ -185,64 +177,41 @@ impl NameBuilder {
     fn end_block(&mut self) -> Result<(), TableError> {
         let block = self.block.finish(self.file.seed(), self.file.end());
         self.block_lens.push(u32::try_from(block.len()).expect("a block is short"));
-        self.file.unit(&block)?;
-        if self.block_lens.len().is_multiple_of(FILTER_BLOCKS) {
-            self.filters.end_part();
-        }
-        Ok(())
+        self.file.unit(&block)
     }
 
     /// Ends the table, made from these; its bytes are durable on return, its name is not.
     ///
     /// # Errors
     /// Whatever the machine says; the file is removed again if it can be.
+    ///
+    /// # Panics
+    /// If it has no entries.
     pub fn finish(mut self, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
-        let finished = self.try_finish(replaced);
-        if finished.is_err() {
-            self.file.abandon();
-        }
-        finished
-    }
-
-    fn try_finish(&mut self, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
         if !self.block.is_empty() {
             self.end_block()?;
         }
-        self.filters.end_part();
-        let mut numbers = vec![0; 4];
-        for count in [self.block_lens.len(), self.filters.part_count()] {
-            let count = u32::try_from(count).expect("a table has fewer blocks");
-            numbers.extend_from_slice(&count.to_le_bytes());
-        }
+        let mut leads = Vec::new();
         for (index, len) in self.block_lens.iter().enumerate() {
-            put_varint(&mut numbers, u64::from(*len));
+            put_varint(&mut leads, u64::from(*len));
             // One more, and 0 for the greatest: most keys have that one.
-            put_varint(&mut numbers, self.keys.commits[index].wrapping_add(1));
-            put_varint(&mut numbers, self.keys.name(index).len() as u64);
-            numbers.extend_from_slice(self.keys.name(index));
+            put_varint(&mut leads, self.keys.commits[index].wrapping_add(1));
+            put_varint(&mut leads, self.keys.name(index).len() as u64);
+            leads.extend_from_slice(self.keys.name(index));
         }
-        let start = self.file.end();
-        let ends_bytes = 4 * self.filters.part_count();
-        let filters_start = start + (numbers.len() + ends_bytes) as u64;
-        let (filters, ends) = self.filters.finish(self.file.seed(), filters_start);
-        let mut directory = numbers;
-        directory.extend(ends.iter().flat_map(|end| end.to_le_bytes()));
-        let crc = self.file.seed().at(start, &[&directory[4..]]);
-        directory[..4].copy_from_slice(&crc.to_le_bytes());
         let contents = Contents {
             entry_count: self.entry_count,
-            first: std::mem::take(&mut self.first),
-            last: Bytes::from(std::mem::take(&mut self.last)),
+            first: self.first,
+            last: Bytes::from(self.last),
             commits: self.commits,
-            filter_seed: self.filter_seed.unwrap_or(0),
             replaced,
         };
-        self.file.finish(&directory, &filters, contents)
+        self.file.finish(&leads, contents)
     }
 
-    /// Gives the table up and removes its file.
+    /// Gives the table up: its file goes with it.
     pub fn abandon(self) {
-        self.file.abandon();
+        drop(self);
     }
 }
 
@@ -262,11 +231,13 @@ pub(crate) struct Directory {
     filters: FilterSet,
 }
 
-impl Directory {
+impl Resident for Directory {
     fn resident_bytes(&self) -> usize {
         self.ends.len() * 20 + self.keys.names.len() + 4 * self.filters.len()
     }
+}
 
+impl Directory {
     fn range(&self, block: usize) -> Range<u64> {
         let start = if block == 0 { UNITS_START } else { self.ends[block - 1] };
         start..self.ends[block]
@@ -286,7 +257,7 @@ impl Directory {
         let mut reader = Reader::new(bytes);
         reader.u32("a checksum")?;
         let count = size(reader.u32("a count of blocks")?.into());
-        let filter_count = size(reader.u32("a count of filters")?.into());
+        let filter_count = reader.u32("a count of filters")?;
         // A block takes three bytes at least.
         let capacity = count.min(reader.left() / 3);
         let (mut ends, mut keys) = (Vec::with_capacity(capacity), Keys::default());
@@ -313,17 +284,12 @@ impl Directory {
             ends.push(end);
             keys.push(name, commit);
         }
-        let filter_ends = reader.take(4 * filter_count, "the filters' ends")?;
-        let filter_ends: Box<[u32]> =
-            filter_ends.as_chunks().0.iter().map(|end| u32::from_le_bytes(*end)).collect();
-        reader.end("the directory's end")?;
-        let last_end = filter_ends.last().map_or(0, |end| u64::from(*end));
-        let has_filters = filter_count == 0 || filter_count == count.div_ceil(FILTER_BLOCKS);
-        let fits = end == units_end && last_end == filters_bytes;
-        if !fits || !has_filters || !filter_ends.is_sorted() {
-            return Err(Malformed { offset: 4, what: "blocks and filters as the table has" });
+        if end != units_end {
+            return Err(reader.malformed("blocks up to the directory"));
         }
-        Ok(Self { ends, keys, filters: FilterSet::new(filter_ends) })
+        let part_count = count.div_ceil(FILTER_BLOCKS);
+        let filters = FilterSet::decode(&mut reader, filter_count, part_count, filters_bytes)?;
+        Ok(Self { ends, keys, filters })
     }
 }
 
@@ -403,37 +369,25 @@ impl NameTable {
     }
 
     fn directory(&self) -> Result<&Directory, TableError> {
-        if let Some(directory) = self.directory.get() {
-            return Ok(directory);
-        }
-        let (directory, is_rebuilt) = match self.read_directory() {
-            Err(TableError::Format(error)) => {
-                tracing::warn!(%error, "a damaged directory is made again");
-                (self.rebuild_directory()?, true)
-            }
-            read => (read?, false),
-        };
-        Ok(self.directory.get_or_init(|| {
-            if is_rebuilt {
-                self.file.note_rebuilt_directory();
-            }
-            self.file.note_resident(directory.resident_bytes());
-            directory
-        }))
+        let rebuild = || self.rebuild_directory();
+        self.file.directory(&self.directory, || self.read_directory(), rebuild)
     }
 
     fn read_directory(&self) -> Result<Directory, TableError> {
         let footer = self.file.footer();
-        let start = footer.units_end;
-        let bytes = self.file.read(start..footer.directory_end)?;
-        self.file.check_sum(start, &bytes)?;
-        let filters_bytes = footer.filters_end - footer.directory_end;
-        let decoded = Directory::decode(&bytes, footer.units_end, filters_bytes)
-            .map_err(|error| self.file.corrupt(start + error.offset as u64, error.what))?;
-        if decoded.ends.len() as u64 != footer.unit_count {
-            return Err(self.file.corrupt(start, "it does not have as many blocks as the footer"));
+        let decode =
+            |bytes: &[u8]| Directory::decode(bytes, footer.units_end, footer.filters_bytes());
+        let directory = self.file.read_directory(decode)?;
+        self.has_all_blocks(directory.ends.len(), footer.units_end)?;
+        Ok(directory)
+    }
+
+    /// As many blocks were found as the footer says, by what stands at `offset_bytes`.
+    fn has_all_blocks(&self, block_count: usize, offset_bytes: u64) -> Result<(), TableError> {
+        if block_count as u64 == self.file.footer().unit_count {
+            return Ok(());
         }
-        Ok(decoded)
+        Err(self.file.corrupt(offset_bytes, "it does not have as many blocks as the footer says"))
     }
 
     /// The directory as the blocks make it, without filters: where they stand is not known.
@@ -451,9 +405,7 @@ impl NameTable {
             start += block.len_bytes() as u64;
             ends.push(start);
         }
-        if ends.len() as u64 != footer.unit_count {
-            return Err(self.file.corrupt(start, "it does not have as many blocks as the footer"));
-        }
+        self.has_all_blocks(ends.len(), start)?;
         Ok(Directory { ends, keys, filters: FilterSet::default() })
     }
 

@@ -1,0 +1,208 @@
+//! Writes one table's file, whatever its entries, from its start to its end.
+//!
+//! 1. Whoever knows the entries makes units of them, and gives the keys of each for its filter.
+//! 2. Units are gathered and written a megabyte at a time. Every so many of them end a filter.
+//! 3. At the end, all that leads to the units is given, and the builder writes the directory, the
+//!    filters, the footer and the trailer, and syncs (T1 of [`container`](super::container)).
+//!
+//! - B1: a builder that goes without having finished removes its file, if it can be removed. Nothing
+//!   names it; what is left is removed at the next open.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pinstone_disk::checksum::Seed;
+use pinstone_disk::codec::size;
+use pinstone_disk::{DiskExt, File, FileHeader, OpenMode, Trailer};
+
+use crate::error::TableError;
+use crate::table::container::{Footer, Replaced, Tables, UNITS_START};
+use crate::table::filter_set::FilterSetBuilder;
+use crate::table::{TableId, TableMeta};
+
+/// Bytes gathered before they are written together.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// What both trees' directories begin with: checksum, count of units, count of filters.
+pub(crate) const DIRECTORY_COUNTS_BYTES: usize = 12;
+
+/// Writes one table.
+#[derive(Debug)]
+pub struct TableBuilder {
+    tables: Arc<Tables>,
+    id: TableId,
+    header: FileHeader,
+    file: Arc<dyn File>,
+    /// What is not written yet, and where it goes.
+    buffer: Vec<u8>,
+    buffer_start: u64,
+    unit_count: u64,
+    hasher: blake3::Hasher,
+    filter_seed: Option<u64>,
+    filters: FilterSetBuilder,
+    is_finished: bool,
+}
+
+/// What the owner of a table's entries knows of them when all are written.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// Entries.
+    pub entry_count: u64,
+    /// The first key.
+    pub first: Bytes,
+    /// The last key.
+    pub last: Bytes,
+    /// The lowest and the highest number of a commit, where entries have one.
+    pub commits: (u64, u64),
+    /// The tables that this one was made from.
+    pub replaced: Vec<Replaced>,
+}
+
+impl TableBuilder {
+    /// Creates the file. There is a filter for each `filter_units` units, if there is a seed for them.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    pub fn create(
+        tables: &Arc<Tables>,
+        id: TableId,
+        filter_seed: Option<u64>,
+        filter_units: usize,
+    ) -> Result<Self, TableError> {
+        let file = tables.disk().open(id.file_name(), OpenMode::Create)?;
+        let header = id.header(tables.store_id());
+        let mut buffer = header.encode().to_vec();
+        buffer.resize(size(UNITS_START), 0);
+        Ok(Self {
+            tables: Arc::clone(tables),
+            id,
+            header,
+            file,
+            buffer,
+            buffer_start: 0,
+            unit_count: 0,
+            hasher: blake3::Hasher::new(),
+            filter_seed,
+            filters: FilterSetBuilder::new(filter_units),
+            is_finished: false,
+        })
+    }
+
+    /// The seed of its checksums.
+    pub fn seed(&self) -> Seed {
+        self.header.seed()
+    }
+
+    /// Where the next unit begins: bytes of the table so far.
+    pub fn end(&self) -> u64 {
+        self.buffer_start + self.buffer.len() as u64
+    }
+
+    /// Adds a key of the next unit to its filter: what `of_seed` makes of the filters' seed, if
+    /// there is one.
+    pub fn key(&mut self, of_seed: impl FnOnce(u64) -> u64) {
+        if let Some(seed) = self.filter_seed {
+            self.filters.push(of_seed(seed));
+        }
+    }
+
+    /// Appends a unit, which begins with its checksum.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    pub fn unit(&mut self, unit: &[u8]) -> Result<(), TableError> {
+        self.hasher.update(&unit[..4]);
+        self.unit_count += 1;
+        self.filters.end_unit();
+        self.append(unit)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), TableError> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<(), TableError> {
+        let bytes = Bytes::from(std::mem::take(&mut self.buffer));
+        self.tables.disk().write(&self.file, self.buffer_start, bytes.clone())?;
+        self.buffer_start += bytes.len() as u64;
+        // Its memory again, unless the disk has kept it.
+        self.buffer = bytes.try_into_mut().map_or_else(|_| Vec::new(), Vec::from);
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Ends the table; its bytes are durable on return, its name is not (D2). `leads` is what its
+    /// directory holds between the counts and where filters end.
+    ///
+    /// # Errors
+    /// Whatever the machine says. Of a failed sync [`pinstone_disk::DiskError::operation`] tells.
+    ///
+    /// # Panics
+    /// If it has no entries, or more units than a table may have.
+    pub fn finish(mut self, leads: &[u8], contents: Contents) -> Result<TableMeta, TableError> {
+        assert!(contents.entry_count > 0, "no table is empty");
+        let units_end = self.end();
+        let (directory, filters) = self.directory(leads);
+        self.append(&directory)?;
+        let directory_end = self.end();
+        self.append(&filters)?;
+        let filters_end = self.end();
+        let footer = Footer {
+            entry_count: contents.entry_count,
+            unit_count: self.unit_count,
+            units_end,
+            directory_end,
+            filters_end,
+            filter_seed: self.filter_seed.unwrap_or(0),
+            commits: contents.commits,
+            units_hash: *self.hasher.finalize().as_bytes(),
+            first: contents.first,
+            last: contents.last,
+            replaced: contents.replaced,
+        };
+        let encoded = footer.encode(&self.header);
+        let trailer = Trailer::of(&encoded, filters_end);
+        self.append(&encoded)?;
+        self.append(&trailer.encode())?;
+        self.write()?;
+        self.tables.disk().sync(&self.file)?;
+        self.is_finished = true;
+        Ok(TableMeta {
+            id: self.id,
+            first: footer.first,
+            last: footer.last,
+            entry_count: footer.entry_count,
+            file_bytes: self.end(),
+            footer_hash: trailer.footer_hash,
+        })
+    }
+
+    /// The directory, to stand where the units end, and the filters, to stand behind it.
+    fn directory(&mut self, leads: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let filter_count = self.filters.end();
+        let mut directory = vec![0; 4];
+        for count in [self.unit_count, filter_count as u64] {
+            let count = u32::try_from(count).expect("a table has fewer units");
+            directory.extend_from_slice(&count.to_le_bytes());
+        }
+        assert_eq!(directory.len(), DIRECTORY_COUNTS_BYTES);
+        directory.extend_from_slice(leads);
+        let start = self.end();
+        let filters_start = start + (directory.len() + 4 * filter_count) as u64;
+        let (filters, ends) = self.filters.finish(self.seed(), filters_start);
+        directory.extend(ends.iter().flat_map(|end| end.to_le_bytes()));
+        let crc = self.seed().at(start, &[&directory[4..]]);
+        directory[..4].copy_from_slice(&crc.to_le_bytes());
+        (directory, filters)
+    }
+}
+
+impl Drop for TableBuilder {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // B1.
+            let _ = self.tables.disk().remove(self.id.file_name());
+        }
+    }
+}

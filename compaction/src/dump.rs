@@ -57,6 +57,7 @@ pub fn dump_file(name: Option<&FileName>, bytes: &[u8]) -> Option<Dump> {
         header,
         seed: header.seed(),
         units: Units::default(),
+        derived: blake3::Hasher::new(),
     };
     walk.table(&tail);
     walk.dump.push_gaps(bytes);
@@ -128,6 +129,8 @@ struct Walk<'a> {
     header: FileHeader,
     seed: Seed,
     units: Units,
+    /// Of the directory's checksum and the filters'.
+    derived: blake3::Hasher,
 }
 
 impl<'a> Walk<'a> {
@@ -324,6 +327,7 @@ impl<'a> Walk<'a> {
             fields.filter_ends(filter_count, &mut filter_ends)
         })();
         let directory = self.slice(range.clone());
+        self.derived.update(directory.get(..4).unwrap_or(&[]));
         if !self.sum_agrees(range.clone()) {
             self.invalid(range.start, "index_directory", "its checksum does not match");
             return None;
@@ -479,6 +483,7 @@ impl<'a> Walk<'a> {
             }
             fields.filter_ends(filter_count, &mut filter_ends)
         })();
+        self.derived.update(self.slice(range.clone()).get(..4).unwrap_or(&[]));
         if !self.sum_agrees(range.clone()) {
             self.invalid(range.start, "name_directory", "its checksum does not match");
             return None;
@@ -547,6 +552,7 @@ impl<'a> Walk<'a> {
             fields.bytes("fingerprints", left)
         })();
         let bytes = Bytes::copy_from_slice(self.slice(range.clone()));
+        self.derived.update(bytes.get(..4).unwrap_or(&[]));
         if !self.sum_agrees(range.clone()) {
             self.invalid(range.start, "filter", "its checksum does not match");
         } else if let Err(error) = Filter::decode(&bytes, self.seed, range.start) {
@@ -568,6 +574,7 @@ impl<'a> Walk<'a> {
                 fields.u64(field)?;
             }
             fields.digest("units_hash")?;
+            fields.digest("derived_hash")?;
             fields.key(kind, "first_key_bytes", "first_key")?;
             fields.key(kind, "last_key_bytes", "last_key")?;
             let replaced_count = fields.varint("replaced_count")?;
@@ -602,6 +609,10 @@ impl<'a> Walk<'a> {
         let parts = Parts { units_end, directory_end, filters_end };
         if !parts.ascend() || filters_end != start {
             self.invalid(start, "table_footer", "its offsets do not fit the file");
+        }
+        if self.derived.finalize() != footer.derived_hash {
+            let why = "its directory and filters are not the ones that it was written with";
+            self.invalid(start, "table_footer", why);
         }
         if self.units.hasher.finalize() != footer.units_hash {
             let why = "its units are not the ones that it was written with";

@@ -325,6 +325,39 @@ fn what_is_given_up_leaves_no_file() {
     assert!(disk.names().is_empty());
 }
 
+/// Their checksums agree, and they are not the table's.
+#[test]
+fn a_directory_or_a_filter_of_another_table_is_found_by_check() {
+    let disk = SimDisk::new(1);
+    let name = ID.file_name().to_string();
+    let mut made = [5, 6].map(|seed| {
+        let tables = tables(&disk);
+        let mut builder = IndexBuilder::create(&tables, ID, Some(seed)).unwrap();
+        rows(5000, 56).into_iter().for_each(|row| builder.push(row).unwrap());
+        let meta = builder.finish(Vec::new()).unwrap();
+        let footer = IndexTable::open(&tables, meta.clone()).unwrap().file().footer().clone();
+        let bytes = disk.file_bytes(&name).unwrap();
+        disk.remove_file(&name);
+        (meta, footer, bytes)
+    });
+    let (_, other_footer, other) = made[1].clone();
+    let (meta, footer, bytes) = &mut made[0];
+    let filters = usize::try_from(footer.directory_end).unwrap()
+        ..usize::try_from(footer.filters_end).unwrap();
+    assert_eq!(footer.units_hash, other_footer.units_hash);
+    assert_eq!(footer.filters_end, other_footer.filters_end, "filters of the same length");
+    assert_ne!(bytes[filters.clone()], other[filters.clone()]);
+    let check = |bytes: &[u8]| {
+        disk.put_file(&name, bytes);
+        Arc::new(IndexTable::open(&tables(&disk), meta.clone()).unwrap()).check(|_| {})
+    };
+    check(bytes).unwrap();
+    bytes[filters.clone()].copy_from_slice(&other[filters]);
+    let error = check(bytes).unwrap_err();
+    names(&error, &name);
+    assert!(error.to_string().contains("directory and filters are not the ones"), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

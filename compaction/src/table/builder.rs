@@ -143,7 +143,7 @@ impl TableBuilder {
     pub fn finish(mut self, leads: &[u8], contents: Contents) -> Result<TableMeta, TableError> {
         assert!(contents.entry_count > 0, "no table is empty");
         let units_end = self.end();
-        let (directory, filters) = self.directory(leads);
+        let (directory, filters, derived_hash) = self.directory(leads);
         self.append(&directory)?;
         let directory_end = self.end();
         self.append(&filters)?;
@@ -157,6 +157,7 @@ impl TableBuilder {
             filter_seed: self.filter_seed.unwrap_or(0),
             commits: contents.commits,
             units_hash: *self.hasher.finalize().as_bytes(),
+            derived_hash,
             first: contents.first,
             last: contents.last,
             replaced: contents.replaced,
@@ -178,8 +179,9 @@ impl TableBuilder {
         })
     }
 
-    /// The directory, to stand where the units end, and the filters, to stand behind it.
-    fn directory(&mut self, leads: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    /// The directory, to stand where the units end; the filters, to stand behind it; and the hash of
+    /// the checksums of both.
+    fn directory(&mut self, leads: &[u8]) -> (Vec<u8>, Vec<u8>, [u8; 32]) {
         let filter_count = self.filters.end();
         let mut directory = vec![0; 4];
         for count in [self.unit_count, filter_count as u64] {
@@ -194,7 +196,17 @@ impl TableBuilder {
         directory.extend(ends.iter().flat_map(|end| end.to_le_bytes()));
         let crc = self.seed().at(start, &[&directory[4..]]);
         directory[..4].copy_from_slice(&crc.to_le_bytes());
-        (directory, filters)
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&directory[..4]);
+        let mut filter_start = 0;
+        for end in ends.into_iter().map(|end| size(end.into())) {
+            // One that could not be built has no bytes.
+            if filter_start < end {
+                hasher.update(&filters[filter_start..filter_start + 4]);
+            }
+            filter_start = end;
+        }
+        (directory, filters, *hasher.finalize().as_bytes())
     }
 }
 

@@ -11,8 +11,9 @@
 //! [`builder`]: crate::table::builder
 //!
 //! - T1: a table is written whole and synced before anything names it; then it never changes.
-//! - T2: the footer holds a hash of all units' checksums, so that none can be exchanged for another
-//!   that is valid.
+//! - T2: the footer holds a hash of all units' checksums, and one of those of the directory and of
+//!   the filters, so that none can be exchanged for another that is valid. They are two, so that the
+//!   units can be told to be right whatever became of what is derived from them.
 //! - T3: a unit is checked each time it is read from the device.
 //! - T4: a table whose file is to go loses it when its last reader lets go of it, not before.
 
@@ -77,6 +78,8 @@ pub struct Footer {
     pub commits: (u64, u64),
     /// BLAKE3 of all units' checksums, in order.
     pub units_hash: [u8; 32],
+    /// BLAKE3 of the directory's checksum and of all filters', in order.
+    pub derived_hash: [u8; 32],
     /// The first key.
     pub first: Bytes,
     /// The last key.
@@ -109,6 +112,7 @@ impl Footer {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         bytes.extend_from_slice(&self.units_hash);
+        bytes.extend_from_slice(&self.derived_hash);
         put_key(&mut bytes, &self.first);
         put_key(&mut bytes, &self.last);
         put_varint(&mut bytes, self.replaced.len() as u64);
@@ -134,7 +138,7 @@ impl Footer {
         let (units_end, directory_end, filters_end) = (number()?, number()?, number()?);
         let filter_seed = number()?;
         let commits = (number()?, number()?);
-        let units_hash = reader.array("a hash")?;
+        let (units_hash, derived_hash) = (reader.array("a hash")?, reader.array("a hash")?);
         let (first, last) = (key(&mut reader)?, key(&mut reader)?);
         let count = reader.varint_usize("a count of tables")?;
         // Two numbers and two empty keys take ten bytes.
@@ -156,6 +160,7 @@ impl Footer {
             filter_seed,
             commits,
             units_hash,
+            derived_hash,
             first,
             last,
             replaced,

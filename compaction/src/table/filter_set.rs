@@ -10,6 +10,7 @@
 use std::ops::RangeInclusive;
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, Reader, size};
 
@@ -174,11 +175,16 @@ impl FilterSet {
                 tracing::warn!(%error, "a damaged filter is not used");
                 Ok((None, true))
             }
-            read => Ok((read?, false)),
+            read => Ok((read?.map(|(filter, _)| filter), false)),
         }
     }
 
-    fn check_one(&self, file: &TableFile, part: usize) -> Result<Option<Filter>, TableError> {
+    /// The filter of a part, if it has one, and its checksum.
+    fn check_one(
+        &self,
+        file: &TableFile,
+        part: usize,
+    ) -> Result<Option<(Filter, Bytes)>, TableError> {
         let filters_start = file.footer().directory_end;
         let start = if part == 0 { 0 } else { self.ends[part - 1] };
         let start = filters_start + u64::from(start);
@@ -189,14 +195,27 @@ impl FilterSet {
         let bytes = file.read(start..end)?;
         let filter = Filter::decode(&bytes, file.seed(), start)
             .map_err(|error| file.corrupt(start + error.offset as u64, error.what))?;
-        Ok(Some(filter))
+        Ok(Some((filter, bytes.slice(..4))))
     }
 
-    /// Reads and checks all of them.
+    /// Reads and checks all of them, and that they and the directory, from which they were decoded,
+    /// are the ones that the footer names.
     ///
     /// # Errors
     /// The first damage, or whatever the machine says.
     pub fn check(&self, file: &TableFile) -> Result<(), TableError> {
-        (0..self.len()).try_for_each(|part| self.check_one(file, part).map(drop))
+        let directory_start = file.footer().units_end;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&file.read(directory_start..directory_start + 4)?);
+        for part in 0..self.len() {
+            if let Some((_, crc)) = self.check_one(file, part)? {
+                hasher.update(&crc);
+            }
+        }
+        if hasher.finalize() != file.footer().derived_hash {
+            let what = "its directory and filters are not the ones that it was written with";
+            return Err(file.corrupt(directory_start, what));
+        }
+        Ok(())
     }
 }

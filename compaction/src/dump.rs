@@ -83,6 +83,9 @@ pub fn level_edit(dump: &mut Dump, origin: u64, bytes: &[u8]) -> usize {
     taken
 }
 
+/// Where a header has nothing.
+const HEADER_RESERVED: Range<u64> = 48..60;
+
 /// A name and a commit.
 type Version = (Vec<u8>, u64);
 
@@ -196,7 +199,13 @@ impl<'a> Walk<'a> {
                 self.invalid(offset_bytes, "header", what);
             }
             (_, Err(FormatError::Unsupported { what, .. })) => self.invalid(8, "header", what),
-            (_, Ok(_)) => {}
+            (_, Ok(_)) => {
+                let reserved = self.slice(HEADER_RESERVED);
+                if let Some(at) = reserved.iter().position(|byte| *byte != 0) {
+                    let at = HEADER_RESERVED.start + at as u64;
+                    self.invalid(at, "header", "expected zeros");
+                }
+            }
         }
         let padding = HEADER_BYTES as u64..UNITS_START.min(end);
         let zeros = self.slice(padding.clone());
@@ -271,31 +280,31 @@ impl<'a> Walk<'a> {
             }
             fields.structure = "index_page";
             let left = fields.reader.left();
-            fields.bytes("unused", left)?;
-            Ok::<_, Malformed>(usize::from(row_count))
+            fields.bytes("unused", left)
         })();
         self.units.count += 1;
         self.units.hasher.update(page.get(..4).unwrap_or(&[]));
         let rows = page.get(PAGE_HEADER_BYTES..).unwrap_or(&[]).as_chunks::<ROW_BYTES>().0;
         let top = rows.first().and_then(|row| row.first_chunk());
         self.units.tops.push(top.map(|top| u32::from_be_bytes(*top)));
-        let row_count = match shown {
-            Ok(row_count) if self.sum_agrees(range.clone()) && page.len() == PAGE_BYTES => {
-                row_count
+        let is_sound = match shown {
+            Ok(_) if !self.sum_agrees(range.clone()) || page.len() != PAGE_BYTES => {
+                self.invalid(range.start, "index_page", "its checksum does not match");
+                false
             }
-            Ok(_) => {
-                self.units.are_sound = false;
-                return self.invalid(range.start, "index_page", "its checksum does not match");
-            }
-            Err(error) => {
-                self.units.are_sound = false;
-                return self.expected(range.start, "index_page", error);
-            }
+            shown => match shown.and(index::is_page(page)) {
+                Ok(()) => true,
+                Err(error) => {
+                    self.expected(range.start, "index_page", error);
+                    false
+                }
+            },
         };
-        if !(1..=PAGE_ROWS).contains(&row_count) {
+        if !is_sound {
             self.units.are_sound = false;
-            return self.invalid(range.start + 4, "index_page", "expected 1 to 255 rows");
+            return;
         }
+        let row_count = usize::from(u16::from_le_bytes([page[4], page[5]]));
         for (number, row) in rows.iter().enumerate().take(row_count) {
             if self.units.last_row.is_some_and(|last| last >= *row) {
                 self.units.are_sound = false;

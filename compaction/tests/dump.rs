@@ -556,7 +556,17 @@ fn what_is_false_though_its_checksum_agrees_is_shown_at_its_place() {
     let block = |at, lie: &[u8]| shown(&names, NAMES, block_end, at, lie);
     assert_eq!(page(4100, &[0, 0]), "4100 index_page: expected 1 to 255 rows");
     assert_eq!(page(4100, &[0, 1]), "4100 index_page: expected 1 to 255 rows");
+    assert_eq!(page(4102, &[1]), "4102 index_page: expected zeros");
+    assert_eq!(page(4111, &[1]), "4111 index_page: expected zeros");
     let out_of_order = "index_row: expected a row that comes after the one before";
+    let last_page = |at, lie: &[u8]| {
+        let mut bytes = index.clone();
+        bytes[at..at + lie.len()].copy_from_slice(lie);
+        sum_again(&mut bytes[..12_288], INDEX, 8192);
+        invalid(&dump(&bytes))[0].offset
+    };
+    let behind_rows = 8192 + 16 + 45 * 16;
+    assert_eq!(last_page(behind_rows, &[1]), behind_rows as u64);
     assert_eq!(page(4112, &[0xff; 16]), format!("4128 {out_of_order}"));
     assert_eq!(page(8192 - 16, &[0xff; 16]), format!("8208 {out_of_order}"));
     assert_eq!(block(4100, &[1]), "4100 name_block: expected bytes shared with the name before");

@@ -186,10 +186,7 @@ fn every_changed_byte_is_found_and_no_look_up_lies() {
                     }
                     answered += 1;
                 }
-                // The header and the zeros behind it are not the reader's to check.
-                if offset >= 4096 {
-                    names(&table.check(|_| {}).unwrap_err(), &name);
-                }
+                names(&table.check(|_| {}).unwrap_err(), &name);
             }
         }
         disk.corrupt(&name, offset, |bytes| bytes[0] ^= 0x10);
@@ -323,6 +320,52 @@ fn what_is_given_up_leaves_no_file() {
     let error = builder.finish(Vec::new()).unwrap_err();
     assert!(matches!(&error, TableError::Disk(error) if error.is_no_space()), "{error}");
     assert!(disk.names().is_empty());
+}
+
+/// A checksum that agrees hides nothing of what a writer leaves zero.
+#[test]
+fn what_should_be_zero_is_refused_at_its_place() {
+    let disk = SimDisk::new(1);
+    let rows = rows(300, 56);
+    let meta = write(&tables(&disk), &rows, true);
+    let name = ID.file_name().to_string();
+    let seed = ID.header(StoreId([7; 16])).seed();
+    let bytes = disk.file_bytes(&name).unwrap();
+    let footer = IndexTable::open(&tables(&disk), meta.clone()).unwrap().file().footer().clone();
+    let part = |range: std::ops::Range<u64>| (range.start, usize::try_from(range.end).unwrap());
+    let second_page = part(8192..12_288);
+    let directory = part(footer.units_end..footer.directory_end);
+    let lies = [(second_page, 6), (second_page, 15), (second_page, 16 + 45 * 16)];
+    for ((start, end), at) in lies.into_iter().chain([(second_page, 4095), (directory, 15)]) {
+        let mut lying = bytes.clone();
+        let from = usize::try_from(start).unwrap();
+        lying[from + at] = 1;
+        let crc = seed.at(start, &[&lying[from + 4..end]]);
+        lying[from..from + 4].copy_from_slice(&crc.to_le_bytes());
+        disk.put_file(&name, lying);
+        let tables = tables(&disk);
+        let table = Arc::new(IndexTable::open(&tables, meta.clone()).unwrap());
+        let wanted = format!("{name} is corrupt at offset {}: zeros", start + at as u64);
+        assert_eq!(table.check(|_| {}).unwrap_err().to_string(), wanted);
+        let found = find(&table, rows[299].key());
+        if (start, end) == directory {
+            assert_eq!(found.unwrap(), [rows[299]]);
+            assert_eq!(tables.figures().directories_rebuilt, 1);
+        } else {
+            assert_eq!(found.unwrap_err().to_string(), wanted);
+            assert_eq!(table.rows().find_map(Result::err).unwrap().to_string(), wanted);
+        }
+    }
+    // Before the first unit nothing is read but by a check.
+    for at in [50, 64, 4095] {
+        let mut lying = bytes.clone();
+        lying[at] = 1;
+        disk.put_file(&name, lying);
+        let table = Arc::new(IndexTable::open(&tables(&disk), meta.clone()).unwrap());
+        assert_eq!(find(&table, rows[299].key()).unwrap(), [rows[299]]);
+        let error = table.check(|_| {}).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{name} is corrupt at offset {at}: ")), "{error}");
+    }
 }
 
 /// Their checksums agree, and they are not the table's.

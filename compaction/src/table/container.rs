@@ -25,8 +25,8 @@ use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, Reader, put_varint, size};
 use pinstone_disk::env::{AtomicBool, AtomicU64, FixedSeed, Mutex, Ordering};
 use pinstone_disk::{
-    Disk, DiskExt, Epoch, File, FileHeader, FileName, HEADER_BYTES, OpenMode, Ordinal, REPEATED,
-    StoreId, TRAILER_BYTES, Trailer,
+    Disk, DiskExt, Epoch, File, FileHeader, FileKind, FileName, HEADER_BYTES, OpenMode, Ordinal,
+    REPEATED, StoreId, TRAILER_BYTES, TableKind, Trailer,
 };
 
 use crate::error::TableError;
@@ -42,6 +42,9 @@ const TAIL_BYTES: u64 = 4096;
 
 /// Bytes of the longest footer: two keys of a kilobyte for each table that this one replaces.
 const FOOTER_BYTES_MAX: u32 = 64 << 20;
+
+/// Where a footer has the least and the greatest number of a commit.
+const COMMITS_OFFSET: usize = 96;
 
 pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"PINSFOOT";
 const _: () = assert!(HEADER_BYTES as u64 <= UNITS_START);
@@ -138,6 +141,9 @@ impl Footer {
         let (units_end, directory_end, filters_end) = (number()?, number()?, number()?);
         let filter_seed = number()?;
         let commits = (number()?, number()?);
+        if header.kind == FileKind::Table(TableKind::Index) && commits != (0, 0) {
+            return Err(Malformed { offset: COMMITS_OFFSET, what: "no commits in the index" });
+        }
         let (units_hash, derived_hash) = (reader.array("a hash")?, reader.array("a hash")?);
         let (first, last) = (key(&mut reader)?, key(&mut reader)?);
         let count = reader.varint_usize("a count of tables")?;
@@ -165,6 +171,15 @@ impl Footer {
             last,
             replaced,
         })
+    }
+}
+
+/// Reads `count` bytes that are written as zeros.
+pub(crate) fn zeros(reader: &mut Reader<'_>, count: usize) -> Result<(), Malformed> {
+    let start = reader.offset();
+    match reader.take(count, "zeros")?.iter().position(|byte| *byte != 0) {
+        None => Ok(()),
+        Some(at) => Err(Malformed { offset: start + at, what: "zeros" }),
     }
 }
 
@@ -531,6 +546,20 @@ impl TableFile {
         let bytes = self.read(start..self.footer.directory_end)?;
         self.check_sum(start, &bytes)?;
         decode(&bytes).map_err(|error| self.corrupt(start + error.offset as u64, error.what))
+    }
+
+    /// Checks what stands before the first unit, which nobody needs who knows the footer.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    pub(crate) fn check_header(&self) -> Result<(), TableError> {
+        let bytes = self.read(0..UNITS_START)?;
+        let mut wanted = self.meta.id.header(self.tables.store_id).encode().to_vec();
+        wanted.resize(bytes.len(), 0);
+        match bytes.iter().zip(&wanted).position(|(byte, wanted)| byte != wanted) {
+            None => Ok(()),
+            Some(at) => Err(self.corrupt(at as u64, "its header, or the zeros after it, changed")),
+        }
     }
 
     /// Checks bytes that begin with their checksum and stand at this offset.

@@ -14,6 +14,8 @@
 //!   out by the whole digest. Any number of rows may share a key.
 //! - I2: a row is never missed: pages that begin with the key's top bits, and the one before them,
 //!   are all looked at.
+//! - I3: pages are checked whole as they are read from the device, what is zero in them too. So what
+//!   is in memory has as many rows as it says.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, OnceLock};
@@ -23,7 +25,7 @@ use pinstone_disk::codec::{Malformed, Reader, size};
 
 use crate::error::TableError;
 use crate::table::builder::{Contents, DIRECTORY_COUNTS_BYTES, TableBuilder};
-use crate::table::container::{Replaced, Resident, TableFile, Tables, UNITS_START, Unit};
+use crate::table::container::{Replaced, Resident, TableFile, Tables, UNITS_START, Unit, zeros};
 use crate::table::filter::digest_key;
 use crate::table::filter_set::FilterSet;
 use crate::table::probes::{ProbeFigures, count};
@@ -276,7 +278,7 @@ impl IndexTable {
         let mut found = false;
         for page in pages {
             let unit = self.page(page as u64)?;
-            let rows = self.rows_of(page as u64, &unit)?;
+            let rows = rows_of(&unit);
             let start = rows.partition_point(|row| read(row).key() < key);
             for row in rows[start..].iter().map(read).take_while(|row| row.key() == key) {
                 if !std::mem::replace(&mut found, true) {
@@ -306,9 +308,7 @@ impl IndexTable {
     fn rebuild_directory(&self) -> Result<Directory, TableError> {
         let mut tops = Vec::new();
         for page in 0..self.file.footer().unit_count {
-            let unit = self.page(page)?;
-            let rows = self.rows_of(page, &unit)?;
-            tops.push(rows.first().map_or(u32::MAX, |row| read(row).key().top()));
+            tops.push(read(&rows_of(&self.page(page)?)[0]).key().top());
         }
         Ok(Directory { tops: tops.into(), filters: FilterSet::default() })
     }
@@ -317,7 +317,7 @@ impl IndexTable {
     fn page(&self, page: u64) -> Result<Bytes, TableError> {
         let range = page_range(page);
         let opened = self.file.unit(range.clone(), |unit| {
-            self.file.check_sum(range.start, &unit)?;
+            self.check_page(range.start, &unit)?;
             Ok(Unit::Page(unit))
         })?;
         match opened {
@@ -326,42 +326,42 @@ impl IndexTable {
         }
     }
 
-    /// The rows of a page.
-    fn rows_of<'a>(&self, page: u64, unit: &'a [u8]) -> Result<&'a [[u8; ROW_BYTES]], TableError> {
-        let rows = unit.get(PAGE_HEADER_BYTES..).unwrap_or(&[]).as_chunks().0;
-        let count = usize::from(u16::from_le_bytes([unit[4], unit[5]]));
-        match rows.get(..count) {
-            Some(rows) if count > 0 => Ok(rows),
-            _ => Err(self.file.corrupt(page_range(page).start + 4, "a page's count is wrong")),
-        }
+    /// I3, of a page that begins at this offset.
+    fn check_page(&self, offset_bytes: u64, page: &[u8]) -> Result<(), TableError> {
+        self.file.check_sum(offset_bytes, page)?;
+        is_page(page)
+            .map_err(|error| self.file.corrupt(offset_bytes + error.offset as u64, error.what))
     }
 
     /// All rows in order, read past the cache.
     pub fn rows(self: &Arc<Self>) -> Rows {
-        Rows { table: Arc::clone(self), next_page: 0, chunk: Bytes::new(), chunk_page: 0, row: 0 }
+        Rows { table: Arc::clone(self), next_page: 0, chunk: Bytes::new(), row: 0 }
     }
 
-    /// Whether all of it is as it was written: every page, their order, the counts, the hash, the
-    /// directory and the filters. Calls `each` with every row.
+    /// Whether all of it is as it was written: the header, every page, their order, the counts, the
+    /// hashes, the directory and the filters. Calls `each` with every row.
     ///
     /// # Errors
     /// The first damage, or whatever the machine says.
     pub fn check(self: &Arc<Self>, mut each: impl FnMut(Row)) -> Result<(), TableError> {
         let footer = self.file.footer();
         let bad = |at, what| Err(self.file.corrupt(at, what));
-        let (mut hasher, mut last, mut row_count) = (blake3::Hasher::new(), None, 0);
+        self.file.check_header()?;
+        let (mut hasher, mut row_count) = (blake3::Hasher::new(), 0);
+        let (mut first, mut last) = (None, None);
         let mut tops = Vec::new();
         for page in 0..footer.unit_count {
             let range = page_range(page);
             let unit = self.file.read(range.clone())?;
-            self.file.check_sum(range.start, &unit)?;
+            self.check_page(range.start, &unit)?;
             hasher.update(&unit[..4]);
-            let rows = self.rows_of(page, &unit)?;
+            let rows = rows_of(&unit);
             tops.push(read(&rows[0]).key().top());
             for row in rows.iter().map(read) {
                 if last.is_some_and(|last| last >= row) {
                     return bad(range.start, "rows are out of order");
                 }
+                first.get_or_insert(row);
                 last = Some(row);
                 row_count += 1;
                 each(row);
@@ -370,8 +370,9 @@ impl IndexTable {
         if hasher.finalize() != footer.units_hash {
             return bad(footer.filters_end, "its pages are not the ones that it was written with");
         }
-        let last_key = last.map(|last| last.key().bytes());
-        if row_count != footer.entry_count || last_key.as_ref() != Some(&footer.last) {
+        let bounds = [first, last].map(|row| row.map(|row| row.key().bytes()).unwrap_or_default());
+        if row_count != footer.entry_count || bounds != [footer.first.clone(), footer.last.clone()]
+        {
             return bad(footer.filters_end, "its footer does not say what its pages hold");
         }
         let directory = self.read_directory()?;
@@ -380,6 +381,28 @@ impl IndexTable {
         }
         directory.filters.check(&self.file)
     }
+}
+
+/// Whether these 4,096 bytes, whose checksum agrees, are a page.
+pub(crate) fn is_page(page: &[u8]) -> Result<(), Malformed> {
+    let mut reader = Reader::new(page);
+    reader.u32("a checksum")?;
+    let malformed = reader.malformed("1 to 255 rows");
+    let row_count = usize::from(reader.u16("a count of rows")?);
+    if !(1..=PAGE_ROWS).contains(&row_count) {
+        return Err(malformed);
+    }
+    let reserved_bytes = PAGE_HEADER_BYTES - reader.offset();
+    zeros(&mut reader, reserved_bytes)?;
+    reader.take(row_count * ROW_BYTES, "rows")?;
+    let unused_bytes = reader.left();
+    zeros(&mut reader, unused_bytes)
+}
+
+/// The rows of a page that was checked (I3).
+fn rows_of(page: &[u8]) -> &[[u8; ROW_BYTES]] {
+    let count = usize::from(u16::from_le_bytes([page[4], page[5]]));
+    &page[PAGE_HEADER_BYTES..].as_chunks().0[..count]
 }
 
 fn page_range(page: u64) -> Range<u64> {
@@ -402,7 +425,7 @@ impl Directory {
         reader.u32("a checksum")?;
         let count = reader.u32("a count of pages")?;
         let filter_count = reader.u32("a count of filters")?;
-        reader.u32("reserved bytes")?;
+        zeros(&mut reader, DIRECTORY_HEADER_BYTES - DIRECTORY_COUNTS_BYTES)?;
         if u64::from(count) != page_count {
             return Err(Malformed { offset: 4, what: "as many pages as the table has" });
         }
@@ -470,9 +493,8 @@ impl Directory {
 pub struct Rows {
     table: Arc<IndexTable>,
     next_page: u64,
-    /// Pages read at once, and the number of the first of them that has rows left.
+    /// Pages read at once, from the first of them on that has rows left.
     chunk: Bytes,
-    chunk_page: u64,
     row: usize,
 }
 
@@ -482,13 +504,11 @@ impl Rows {
             if self.chunk.is_empty() && !self.read_chunk()? {
                 return Ok(None);
             }
-            let rows = self.table.rows_of(self.chunk_page, &self.chunk[..PAGE_BYTES])?;
-            if let Some(row) = rows.get(self.row) {
+            if let Some(row) = rows_of(&self.chunk[..PAGE_BYTES]).get(self.row) {
                 self.row += 1;
                 return Ok(Some(read(row)));
             }
             self.chunk = self.chunk.slice(PAGE_BYTES..);
-            self.chunk_page += 1;
             self.row = 0;
         }
     }
@@ -502,9 +522,8 @@ impl Rows {
         let (first, last) = (page_range(self.next_page), page_range(end - 1));
         self.chunk = file.read(first.start..last.end)?;
         for (page, unit) in (self.next_page..end).zip(self.chunk.chunks_exact(PAGE_BYTES)) {
-            file.check_sum(page_range(page).start, unit)?;
+            self.table.check_page(page_range(page).start, unit)?;
         }
-        self.chunk_page = self.next_page;
         self.next_page = end;
         Ok(true)
     }

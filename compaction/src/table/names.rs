@@ -433,14 +433,15 @@ impl NameTable {
         TableCursor { table: Arc::clone(self), block: 0, cursor: None }
     }
 
-    /// Whether all of it is as it was written: every block, their order, the counts, the hash, the
-    /// directory and the filters. Calls `each` with every entry.
+    /// Whether all of it is as it was written: the header, every block, their order, the counts, the
+    /// hashes, the directory and the filters. Calls `each` with every entry.
     ///
     /// # Errors
     /// The first damage, or whatever the machine says.
     pub fn check(self: &Arc<Self>, mut each: impl FnMut(&NameEntry)) -> Result<(), TableError> {
         let footer = self.file.footer();
         let bad = |at, what| Err(self.file.corrupt(at, what));
+        self.file.check_header()?;
         let directory = self.read_directory()?;
         let mut hasher = blake3::Hasher::new();
         let mut last: Option<NameEntry> = None;

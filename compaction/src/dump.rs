@@ -601,7 +601,7 @@ impl<'a> Walk<'a> {
             let why = "it is not the one that its trailer names";
             self.invalid(range.start, "table_footer", why);
         }
-        let decoded = Footer::decode(&self.header, self.slice(range.clone()));
+        let decoded = Footer::decode(self.kind, &self.header, self.slice(range.clone()));
         match (shown, decoded) {
             (Err(error), _) => self.expected(range.start, structure, error),
             (_, Err(Malformed { offset: 0, .. })) => {

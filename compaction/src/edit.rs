@@ -10,12 +10,11 @@
 //!
 //! Whether an edit fits a tree is said by [`Levels::apply`](crate::levels::Levels::apply).
 
-use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, put_varint};
 use pinstone_disk::{Epoch, Ordinal, TableKind};
 
 use crate::levels::LEVELS_MAX;
-use crate::table::{TableId, TableMeta};
+use crate::table::{TableId, TableMeta, key, put_key};
 
 /// One change of a tree's levels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +30,8 @@ pub struct LevelEdit {
 /// Bytes of an id.
 const ID_BYTES: usize = 8;
 
-/// Fewest bytes of an added table: with two empty keys.
-const ADDED_BYTES_MIN: usize = 1 + ID_BYTES + 8 + 8 + 32 + 1 + 1;
+/// Fewest bytes of an added table: with two keys of one byte.
+const ADDED_BYTES_MIN: usize = 1 + ID_BYTES + 8 + 8 + 32 + 2 + 2;
 
 impl LevelEdit {
     /// An edit of this tree by which nothing comes and nothing goes.
@@ -49,8 +48,8 @@ impl LevelEdit {
     ///
     /// # Panics
     /// If the edit holds what no file may: a table of another tree, a level that does not exist, a
-    /// table with no entries or whose first key is above its last, an ordinal or epoch that is never
-    /// given.
+    /// table with no entries or whose first key is above its last, a key that is none of the tree, an
+    /// ordinal or epoch that is never given.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.tree as u8);
         put_varint(out, self.removed.len() as u64);
@@ -66,10 +65,8 @@ impl LevelEdit {
             out.extend_from_slice(&table.entry_count.to_le_bytes());
             out.extend_from_slice(&table.file_bytes.to_le_bytes());
             out.extend_from_slice(&table.footer_hash);
-            for key in [&table.first, &table.last] {
-                put_varint(out, key.len() as u64);
-                out.extend_from_slice(key);
-            }
+            put_key(self.tree, out, &table.first);
+            put_key(self.tree, out, &table.last);
         }
     }
 
@@ -132,23 +129,20 @@ fn added_table(tree: TableKind, reader: &mut Reader<'_>) -> Result<(u8, TableMet
     }
     let file_bytes = reader.u64("a table's length")?;
     let footer_hash = reader.array("a footer's hash")?;
-    let first = key(reader, "a table's first key")?;
+    let first = key(tree, reader)?;
     let malformed = reader.malformed("a last key that is not below the first");
-    let last = key(reader, "a table's last key")?;
+    let last = key(tree, reader)?;
     if first > last {
         return Err(malformed);
     }
     Ok((level, TableMeta { id, first, last, entry_count, file_bytes, footer_hash }))
 }
 
-fn key(reader: &mut Reader<'_>, what: &'static str) -> Result<Bytes, Malformed> {
-    let key_bytes = reader.varint_usize(what)?;
-    Ok(Bytes::copy_from_slice(reader.take(key_bytes, what)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::key_bytes;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     fn bytes_of(edit: &LevelEdit) -> Vec<u8> {
@@ -173,7 +167,8 @@ mod tests {
     }
 
     fn a_table(tree: TableKind) -> impl Strategy<Value = (u8, TableMeta)> {
-        let key = || prop::collection::vec(any::<u8>(), 0..40);
+        let lens = *key_bytes(tree).start()..=(*key_bytes(tree).end()).min(40);
+        let key = || prop::collection::vec(any::<u8>(), lens.clone());
         (0..LEVELS_MAX, an_id(tree), key(), key(), 1..u64::MAX, any::<u64>(), any::<[u8; 32]>())
             .prop_map(|(level, id, one, other, entry_count, file_bytes, footer_hash)| {
                 let (first, last) = if one <= other { (one, other) } else { (other, one) };
@@ -232,13 +227,29 @@ mod tests {
         assert_eq!(refused(11, &[7]), malformed(11, "a level that exists"));
         assert_eq!(refused(20, &[0; 8]), malformed(20, "a table with entries"));
         assert_eq!(refused(69, b"x"), malformed(70, "a last key that is not below the first"));
-        assert_eq!(refused(70, &[3]), malformed(71, "a table's last key"));
+        assert_eq!(refused(70, &[3]), malformed(71, "a key"));
+        for at in [68, 70] {
+            let malformed = malformed(at, "a name of 1 to 1,024 bytes");
+            assert_eq!(refused(at, &[0]), malformed, "no name is empty");
+            assert_eq!(refused(at, &[0x81, 8]), malformed, "nor has it 1,025 bytes");
+        }
+        let mut of_index = bytes;
+        of_index[0] = TableKind::Index as u8;
+        assert_eq!(whole(&of_index).unwrap_err(), malformed(68, "a key of 7 bytes"));
     }
 
     #[test]
     #[should_panic(expected = "of another tree")]
     fn a_table_of_another_tree_is_not_encoded() {
         bytes_of(&LevelEdit { tree: TableKind::Index, ..one_table() });
+    }
+
+    #[test]
+    #[should_panic(expected = "no key of the names tree")]
+    fn a_key_that_no_table_can_have_is_not_encoded() {
+        let mut edit = one_table();
+        edit.added[0].1.last = Bytes::from(vec![b'z'; 1025]);
+        bytes_of(&edit);
     }
 
     #[test]

@@ -9,7 +9,10 @@ pub mod name_block;
 pub mod names;
 pub mod probes;
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
+use pinstone_disk::codec::{Malformed, Reader, put_varint};
 use pinstone_disk::{Epoch, FileHeader, FileKind, FileName, Ordinal, StoreId, TableKind};
 
 /// A table: its tree, its ordinal among that tree's tables, the epoch of its writer.
@@ -58,4 +61,35 @@ impl TableMeta {
     pub fn overlaps(&self, first: &[u8], last: &[u8]) -> bool {
         self.first[..] <= *last && *first <= self.last[..]
     }
+}
+
+/// Bytes that a key of this tree has.
+pub fn key_bytes(tree: TableKind) -> RangeInclusive<usize> {
+    match tree {
+        TableKind::Index => index::IndexKey::BYTES..=index::IndexKey::BYTES,
+        TableKind::Names => 1..=name_block::NAME_BYTES_MAX,
+    }
+}
+
+/// Appends a key of this tree, and its length before it.
+///
+/// # Panics
+/// If no key of the tree is as long.
+pub(crate) fn put_key(tree: TableKind, out: &mut Vec<u8>, key: &[u8]) {
+    assert!(key_bytes(tree).contains(&key.len()), "{key:?} is no key of the {} tree", tree.word());
+    put_varint(out, key.len() as u64);
+    out.extend_from_slice(key);
+}
+
+/// Reads what [`put_key`] writes.
+pub(crate) fn key(tree: TableKind, reader: &mut Reader<'_>) -> Result<Bytes, Malformed> {
+    let malformed = reader.malformed(match tree {
+        TableKind::Index => "a key of 7 bytes",
+        TableKind::Names => "a name of 1 to 1,024 bytes",
+    });
+    let len_bytes = reader.varint_usize("a key's length")?;
+    if !key_bytes(tree).contains(&len_bytes) {
+        return Err(malformed);
+    }
+    Ok(Bytes::copy_from_slice(reader.take(len_bytes, "a key")?))
 }

@@ -28,14 +28,14 @@ fn file(id: TableId, write: impl FnOnce(&Arc<Tables>) -> TableMeta) -> (TableMet
     (meta, disk.file_bytes(&id.file_name().to_string()).unwrap())
 }
 
-fn replaced() -> Vec<Replaced> {
+fn replaced(first: &'static [u8], until: &'static [u8]) -> Vec<Replaced> {
     let of = |ordinal, first: &'static [u8], until: Option<&'static [u8]>| Replaced {
         ordinal: Ordinal(ordinal),
         epoch: Epoch(1),
         first: first.into(),
         until: until.map(Into::into),
     };
-    vec![of(1, b"a", Some(b"bc")), of(2, b"", None)]
+    vec![of(1, first, Some(until)), of(2, first, None)]
 }
 
 fn index(row_count: u64, filter_seed: Option<u64>) -> (TableMeta, Vec<u8>) {
@@ -49,7 +49,7 @@ fn index(row_count: u64, filter_seed: Option<u64>) -> (TableMeta, Vec<u8>) {
         rows.sort_unstable();
         let mut builder = IndexBuilder::create(tables, INDEX, filter_seed).unwrap();
         rows.iter().for_each(|row| builder.push(*row).unwrap());
-        builder.finish(replaced()).unwrap()
+        builder.finish(replaced(b"key aaa", b"key bbb")).unwrap()
     })
 }
 
@@ -65,7 +65,7 @@ fn names(name_count: u64, filter_seed: Option<u64>) -> (TableMeta, Vec<u8>) {
             }
             builder.push(name.as_bytes(), number + 1, Some(&digest)).unwrap();
         }
-        builder.finish(replaced()).unwrap()
+        builder.finish(replaced(b"a", b"bc")).unwrap()
     })
 }
 
@@ -184,23 +184,23 @@ fn a_small_table_of_the_index() {
         000020fc  02                table_footer.replaced_count        2
         000020fd  01000000          replaced_table.ordinal             1
         00002101  01000000          replaced_table.epoch               1
-        00002105  01                replaced_table.first_key_bytes     1
-        00002106  61                replaced_table.first_key           61
-        00002107  02                replaced_table.until_key_bytes     2
-        00002108  6263              replaced_table.until_key           6263
-        0000210a  02000000          replaced_table.ordinal             2
-        0000210e  01000000          replaced_table.epoch               1
-        00002112  00                replaced_table.first_key_bytes     0
-        00002113                    replaced_table.first_key
-        00002113  00                replaced_table.until_key_bytes     0
-        00002114                    replaced_table.until_key
-        00002114  a61f765cd724..    trailer.footer_hash                a61f765cd7243c9b5e9a85c6cad96ea1cb832ae77db70c00ab74b8020c6ee19d
-        00002134  3c20000000000000  trailer.footer_offset              8252
-        0000213c  d8000000          trailer.footer_bytes               216
-        00002140  0100              trailer.version                    1
-        00002142  000000000000      trailer.reserved                   6 bytes
-        00002148  86292da8          trailer.trailer_crc                0xa82d2986
-        0000214c  50494e535441494c  trailer.magic                      "PINSTAIL"
+        00002105  07                replaced_table.first_key_bytes     7
+        00002106  6b657920616161    replaced_table.first_key           6b657920616161
+        0000210d  07                replaced_table.until_key_bytes     7
+        0000210e  6b657920626262    replaced_table.until_key           6b657920626262
+        00002115  02000000          replaced_table.ordinal             2
+        00002119  01000000          replaced_table.epoch               1
+        0000211d  07                replaced_table.first_key_bytes     7
+        0000211e  6b657920616161    replaced_table.first_key           6b657920616161
+        00002125  00                replaced_table.until_key_bytes     0
+        00002126                    replaced_table.until_key
+        00002126  dc9206b7bbc6..    trailer.footer_hash                dc9206b7bbc6fde6761038e4795efd397269a49aa1e725ce2dab63e13f49f5c7
+        00002146  3c20000000000000  trailer.footer_offset              8252
+        0000214e  ea000000          trailer.footer_bytes               234
+        00002152  0100              trailer.version                    1
+        00002154  000000000000      trailer.reserved                   6 bytes
+        0000215a  e91f3c87          trailer.trailer_crc                0x873c1fe9
+        0000215e  50494e535441494c  trailer.magic                      "PINSTAIL"
     "#]],
     );
 }
@@ -292,17 +292,17 @@ fn a_small_table_of_names() {
         0000116a  6263              replaced_table.until_key           "bc"
         0000116c  02000000          replaced_table.ordinal             2
         00001170  01000000          replaced_table.epoch               1
-        00001174  00                replaced_table.first_key_bytes     0
-        00001175                    replaced_table.first_key           ""
-        00001175  00                replaced_table.until_key_bytes     0
-        00001176                    replaced_table.until_key           ""
-        00001176  9a4ba6c33759..    trailer.footer_hash                9a4ba6c337590d3ec093314d85a4a1acb9dea9f9117aa1fe8e925d293fe092fb
-        00001196  9a10000000000000  trailer.footer_offset              4250
-        0000119e  dc000000          trailer.footer_bytes               220
-        000011a2  0100              trailer.version                    1
-        000011a4  000000000000      trailer.reserved                   6 bytes
-        000011aa  11475f2e          trailer.trailer_crc                0x2e5f4711
-        000011ae  50494e535441494c  trailer.magic                      "PINSTAIL"
+        00001174  01                replaced_table.first_key_bytes     1
+        00001175  61                replaced_table.first_key           "a"
+        00001176  00                replaced_table.until_key_bytes     0
+        00001177                    replaced_table.until_key           ""
+        00001177  afa568505f3c..    trailer.footer_hash                afa568505f3cd496cbc5c95502c6e39cfbd5c07db5c176551a037e8a51b770f0
+        00001197  9a10000000000000  trailer.footer_offset              4250
+        0000119f  dd000000          trailer.footer_bytes               221
+        000011a3  0100              trailer.version                    1
+        000011a5  000000000000      trailer.reserved                   6 bytes
+        000011ab  8935b1e2          trailer.trailer_crc                0xe2b13589
+        000011af  50494e535441494c  trailer.magic                      "PINSTAIL"
     "#]],
     );
 }
@@ -330,8 +330,8 @@ fn a_level_edit() {
         0000010c  03000000          added_table.ordinal          3
         00000110  02000000          added_table.epoch            2
         00000114  0200000000000000  added_table.entry_count      2
-        0000011c  2c21000000000000  added_table.file_bytes       8492
-        00000124  209711022294..    added_table.footer_hash      2097110222947f48e0d1ca7b95d6bd88275746866e0341295b3d23a76ca23602
+        0000011c  3e21000000000000  added_table.file_bytes       8510
+        00000124  528a1e70e499..    added_table.footer_hash      528a1e70e499f39a6ec8227d063e4f07c91f7cf2be2ee974f458d35bac58a59b
         00000144  07                added_table.first_key_bytes  7
         00000145  1a0d12016999e4    added_table.first_key        1a0d12016999e4
         0000014c  07                added_table.last_key_bytes   7
@@ -340,8 +340,8 @@ fn a_level_edit() {
         00000155  09000000          added_table.ordinal          9
         00000159  02000000          added_table.epoch            2
         0000015d  0200000000000000  added_table.entry_count      2
-        00000165  2c21000000000000  added_table.file_bytes       8492
-        0000016d  209711022294..    added_table.footer_hash      2097110222947f48e0d1ca7b95d6bd88275746866e0341295b3d23a76ca23602
+        00000165  3e21000000000000  added_table.file_bytes       8510
+        0000016d  528a1e70e499..    added_table.footer_hash      528a1e70e499f39a6ec8227d063e4f07c91f7cf2be2ee974f458d35bac58a59b
         0000018d  07                added_table.first_key_bytes  7
         0000018e  1a0d12016999e4    added_table.first_key        1a0d12016999e4
         00000195  07                added_table.last_key_bytes   7

@@ -197,7 +197,7 @@ fn sorted_tables() -> (Vec<(String, Vec<u8>)>, [LevelEdit; 2]) {
     let tables = Tables::new(Arc::clone(&disk) as Arc<dyn Disk>, StoreId([7; 16]), 4, 1 << 20);
     let id = |table| TableId { table, ordinal: Ordinal(2), epoch: Epoch(1) };
     let replaced = || {
-        let (first, until) = ((&b"b"[..]).into(), Some((&b"cd"[..]).into()));
+        let (first, until) = ((&b"key aaa"[..]).into(), Some((&b"key bbb"[..]).into()));
         vec![Replaced { ordinal: Ordinal(1), epoch: Epoch(1), first, until }]
     };
     let digests = (0..600u32).map(|number| Digest::of(&number.to_le_bytes()));

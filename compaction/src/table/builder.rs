@@ -139,7 +139,7 @@ impl TableBuilder {
     /// Whatever the machine says. Of a failed sync [`pinstone_disk::DiskError::operation`] tells.
     ///
     /// # Panics
-    /// If it has no entries, or more units than a table may have.
+    /// If it has no entries, or more units than a table may have; if a key is none of its tree.
     pub fn finish(mut self, leads: &[u8], contents: Contents) -> Result<TableMeta, TableError> {
         assert!(contents.entry_count > 0, "no table is empty");
         let units_end = self.end();
@@ -162,7 +162,7 @@ impl TableBuilder {
             last: contents.last,
             replaced: contents.replaced,
         };
-        let encoded = footer.encode(&self.header);
+        let encoded = footer.encode(self.id.table, &self.header);
         let trailer = Trailer::of(&encoded, filters_end);
         self.append(&encoded)?;
         self.append(&trailer.encode())?;

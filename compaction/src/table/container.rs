@@ -25,14 +25,14 @@ use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, Reader, put_varint, size};
 use pinstone_disk::env::{AtomicBool, AtomicU64, FixedSeed, Mutex, Ordering};
 use pinstone_disk::{
-    Disk, DiskExt, Epoch, File, FileHeader, FileKind, FileName, HEADER_BYTES, OpenMode, Ordinal,
-    REPEATED, StoreId, TRAILER_BYTES, TableKind, Trailer,
+    Disk, DiskExt, Epoch, File, FileHeader, FileName, HEADER_BYTES, OpenMode, Ordinal, REPEATED,
+    StoreId, TRAILER_BYTES, TableKind, Trailer,
 };
 
 use crate::error::TableError;
 use crate::table::name_block::Block;
 use crate::table::probes::{ProbeFigures, Probes, count};
-use crate::table::{TableId, TableMeta};
+use crate::table::{TableId, TableMeta, key, put_key};
 
 /// Where a table's first unit begins: pages stand at multiples of their own length.
 pub const UNITS_START: u64 = 4096;
@@ -42,6 +42,12 @@ const TAIL_BYTES: u64 = 4096;
 
 /// Bytes of the longest footer: two keys of a kilobyte for each table that this one replaces.
 const FOOTER_BYTES_MAX: u32 = 64 << 20;
+
+/// Fewest bytes of a replaced table: two numbers, a key of one byte, no other key.
+const REPLACED_BYTES_MIN: usize = 4 + 4 + 2 + 1;
+
+/// The length that stands for no key.
+const NO_KEY: u8 = 0;
 
 /// Where a footer has the least and the greatest number of a commit.
 const COMMITS_OFFSET: usize = 96;
@@ -97,7 +103,11 @@ impl Footer {
         self.filters_end - self.directory_end
     }
 
-    pub(crate) fn encode(&self, header: &FileHeader) -> Vec<u8> {
+    /// The footer's bytes, of a table of this tree with this header.
+    ///
+    /// # Panics
+    /// If a key is none of the tree.
+    pub(crate) fn encode(&self, tree: TableKind, header: &FileHeader) -> Vec<u8> {
         let mut bytes = FOOTER_MAGIC.to_vec();
         // Version, kinds, feature bits, store, ordinal and epoch stand as in the header.
         bytes.extend_from_slice(&header.encode()[REPEATED]);
@@ -116,20 +126,27 @@ impl Footer {
         }
         bytes.extend_from_slice(&self.units_hash);
         bytes.extend_from_slice(&self.derived_hash);
-        put_key(&mut bytes, &self.first);
-        put_key(&mut bytes, &self.last);
+        put_key(tree, &mut bytes, &self.first);
+        put_key(tree, &mut bytes, &self.last);
         put_varint(&mut bytes, self.replaced.len() as u64);
         for replaced in &self.replaced {
             bytes.extend_from_slice(&replaced.ordinal.0.to_le_bytes());
             bytes.extend_from_slice(&replaced.epoch.0.to_le_bytes());
-            put_key(&mut bytes, &replaced.first);
-            // No key is below an empty one, so that it says that there is none.
-            put_key(&mut bytes, replaced.until.as_ref().unwrap_or(&Bytes::new()));
+            put_key(tree, &mut bytes, &replaced.first);
+            match &replaced.until {
+                Some(until) => put_key(tree, &mut bytes, until),
+                // No key is empty, so that this says that there is none.
+                None => bytes.push(NO_KEY),
+            }
         }
         bytes
     }
 
-    pub(crate) fn decode(header: &FileHeader, bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(
+        tree: TableKind,
+        header: &FileHeader,
+        bytes: &[u8],
+    ) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let magic = reader.take(8, "a footer's magic")?;
         let copy = reader.take(REPEATED.len(), "a header's copy")?;
@@ -141,19 +158,21 @@ impl Footer {
         let (units_end, directory_end, filters_end) = (number()?, number()?, number()?);
         let filter_seed = number()?;
         let commits = (number()?, number()?);
-        if header.kind == FileKind::Table(TableKind::Index) && commits != (0, 0) {
+        if tree == TableKind::Index && commits != (0, 0) {
             return Err(Malformed { offset: COMMITS_OFFSET, what: "no commits in the index" });
         }
         let (units_hash, derived_hash) = (reader.array("a hash")?, reader.array("a hash")?);
-        let (first, last) = (key(&mut reader)?, key(&mut reader)?);
+        let (first, last) = (key(tree, &mut reader)?, key(tree, &mut reader)?);
         let count = reader.varint_usize("a count of tables")?;
-        // Two numbers and two empty keys take ten bytes.
-        let mut replaced = Vec::with_capacity(count.min(reader.left() / 10));
+        let mut replaced = Vec::with_capacity(count.min(reader.left() / REPLACED_BYTES_MIN));
         for _ in 0..count {
             let ordinal = Ordinal(reader.u32("an ordinal")?);
             let epoch = Epoch(reader.u32("an epoch")?);
-            let (first, until) = (key(&mut reader)?, key(&mut reader)?);
-            let until = (!until.is_empty()).then_some(until);
+            let first = key(tree, &mut reader)?;
+            let until = match reader.clone().u8("a key's length")? {
+                NO_KEY => reader.u8("no key").map(|_| None)?,
+                _ => Some(key(tree, &mut reader)?),
+            };
             replaced.push(Replaced { ordinal, epoch, first, until });
         }
         reader.end("the footer's end")?;
@@ -181,16 +200,6 @@ pub(crate) fn zeros(reader: &mut Reader<'_>, count: usize) -> Result<(), Malform
         None => Ok(()),
         Some(at) => Err(Malformed { offset: start + at, what: "zeros" }),
     }
-}
-
-fn put_key(out: &mut Vec<u8>, key: &[u8]) {
-    put_varint(out, key.len() as u64);
-    out.extend_from_slice(key);
-}
-
-fn key(reader: &mut Reader<'_>) -> Result<Bytes, Malformed> {
-    let len = reader.varint_usize("a key's length")?;
-    Ok(Bytes::copy_from_slice(reader.take(len, "a key")?))
 }
 
 /// What the tables of a store share: the disk, the open files, the cache, the counts.
@@ -410,7 +419,7 @@ impl TableFile {
             return Err(corrupt(start, "its footer is not the one that its trailer names"));
         }
         let header = meta.id.header(tables.store_id);
-        let footer = Footer::decode(&header, footer)
+        let footer = Footer::decode(meta.id.table, &header, footer)
             .map_err(|error| corrupt(start + error.offset as u64, error.what))?;
         let ends = [UNITS_START, footer.units_end, footer.directory_end, footer.filters_end];
         if !ends.is_sorted() || footer.filters_end != start {
@@ -606,6 +615,77 @@ impl Drop for TableFile {
         // What cannot be removed now is removed at the next open: no root names it.
         if self.tables.disk.remove(self.name()).is_ok() {
             self.tables.removed.lock().push(self.meta.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pinstone_disk::FileKind;
+
+    fn header(tree: TableKind) -> FileHeader {
+        let kind = FileKind::Table(tree);
+        let store_id = StoreId([7; 16]);
+        FileHeader { store_id, kind, ordinal: Ordinal(3), epoch: Epoch(1) }
+    }
+
+    fn footer(first: &'static [u8], last: &'static [u8]) -> Footer {
+        let of = |ordinal, until| Replaced {
+            ordinal: Ordinal(ordinal),
+            epoch: Epoch(1),
+            first: first.into(),
+            until,
+        };
+        Footer {
+            entry_count: 1,
+            unit_count: 1,
+            units_end: 8192,
+            directory_end: 8200,
+            filters_end: 8200,
+            filter_seed: 0,
+            commits: (0, 0),
+            units_hash: [1; 32],
+            derived_hash: [2; 32],
+            first: first.into(),
+            last: last.into(),
+            replaced: vec![of(1, Some(last.into())), of(2, None)],
+        }
+    }
+
+    #[test]
+    fn keys_of_footers_have_their_trees_length() {
+        let cases = [
+            (TableKind::Index, footer(b"key aaa", b"key bbb"), "a key of 7 bytes"),
+            (TableKind::Names, footer(b"a", b"name"), "a name of 1 to 1,024 bytes"),
+        ];
+        for (tree, footer, what) in cases {
+            let header = header(tree);
+            let bytes = footer.encode(tree, &header);
+            let decode = |bytes: &[u8]| Footer::decode(tree, &header, bytes);
+            assert_eq!(decode(&bytes), Ok(footer.clone()));
+            let (first, last) = (footer.first.len(), footer.last.len());
+            let last_at = 176 + 1 + first;
+            let replaced_at = last_at + 1 + last + 1;
+            let until_at = replaced_at + 8 + 1 + first;
+            for at in [176, last_at, replaced_at + 8, until_at] {
+                // 0 is no key where there may be none: then what follows is no table's.
+                let lens: &[&[u8]] =
+                    if at == until_at { &[&[0x81, 8]] } else { &[&[0], &[0x81, 8]] };
+                for len in lens {
+                    let mut lying = bytes.clone();
+                    lying[at..at + len.len()].copy_from_slice(len);
+                    assert_eq!(decode(&lying), Err(Malformed { offset: at, what }), "{tree:?}");
+                }
+            }
+            for (at, byte) in (0..bytes.len()).flat_map(|at| [(at, 0), (at, 0x7f), (at, 0xff)]) {
+                let mut lying = bytes.clone();
+                lying[at] = byte;
+                if let Ok(other) = decode(&lying) {
+                    assert_eq!(other.encode(tree, &header), lying);
+                }
+                assert!(decode(&bytes[..at]).is_err(), "cut at {at}");
+            }
         }
     }
 }

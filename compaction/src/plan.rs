@@ -28,7 +28,10 @@
 //! - P2: every plan brings tables to a deeper level, so that plans come to an end.
 //! - P3: below level 0 a plan takes all tables of the target that overlap its keys.
 //! - P4: a plan's input is bounded: by the shape's bound, but for one table and what it overlaps;
-//!   from level 0 by that bound, or by what level 0 should hold, and what the base holds.
+//!   from level 0 by that bound, or by what level 0 should hold, and what the base holds.By
+//!   number, without exception: 256 tables of the source, and [`INPUT_TABLES_MAX`] in all. What
+//!   overlaps more waits until there is a plan that has fewer. Of a level that is due nothing comes
+//!   near it: the next one holds a few times as much (2), in tables as large.
 //!
 //! Figures, by `compaction/tests/plan/simulation.rs`: bytes flushed and rewritten for a flushed
 //! byte, uniform keys of 16 bytes a row in flushes of 13 MB, at rest; the rows in millions.
@@ -61,8 +64,12 @@ use crate::table::TableMeta;
 /// The deepest level.
 const LAST: u8 = LEVELS_MAX - 1;
 
-/// Tables of a run below level 0, at most: looking for the best costs this many steps a table.
+/// Tables that a plan takes of its source at most. Looking for the best run costs this many steps a
+/// table; and of level 0, where all may overlap, each table that is written names all of them.
 const RUN_TABLES_MAX: usize = 256;
+
+/// Tables of a plan at most (P4): those that are written from it may have to name them all.
+pub const INPUT_TABLES_MAX: usize = 16_000;
 
 /// How large levels and tables should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,15 +189,14 @@ impl Plan {
 /// Costs a few hundred comparisons of keys for each table of the level that is due.
 pub fn plan(levels: &Levels, shape: &Shape) -> Option<Plan> {
     let scores = score(levels, shape);
-    let mut due = (0..LAST).filter(|level| scores[usize::from(*level)] >= 1.0);
-    let first = due.next()?;
-    let higher = |a: u8, b: u8| {
-        if scores[usize::from(b)] > scores[usize::from(a)] { b } else { a }
-    };
-    let source = due.fold(first, higher);
+    let score_of = |level: u8| scores[usize::from(level)];
+    let mut due: Vec<u8> = (0..LAST).filter(|level| score_of(*level) >= 1.0).collect();
+    due.sort_by(|a, b| score_of(*b).total_cmp(&score_of(*a)));
     let targets = Targets::new(levels, shape);
-    let target = targets.below(levels, source, levels.sums(source).file_bytes);
-    Some(plan_between(levels, shape, source, target))
+    due.into_iter().find_map(|source| {
+        let target = targets.below(levels, source, levels.sums(source).file_bytes);
+        plan_between(levels, shape, source, target)
+    })
 }
 
 /// The next compaction on the way to a single sorted level; `None` if there is none but one, and
@@ -203,7 +209,7 @@ pub fn plan_full(levels: &Levels, shape: &Shape) -> Option<Plan> {
         None if source == 0 => Targets::new(levels, shape).base,
         None => return None,
     };
-    Some(plan_between(levels, shape, source, target))
+    plan_between(levels, shape, source, target)
 }
 
 /// How due each level is: from 1 it is compacted. Of level 0 its tables to those that make it due,
@@ -299,15 +305,16 @@ impl Targets {
     }
 }
 
-/// The best compaction from a level that holds something.
-fn plan_between(levels: &Levels, shape: &Shape, source: u8, target: u8) -> Plan {
+/// The best compaction from a level that holds something; none if all have too many tables.
+fn plan_between(levels: &Levels, shape: &Shape, source: u8, target: u8) -> Option<Plan> {
     let tables = if source == 0 {
         l0_group(levels, shape, target)
     } else {
-        let run = least_overlap(levels.tables(source), levels.tables(target), shape);
+        let run = least_overlap(levels.tables(source), levels.tables(target), shape)?;
         levels.tables(source)[run].to_vec()
     };
-    Plan::new(levels, shape, source, target, tables)
+    let plan = Plan::new(levels, shape, source, target, tables);
+    (plan.inputs().count() <= INPUT_TABLES_MAX).then_some(plan)
 }
 
 /// The group of level 0 that has the least to rewrite for its bytes, the oldest of equals; of a
@@ -326,7 +333,7 @@ fn l0_group(levels: &Levels, shape: &Shape, target: u8) -> Vec<Arc<TableMeta>> {
     };
     let bytes_max = shape.input_bytes_max.max(shape.l0_bytes);
     let mut taken = 0u64;
-    let fits = group.iter().take_while(|table| {
+    let fits = group.iter().take(RUN_TABLES_MAX).take_while(|table| {
         taken = taken.saturating_add(table.file_bytes);
         taken <= bytes_max
     });
@@ -357,12 +364,13 @@ fn groups(tables: &[Arc<TableMeta>]) -> Vec<Vec<Arc<TableMeta>>> {
 }
 
 /// The run of neighbours in `source` with the fewest bytes in `target` to rewrite for a byte of
-/// its own, among those that fit the bound; the longest of equals, then the first by key.
+/// its own, among those that fit the bounds; the longest of equals, then the first by key. None if
+/// each table alone overlaps too many.
 fn least_overlap(
     source: &[Arc<TableMeta>],
     target: &[Arc<TableMeta>],
     shape: &Shape,
-) -> Range<usize> {
+) -> Option<Range<usize>> {
     // Bytes of all target tables before each.
     let mut before = vec![0u64];
     for table in target {
@@ -376,7 +384,9 @@ fn least_overlap(
             bytes = bytes.saturating_add(table.file_bytes);
             let high = low + target[low..].partition_point(|other| other.first <= table.last);
             let overlap = before[high] - before[low];
-            if upto > from && bytes.saturating_add(overlap) > shape.input_bytes_max {
+            let is_too_many = upto - from + 1 + high - low > INPUT_TABLES_MAX;
+            let is_too_much = bytes.saturating_add(overlap) > shape.input_bytes_max;
+            if is_too_many || (upto > from && is_too_much) {
                 break;
             }
             let cost = ratio(overlap, bytes);
@@ -388,7 +398,7 @@ fn least_overlap(
             }
         }
     }
-    best.expect("a level that is due holds something").2
+    best.map(|(_, _, run)| run)
 }
 
 fn ratio(bytes: u64, to_bytes: u64) -> f64 {

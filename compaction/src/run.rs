@@ -10,7 +10,10 @@
 //! - X1: every table that is written names the tables it was made from, each with the keys that it
 //!   replaces of it: together they cover each of those whole. So whoever finds only files can tell
 //!   what is stale.
-//! - X2: whatever fails, or is given up, leaves no table behind, if they can be removed; nothing
+//! - X2: no table that is written names more than [`REPLACED_TABLES_MAX`] others, so that its footer
+//!   is one that readers accept: half of these may be inputs, which plans keep to (P4 of
+//!   [`plan`](crate::plan)), the other half carried on, which the owner keeps to.
+//! - X3: whatever fails, or is given up, leaves no table behind, if they can be removed; nothing
 //!   names them.
 //!
 //! Which tables to rewrite, when, and how fast, is not decided here.
@@ -24,8 +27,8 @@ use pinstone_disk::{Ordinal, TableKind};
 use crate::edit::LevelEdit;
 use crate::error::TableError;
 use crate::merge::{Merge, NameEntry};
-use crate::plan::Plan;
-use crate::table::container::{Replaced, TableFile, Tables};
+use crate::plan::{INPUT_TABLES_MAX, Plan};
+use crate::table::container::{REPLACED_TABLES_MAX, Replaced, TableFile, Tables};
 use crate::table::index::{IndexBuilder, IndexTable, Row, Rows};
 use crate::table::names::{Entries, NameBuilder, NameTable};
 use crate::table::{TableId, TableMeta};
@@ -227,14 +230,23 @@ pub struct RunWriter<T: Tree> {
     finished: Vec<TableMeta>,
 }
 
+/// Tables that may be carried on at most (X2). An owner that carries more
+/// waits until files are gone: they are held by readers of old views, or by a directory that is yet to be
+/// synced.
+pub const CARRIED_TABLES_MAX: usize = REPLACED_TABLES_MAX - INPUT_TABLES_MAX;
+
 impl<T: Tree> RunWriter<T> {
     /// Writes a run that replaces `inputs`, none for a flush, and goes on naming `carried`.
+    ///
+    /// # Panics
+    /// If more than [`CARRIED_TABLES_MAX`] are carried.
     pub fn new(
         tables: &Arc<Tables>,
         options: RunOptions,
         inputs: Vec<TableMeta>,
         carried: Vec<Replaced>,
     ) -> Self {
+        assert!(carried.len() <= CARRIED_TABLES_MAX, "X2: {} tables are carried", carried.len());
         let tables = Arc::clone(tables);
         let finished = Vec::new();
         Self { tables, options, inputs, carried, current: None, start: None, finished }
@@ -244,6 +256,9 @@ impl<T: Tree> RunWriter<T> {
     ///
     /// # Errors
     /// Whatever the machine says; give the run up then.
+    ///
+    /// # Panics
+    /// If it does not come after them.
     pub fn push(&mut self, entry: &T::Entry) -> Result<(), TableError> {
         let ends = |builder: &T::Builder| T::ends_before(builder, entry, self.options.table_bytes);
         if self.current.as_ref().is_some_and(ends) {
@@ -332,6 +347,9 @@ pub type Merged<T> = Merge<<T as Tree>::Entries, <T as Tree>::Entry, TableError>
 impl<T: Tree> Rewrite<T> {
     /// Begins to carry out `plan`, which is no mere move, over its tables, in any order. `kept` makes
     /// of their merged entries those that stay.
+    ///
+    /// # Panics
+    /// If it is a move, or more than [`CARRIED_TABLES_MAX`] are carried.
     pub fn new<I>(
         tables: &Arc<Tables>,
         plan: Plan,

@@ -12,7 +12,9 @@ use pinstone_compaction::levels::{LEVELS_MAX, Levels};
 use pinstone_compaction::merge::{NameEntry, Readers, Versions};
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
-use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tree};
+use pinstone_compaction::run::{
+    CARRIED_TABLES_MAX, Index, Names, Rewrite, RunOptions, RunWriter, Tree,
+};
 use pinstone_compaction::table::container::{Replaced, Tables};
 use pinstone_compaction::table::index::{IndexKey, Row};
 use pinstone_compaction::{TableError, TableId, TableMeta};
@@ -355,4 +357,18 @@ fn what_fails_leaves_nothing_behind_and_can_be_tried_again() {
         println!("{fault:?}: {failed} operations failed");
         assert!(failed > 5);
     }
+}
+
+#[test]
+#[should_panic(expected = "X2: 16001 tables are carried")]
+fn no_more_tables_are_carried_on_than_a_footer_can_name() {
+    let tree = Grown::new(TableKind::Index);
+    let carried = Replaced {
+        ordinal: Ordinal(1),
+        epoch: Epoch(1),
+        first: Bytes::from_static(b"key aaa"),
+        until: None,
+    };
+    let carried = vec![carried; CARRIED_TABLES_MAX + 1];
+    RunWriter::<Index>::new(&tree.tables, tree.options::<Index>(), Vec::new(), carried);
 }

@@ -16,7 +16,7 @@ use pinstone_disk::codec::size;
 use pinstone_disk::{DiskExt, File, FileHeader, OpenMode, Trailer};
 
 use crate::error::TableError;
-use crate::table::container::{Footer, Replaced, Tables, UNITS_START};
+use crate::table::container::{FOOTER_BYTES_MAX, Footer, Replaced, Tables, UNITS_START};
 use crate::table::filter_set::FilterSetBuilder;
 use crate::table::{TableId, TableMeta};
 
@@ -139,7 +139,9 @@ impl TableBuilder {
     /// Whatever the machine says. Of a failed sync [`pinstone_disk::DiskError::operation`] tells.
     ///
     /// # Panics
-    /// If it has no entries, or more units than a table may have; if a key is none of its tree.
+    /// If it has no entries, or more units than a table may have; if a key is none of its tree; if
+    /// its footer is longer than a reader accepts, as it cannot be with
+    /// [`REPLACED_TABLES_MAX`](super::container::REPLACED_TABLES_MAX) replaced tables.
     pub fn finish(mut self, leads: &[u8], contents: Contents) -> Result<TableMeta, TableError> {
         assert!(contents.entry_count > 0, "no table is empty");
         let units_end = self.end();
@@ -163,6 +165,8 @@ impl TableBuilder {
             replaced: contents.replaced,
         };
         let encoded = footer.encode(self.id.table, &self.header);
+        let footer_fits = encoded.len() <= size(FOOTER_BYTES_MAX.into());
+        assert!(footer_fits, "a footer names {} tables", footer.replaced.len());
         let trailer = Trailer::of(&encoded, filters_end);
         self.append(&encoded)?;
         self.append(&trailer.encode())?;

@@ -30,7 +30,7 @@ use pinstone_disk::{
 };
 
 use crate::error::TableError;
-use crate::table::name_block::Block;
+use crate::table::name_block::{Block, NAME_BYTES_MAX};
 use crate::table::probes::{ProbeFigures, Probes, count};
 use crate::table::{TableId, TableMeta, key, put_key};
 
@@ -41,7 +41,22 @@ pub const UNITS_START: u64 = 4096;
 const TAIL_BYTES: u64 = 4096;
 
 /// Bytes of the longest footer: two keys of a kilobyte for each table that this one replaces.
-const FOOTER_BYTES_MAX: u32 = 64 << 20;
+pub(crate) const FOOTER_BYTES_MAX: u32 = 64 << 20;
+
+/// Most bytes of a key, its length before it, and of a replaced table.
+const KEY_BYTES_MAX: usize = 2 + NAME_BYTES_MAX;
+const REPLACED_BYTES_MAX: usize = 4 + 4 + 2 * KEY_BYTES_MAX;
+
+/// Tables that a footer can name at most, however long their keys are. Those who write tables keep to
+/// it: [`run`](crate::run) says how.
+pub const REPLACED_TABLES_MAX: usize = 32_000;
+const _: () = assert!(
+    FIRST_KEY_OFFSET + 2 * KEY_BYTES_MAX + 10 + REPLACED_TABLES_MAX * REPLACED_BYTES_MAX
+        <= FOOTER_BYTES_MAX as usize
+);
+
+/// Where a footer's keys begin.
+const FIRST_KEY_OFFSET: usize = 176;
 
 /// Fewest bytes of a replaced table: two numbers, a key of one byte, no other key.
 const REPLACED_BYTES_MIN: usize = 4 + 4 + 2 + 1;
@@ -126,6 +141,7 @@ impl Footer {
         }
         bytes.extend_from_slice(&self.units_hash);
         bytes.extend_from_slice(&self.derived_hash);
+        assert_eq!(bytes.len(), FIRST_KEY_OFFSET);
         put_key(tree, &mut bytes, &self.first);
         put_key(tree, &mut bytes, &self.last);
         put_varint(&mut bytes, self.replaced.len() as u64);

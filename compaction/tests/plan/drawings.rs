@@ -10,7 +10,9 @@ use std::sync::Arc;
 use expect_test::{Expect, expect};
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::{LEVELS_MAX, Levels};
-use pinstone_compaction::plan::{Plan, Shape, debt_bytes, plan, plan_full, score};
+use pinstone_compaction::plan::{
+    INPUT_TABLES_MAX, Plan, Shape, debt_bytes, plan, plan_full, score,
+};
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::{Bytes, Epoch, Ordinal, TableKind};
 
@@ -399,4 +401,46 @@ fn a_full_compaction_takes_the_uppermost_level_that_is_not_alone() {
             at rest
         "#]],
     );
+}
+
+fn table(ordinal: u32, first: u32, last: u32, file_bytes: u64) -> TableMeta {
+    let key = |number: u32| Bytes::copy_from_slice(&number.to_be_bytes());
+    TableMeta {
+        id: TableId { table: TableKind::Names, ordinal: Ordinal(ordinal), epoch: Epoch(1) },
+        first: key(first),
+        last: key(last),
+        entry_count: 1,
+        file_bytes,
+        footer_hash: [0; 32],
+    }
+}
+
+/// Far more tables than are ever drawn: their bytes alone would let all of them go.
+#[test]
+fn a_plan_has_a_bounded_number_of_tables() {
+    let levels = |added| {
+        let edit = LevelEdit { added, ..LevelEdit::new(TableKind::Names) };
+        Levels::new(TableKind::Names).apply(&edit).unwrap()
+    };
+    let l0 = (1..=1000).map(|ordinal| (0, table(ordinal, 0, 9, 9000))).collect();
+    let taken = plan(&levels(l0), &SHAPE).unwrap().source_tables;
+    let ordinals = taken.iter().map(|table| table.id.ordinal.0);
+    assert!(ordinals.eq(1..=256), "the oldest");
+
+    // Each of ten tables overlaps 1,700.
+    let source = (0..10u32).map(|n| (5, table(n + 1, n * 1700, n * 1700 + 1699, 10 << 20)));
+    let target = (0..17_000u32).map(|n| (6, table(n + 11, n, n, 10)));
+    let nine = plan(&levels(source.chain(target).collect()), &SHAPE).unwrap();
+    assert_eq!((nine.source, nine.source_tables.len()), (5, 9));
+    assert!(nine.inputs().count() <= INPUT_TABLES_MAX);
+
+    // One that overlaps too many alone is left, for others if there are any.
+    let target = || (0..17_000u32).map(|n| (6, table(n + 11, n, n, 10)));
+    let wide = (5, table(1, 0, 16_998, 100 << 20));
+    let alone = levels([wide.clone()].into_iter().chain(target()).collect());
+    assert_eq!(plan(&alone, &SHAPE), None);
+    assert_eq!(plan_full(&alone, &SHAPE), None);
+    let beside = [wide, (5, table(2, 16_999, 16_999, 1))].into_iter().chain(target());
+    let narrow = plan(&levels(beside.collect()), &SHAPE).unwrap();
+    assert_eq!(narrow.source_tables[0].id.ordinal, Ordinal(2));
 }

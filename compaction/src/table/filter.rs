@@ -119,6 +119,7 @@ impl Filter {
 
     /// The filter's bytes, their checksum bound to their place: `seed` is the file's, and the filter
     /// will stand at `offset_bytes` in it.
+    #[expect(clippy::missing_panics_doc, reason = "its header is put together here")]
     pub fn encode(&self, seed: Seed, offset_bytes: u64) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(FILTER_HEADER_BYTES + self.fingerprints.len());
         bytes.extend_from_slice(&[0; 4]);

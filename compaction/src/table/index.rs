@@ -57,6 +57,7 @@ impl IndexKey {
     pub const BYTES: usize = 7;
 
     /// The key of a digest, of which only the first `bits` count: 56, or fewer to force collisions.
+    #[expect(clippy::missing_panics_doc, reason = "a digest has 32 bytes")]
     pub fn of(digest: &[u8; 32], bits: u32) -> Self {
         let first = u64::from_be_bytes(*digest.first_chunk().expect("eight of 32 bytes"));
         let bits = bits.clamp(1, 56);
@@ -89,6 +90,7 @@ impl Row {
     }
 
     /// Its key.
+    #[expect(clippy::missing_panics_doc, reason = "56 bits are left")]
     pub fn key(self) -> IndexKey {
         IndexKey(u64::try_from(self.0 >> 72).expect("128 bits less 72 are 56"))
     }

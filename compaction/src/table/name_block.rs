@@ -375,6 +375,7 @@ impl Cursor {
     }
 
     /// The entry it is on, if it is on one.
+    #[expect(clippy::missing_panics_doc, reason = "N3: what `open` accepted is there")]
     #[inline]
     pub fn entry(&self) -> Option<Entry<'_>> {
         if self.place != Place::On {

@@ -10,6 +10,7 @@ pub mod edit;
 mod error;
 pub mod levels;
 pub mod merge;
+pub mod name_scan;
 pub mod open_levels;
 pub mod plan;
 pub mod run;

@@ -1,0 +1,327 @@
+//! Names and where they point, as one commit left them, from both ends of a range: a scan over
+//! everything that holds versions of names.
+//!
+//! 1. A [`NameView`] gives the sources: what may hold names of the range. Each gives its names in
+//!    order, and of each name the newest version that the commit sees, deletions too.
+//! 2. [`NameMerge`] makes one run of them: of each name the newest version of all.
+//! 3. [`NameScan`] has a merge for each end that is asked, begun where that end stands. It reads some
+//!    pointers ahead, leaves deletions out, and ends where the ends meet.
+//!
+//! - S1: what neither end has read is a range of its own; each read makes it shorter. So no name is
+//!   given twice, and none is left out, whichever end is asked when.
+//! - S2: an error comes after what was read before it, and is the last thing given.
+//! - S3: what a scan holds is bounded: a chunk of names for each end, and what its sources hold.
+//! - S4: a version of the commit, or older, that the commit sees stays where it is for as long as
+//!   the scan goes on: whoever gives the view sees to that.
+
+mod level;
+mod merge;
+
+use std::fmt;
+use std::iter::FusedIterator;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pinstone_disk::Digest;
+
+use crate::error::TableError;
+pub use level::LevelScan;
+pub use merge::NameMerge;
+
+/// Pointers read ahead at first: most scans that end early end soon.
+const CHUNK_COUNT_MIN: usize = 16;
+
+/// Pointers read ahead at once, at most.
+const CHUNK_COUNT_MAX: usize = 256;
+
+/// Bytes of names after which no more are read ahead. The names of a chunk share their memory.
+const CHUNK_BYTES: usize = 16 << 10;
+
+/// Names from the first to before another, as bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameRange {
+    /// The first name that may be in it.
+    pub from: Vec<u8>,
+    /// The first name behind it; none if all from `from` on are in it.
+    pub until: Option<Vec<u8>>,
+}
+
+impl NameRange {
+    /// The names between these bounds.
+    pub fn new(from: Bound<&[u8]>, until: Bound<&[u8]>) -> Self {
+        let from = match from {
+            Bound::Unbounded => Vec::new(),
+            Bound::Included(name) => name.to_vec(),
+            Bound::Excluded(name) => after(name),
+        };
+        let until = match until {
+            Bound::Unbounded => None,
+            Bound::Included(name) => Some(after(name)),
+            Bound::Excluded(name) => Some(name.to_vec()),
+        };
+        Self { from, until }
+    }
+
+    /// All names.
+    pub fn all() -> Self {
+        Self { from: Vec::new(), until: None }
+    }
+
+    /// No name can be in it.
+    pub fn is_empty(&self) -> bool {
+        self.until.as_ref().is_some_and(|until| *until <= self.from)
+    }
+
+    /// Whether `name` is not behind it.
+    pub fn is_before_end(&self, name: &[u8]) -> bool {
+        self.until.as_ref().is_none_or(|until| *name < until[..])
+    }
+
+    /// Takes the names up to `name` out of it, or from `name` on, if `backwards`.
+    pub fn cut(&mut self, name: &[u8], backwards: bool) {
+        let bound = if backwards { self.until.get_or_insert_default() } else { &mut self.from };
+        bound.clear();
+        bound.extend_from_slice(name);
+        if !backwards {
+            bound.push(0);
+        }
+    }
+}
+
+/// The first of all names behind this one.
+fn after(name: &[u8]) -> Vec<u8> {
+    [name, &[0]].concat()
+}
+
+/// A name, and the newest version of it that a reader sees in one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The name; empty before the first.
+    pub name: Vec<u8>,
+    /// The number of the commit.
+    pub commit: u64,
+    /// Where it points; `None` if the commit deleted it.
+    pub to: Option<Digest>,
+}
+
+impl Head {
+    /// Puts another in its place, and keeps its memory.
+    #[inline]
+    pub fn set(&mut self, name: &[u8], commit: u64, to: Option<Digest>) {
+        self.name.clear();
+        self.name.extend_from_slice(name);
+        (self.commit, self.to) = (commit, to);
+    }
+}
+
+/// Names in order, forwards or backwards, each once.
+pub trait NameSource {
+    /// Puts the next name that its reader sees in place of `head`, the one that it gave before.
+    /// Says whether there was one; then, and after an error, it is not asked again.
+    ///
+    /// # Errors
+    /// Damage, or whatever the machine says.
+    fn next(&mut self, head: &mut Head) -> Result<bool, TableError>;
+}
+
+/// What can be scanned: it does not change, as far as a commit sees it.
+pub trait NameView {
+    /// What holds versions of names.
+    type Source: NameSource;
+
+    /// All that may hold names of `range`, as `commit` sees them. Each gives them in order, or in
+    /// reverse order if `backwards`, and may give some from before or behind the range's end.
+    fn sources(
+        self: &Arc<Self>,
+        range: &NameRange,
+        commit: u64,
+        backwards: bool,
+    ) -> Vec<Self::Source>;
+}
+
+/// The pointers of a range as a commit left them, in order of their names' bytes, from both ends.
+/// Owns what it reads. Names that were read together share their memory: some 16 KiB.
+pub struct NameScan<V: NameView> {
+    view: Arc<V>,
+    commit: u64,
+    /// What neither end has read (S1).
+    range: NameRange,
+    front: End<V::Source>,
+    back: End<V::Source>,
+    /// The range has no more.
+    is_read: bool,
+    is_ended: bool,
+}
+
+/// One end of a scan.
+struct End<S> {
+    /// None until it is asked.
+    merge: Option<NameMerge<S>>,
+    chunk: Chunk,
+    /// What comes after the chunk.
+    error: Option<TableError>,
+}
+
+impl<S> Default for End<S> {
+    fn default() -> Self {
+        Self { merge: None, chunk: Chunk::default(), error: None }
+    }
+}
+
+/// Pointers read ahead.
+#[derive(Default)]
+struct Chunk {
+    /// All names, one after the other.
+    names: Bytes,
+    /// Where each name ends, and where it points.
+    pointers: Vec<(usize, Digest)>,
+    /// Those that were not given yet: from here,
+    given: usize,
+    /// to before this one.
+    end: usize,
+}
+
+impl<V: NameView> fmt::Debug for NameScan<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NameScan")
+            .field("commit", &self.commit)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<V: NameView> NameScan<V> {
+    /// A scan of `range` as `commit` left it. Reads nothing until it is asked.
+    pub fn new(view: Arc<V>, range: NameRange, commit: u64) -> Self {
+        let is_read = range.is_empty();
+        let (front, back) = (End::default(), End::default());
+        Self { view, commit, range, front, back, is_read, is_ended: false }
+    }
+
+    #[inline]
+    fn give(&mut self, backwards: bool) -> Option<Result<(Bytes, Digest), TableError>> {
+        let end = if backwards { &mut self.back } else { &mut self.front };
+        if let Some(pointer) = end.chunk.take_first() {
+            return Some(Ok(pointer));
+        }
+        self.read_and_give(backwards)
+    }
+
+    fn read_and_give(&mut self, backwards: bool) -> Option<Result<(Bytes, Digest), TableError>> {
+        if self.is_ended {
+            return None;
+        }
+        let pending = |end: &End<V::Source>| end.error.is_some();
+        if !self.is_read && !pending(if backwards { &self.back } else { &self.front }) {
+            self.read(backwards);
+        }
+        let (here, there) = match backwards {
+            true => (&mut self.back, &mut self.front),
+            false => (&mut self.front, &mut self.back),
+        };
+        if let Some(pointer) = here.chunk.take_first() {
+            return Some(Ok(pointer));
+        }
+        let mut error = here.error.take();
+        if error.is_none() {
+            // The ends have met: what the other one has read ahead.
+            if let Some(pointer) = there.chunk.take_last() {
+                return Some(Ok(pointer));
+            }
+            error = there.error.take();
+        }
+        self.is_ended = true;
+        (self.front, self.back) = (End::default(), End::default());
+        error.map(Err)
+    }
+
+    /// Reads the next chunk of an end that has given all it had.
+    fn read(&mut self, backwards: bool) {
+        let end = if backwards { &mut self.back } else { &mut self.front };
+        let merge = end.merge.get_or_insert_with(|| {
+            NameMerge::new(self.view.sources(&self.range, self.commit, backwards), backwards)
+        });
+        let chunk = &mut end.chunk;
+        let count_max = (chunk.pointers.len() * 2).clamp(CHUNK_COUNT_MIN, CHUNK_COUNT_MAX);
+        let mut names = Vec::with_capacity(chunk.names.len());
+        chunk.pointers.clear();
+        while chunk.pointers.len() < count_max && names.len() < CHUNK_BYTES {
+            match merge.step() {
+                Err(error) => {
+                    end.error = Some(error);
+                    break;
+                }
+                Ok(Some(head)) if is_inside(&self.range, &head.name, backwards) => {
+                    if let Some(to) = head.to {
+                        names.extend_from_slice(&head.name);
+                        chunk.pointers.push((names.len(), to));
+                    }
+                }
+                Ok(_) => {
+                    self.is_read = true;
+                    break;
+                }
+            }
+        }
+        chunk.names = Bytes::from(names);
+        (chunk.given, chunk.end) = (0, chunk.pointers.len());
+        if let Some(last) = chunk.end.checked_sub(1) {
+            self.range.cut(&chunk.names[chunk.bounds(last)], backwards);
+        }
+    }
+}
+
+/// Whether a name that an end comes to has not been passed by the other one.
+#[inline]
+fn is_inside(range: &NameRange, name: &[u8], backwards: bool) -> bool {
+    if backwards { *name >= range.from[..] } else { range.is_before_end(name) }
+}
+
+impl Chunk {
+    #[inline]
+    fn bounds(&self, index: usize) -> std::ops::Range<usize> {
+        let start = if index == 0 { 0 } else { self.pointers[index - 1].0 };
+        start..self.pointers[index].0
+    }
+
+    #[inline]
+    fn take(&self, index: usize) -> (Bytes, Digest) {
+        (self.names.slice(self.bounds(index)), self.pointers[index].1)
+    }
+
+    #[inline]
+    fn take_first(&mut self) -> Option<(Bytes, Digest)> {
+        if self.given == self.end {
+            return None;
+        }
+        self.given += 1;
+        Some(self.take(self.given - 1))
+    }
+
+    fn take_last(&mut self) -> Option<(Bytes, Digest)> {
+        if self.given == self.end {
+            return None;
+        }
+        self.end -= 1;
+        Some(self.take(self.end))
+    }
+}
+
+impl<V: NameView> Iterator for NameScan<V> {
+    type Item = Result<(Bytes, Digest), TableError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.give(false)
+    }
+}
+
+impl<V: NameView> DoubleEndedIterator for NameScan<V> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.give(true)
+    }
+}
+
+impl<V: NameView> FusedIterator for NameScan<V> {}

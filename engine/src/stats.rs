@@ -17,7 +17,7 @@ pub struct Stats {
     pub io_engine: &'static str,
     /// The last commit's number; 0 before the first.
     pub last_commit: u64,
-    /// Pointers that stand.
+    /// Pointers that stand: exact while all are in memory, else about as many.
     pub pointer_count: u64,
     /// Copies of values held: a value that was written twice counts twice.
     pub value_count: u64,

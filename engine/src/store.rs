@@ -1,11 +1,13 @@
 //! The handle that services hold. Each method names the operation that does the work.
 
 use std::fmt;
-use std::ops::{Bound, RangeBounds};
+use std::iter::FusedIterator;
+use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pinstone_compaction::name_scan::NameRange;
 use pinstone_disk::{CommitId, Digest, Disk};
 
 use crate::batch::Batch;
@@ -14,7 +16,7 @@ use crate::maintain;
 use crate::ops;
 use crate::options::{Maintenance, Options, Verify};
 use crate::state::inner::Inner;
-use crate::state::pointers::NameRange;
+use crate::state::pointers::NameScan;
 use crate::stats::{CheckOptions, CheckReport, Stats};
 
 /// What a put did.
@@ -282,9 +284,9 @@ impl Store {
     /// Where the pointer `name` points.
     ///
     /// # Errors
-    /// None yet; later a table on disk may be damaged.
+    /// [`crate::Error::Corrupt`] if a table that may have it is damaged; [`crate::Error::Io`].
     pub fn pointer(&self, name: impl AsRef<[u8]>) -> Result<Option<Digest>> {
-        Ok(self.inner.pointers.current(name.as_ref()))
+        self.inner.pointers.current(name.as_ref())
     }
 
     /// The pointers with names in `range`, in order of their bytes, as they stand now; see
@@ -394,17 +396,20 @@ impl Snapshot {
     /// # Errors
     /// As [`Store::pointer`].
     pub fn pointer(&self, name: impl AsRef<[u8]>) -> Result<Option<Digest>> {
-        Ok(self.pin.inner.pointers.at(name.as_ref(), self.pin.commit))
+        self.pin.inner.pointers.at(name.as_ref(), self.pin.commit)
     }
 
     /// The pointers with names in `range`, in order of their bytes, forwards and backwards. The
-    /// iterator holds the snapshot, and reads ahead some hundred pointers.
+    /// iterator holds the snapshot, and reads ahead some hundred pointers. Names that were read
+    /// together share their memory: one that is kept keeps some 16 KiB, unless it is copied.
+    ///
+    /// An error ([`crate::Error::Corrupt`] where a table is damaged, [`crate::Error::Io`]) is an item,
+    /// and the last one; what came before it is as it should be.
     ///
     /// A range of all names is `..`; bounds are slices, as in
     /// `(Bound::Included(&b"a"[..]), Bound::Unbounded)`.
     pub fn pointers<R: RangeBounds<[u8]>>(&self, range: R) -> Pointers {
-        let own = |bound: Bound<&[u8]>| bound.map(Bytes::copy_from_slice);
-        self.scan((own(range.start_bound()), own(range.end_bound())))
+        self.scan(NameRange::new(range.start_bound(), range.end_bound()))
     }
 
     /// The pointers whose names begin with `prefix`.
@@ -413,86 +418,46 @@ impl Snapshot {
         let end = prefix.iter().rposition(|byte| *byte != u8::MAX).map(|last| {
             let mut end = prefix[..=last].to_vec();
             end[last] += 1;
-            Bytes::from(end)
+            end
         });
-        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
-        self.scan((Bound::Included(Bytes::copy_from_slice(prefix)), end))
+        self.scan(NameRange { from: prefix.to_vec(), until: end })
     }
 
     fn scan(&self, range: NameRange) -> Pointers {
-        Pointers {
-            snapshot: self.clone(),
-            range,
-            ahead: Vec::new(),
-            behind: Vec::new(),
-            end: false,
-        }
+        let scan = self.pin.inner.pointers.scan(range, self.pin.commit);
+        Pointers { scan, snapshot: self.clone() }
     }
 }
-
-/// Pointers read ahead at once.
-const SCAN_COUNT: usize = 256;
 
 /// Pointers in order of their names' bytes, from both ends; see [`Snapshot::pointers`].
 #[derive(Debug)]
 pub struct Pointers {
+    scan: NameScan,
+    /// Keeps what the scan sees.
     snapshot: Snapshot,
-    /// What neither end has read.
-    range: NameRange,
-    /// Read from the front, the next one last.
-    ahead: Vec<(Bytes, Digest)>,
-    /// Read from the back, the next one last.
-    behind: Vec<(Bytes, Digest)>,
-    /// The range has no more.
-    end: bool,
 }
 
 impl Pointers {
-    fn read(&mut self, backwards: bool) {
-        let pin = &self.snapshot.pin;
-        let table = &pin.inner.pointers;
-        let mut read = table.scan(&self.range, pin.commit, SCAN_COUNT, backwards);
-        self.end = read.len() < SCAN_COUNT;
-        if let Some((name, _)) = read.last() {
-            let bound = Bound::Excluded(name.clone());
-            if backwards {
-                self.range.1 = bound;
-            } else {
-                self.range.0 = bound;
-            }
-        }
-        read.reverse();
-        if backwards {
-            self.behind = read;
-        } else {
-            self.ahead = read;
-        }
+    /// The snapshot that they are of.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
     }
 }
 
 impl Iterator for Pointers {
     type Item = Result<(Bytes, Digest)>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ahead.is_empty() && !self.end {
-            self.read(false);
-        }
-        if let Some(next) = self.ahead.pop() {
-            return Some(Ok(next));
-        }
-        // What the other end has read ahead.
-        (!self.behind.is_empty()).then(|| Ok(self.behind.remove(0)))
+        Some(self.scan.next()?.map_err(Into::into))
     }
 }
 
 impl DoubleEndedIterator for Pointers {
+    #[inline]
     fn next_back(&mut self) -> Option<Self::Item> {
-        if self.behind.is_empty() && !self.end {
-            self.read(true);
-        }
-        if let Some(next) = self.behind.pop() {
-            return Some(Ok(next));
-        }
-        (!self.ahead.is_empty()).then(|| Ok(self.ahead.remove(0)))
+        Some(self.scan.next_back()?.map_err(Into::into))
     }
 }
+
+impl FusedIterator for Pointers {}

@@ -57,7 +57,7 @@ pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport
         check.segment(log, ordinal, state)?;
     }
     check.index_rows();
-    check.pointers();
+    check.pointers()?;
     let report = check.report;
     refuse_if_closed(inner)?;
     Ok(report)
@@ -383,8 +383,18 @@ impl Check<'_> {
     }
 
     /// Every pointer's value is held, in a copy that can be read if values were read.
-    fn pointers(&mut self) {
-        for (name, digest) in self.inner.pointers.standing() {
+    fn pointers(&mut self) -> Result<()> {
+        let inner = self.inner;
+        for pointer in inner.pointers.standing() {
+            let (name, digest) = match pointer {
+                Ok(pointer) => pointer,
+                // Where it ends, the rest cannot be looked at.
+                Err(Error::Corrupt { file, offset_bytes, what }) => {
+                    self.find(file, Some(offset_bytes), what);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
             self.report.pointer_count += 1;
             let pointer = || format!("@{}", Escaped(&name));
             let held = super::lookup::is_held(self.inner, &digest);
@@ -402,6 +412,7 @@ impl Check<'_> {
                 self.find(pointer(), None, format!("its value cannot be read: {}", Chain(&error)));
             }
         }
+        Ok(())
     }
 }
 

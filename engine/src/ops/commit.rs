@@ -321,16 +321,19 @@ impl Group {
         let mut id = inner.pointers.last_commit();
         for member in &mut self.members {
             let current = |name: &Bytes| match self.changed.get(name) {
-                Some(changed) => *changed,
+                Some(changed) => Ok(*changed),
                 None => inner.pointers.current(name),
             };
             let failed = member.parts.requires.iter().find_map(|(name, expected)| {
-                let (expected, current) = (*expected, current(name));
-                (current != expected).then(|| Error::PreconditionFailed {
-                    name: name.clone(),
-                    expected,
-                    current,
-                })
+                let expected = *expected;
+                match current(name) {
+                    Ok(current) if current == expected => None,
+                    Ok(current) => {
+                        let name = name.clone();
+                        Some(Error::PreconditionFailed { name, expected, current })
+                    }
+                    Err(error) => Some(error),
+                }
             });
             if let Some(error) = failed {
                 count(&inner.counters.commit_refused, 1);

@@ -25,7 +25,7 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
         epoch: header.epoch.0,
         io_engine: inner.disk.engine(),
         last_commit: inner.pointers.last_commit().0,
-        pointer_count: inner.pointers.len(),
+        pointer_count: inner.pointers.entry_count_estimate(),
         value_count: inner.index.view().entry_count(),
         poisoned: inner.writer.poison.cause(),
         blob_log: log_stats(root.log(LogKind::Blob), &blob_ends, synced.blob),

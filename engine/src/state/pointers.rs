@@ -1,325 +1,294 @@
-//! Name -> digest, with the versions that snapshots still see.
+//! Name -> digest, with the versions that snapshots still see: a tree of names in memory and in
+//! tables.
+//!
+//! 1. Commits are applied to the active memtable. Frozen, it stands among those that wait to be
+//!    written as tables; then it is gone, and the levels have one table more in level 0.
+//! 2. A look-up goes from the newest to the oldest: active memtable, frozen ones, level 0, the levels
+//!    below. The first version that it finds and that is not newer than the commit asked for answers,
+//!    since newer versions of a name stand above older ones. A deletion answers, too.
+//! 3. A scan merges them all; see `pinstone_compaction::name_scan`.
+//! 4. All this is one view, which is published whole whenever it changes. Whoever reads keeps the
+//!    view that it began with; memtables and tables go when the last view that has them does.
 //!
 //! - N1: only durable commits are here: what a reader sees, no crash undoes (P2).
-//! - N2: of a name that is changed only the versions stay that the present or a snapshot sees; of
-//!   others, until the oldest snapshot that saw them ends.
-//! - N3: commits are applied whole, under one lock, in order of their numbers.
-//! - N4: which view is the oldest is asked under the lock that the versions are dropped under.
+//! - N2: of a name that is changed only the versions stay in the active memtable that the present or
+//!   a snapshot sees. Nothing looks for those that only an ended snapshot saw: they go when the name
+//!   is changed again, or when a flush or a rewrite leaves them out.
+//! - N3: commits are applied whole, under one lock, in order of their numbers. A view is read before
+//!   that lock is taken, and after a commit was read in the active memtable every later view has it:
+//!   so whatever reads follow each other, none sees less than the one before, or half a commit.
+//! - N4: which commits are pinned is asked under the lock that versions are dropped under, and under
+//!   which the present goes on; see `pins.rs`.
+//! - N5: a flush or a rewrite may drop what the pins do not see that it was told of when it began, if
+//!   all that it reads was frozen by then. Who takes a pin later takes the present commit, which is
+//!   not before any commit in there: of that it sees the newest version of each name, which stays.
+//! - N6: of a memtable that is flushed, versions and table are never both missing from a view: they
+//!   are exchanged by one publication.
 //!
-//! Lock order: versions, then pins.
+//! Lock order: views are changed under `publishing`, below which only memtables are locked. A
+//! memtable's names, then the pins.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+#![allow(dead_code, reason = "what flushes, rewrites and recovery call is not called by all yet")]
+
+mod memtable;
+mod pins;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use pinstone_disk::env::{Mutex, RwLock};
+use pinstone_compaction::TableError;
+use pinstone_compaction::name_scan::{
+    Head, LevelScan, NameRange, NameScan as Scan, NameSource, NameView,
+};
+use pinstone_compaction::open_levels::OpenLevels;
+use pinstone_compaction::run::Names;
+use pinstone_disk::env::{Mutex, Published};
 use pinstone_disk::{CommitId, Digest};
-use pinstone_wal::{Change, CommitRecord};
+use pinstone_wal::CommitRecord;
+
+use self::memtable::MemtableScan;
+pub(crate) use self::memtable::NameMemtable;
+use self::pins::Pinned;
+use crate::error::Result;
 
 /// The pointer table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PointerTable {
-    versions: RwLock<Versions>,
-    pins: Mutex<BTreeMap<CommitId, u64>>,
+    view: Published<NamesView>,
+    /// Held by who publishes another view.
+    publishing: Mutex<()>,
+    pinned: Pinned,
 }
 
-#[derive(Debug, Default)]
-struct Versions {
-    last_commit: CommitId,
-    standing: u64,
-    names: BTreeMap<Bytes, Kept>,
-    /// Names with more than one version, each with the commit that made it so.
-    crowded: BTreeSet<(CommitId, Bytes)>,
+/// Where names stand, newest first.
+#[derive(Clone, Debug)]
+pub(crate) struct NamesView {
+    active: Arc<NameMemtable>,
+    /// Waiting to be flushed, the newest first.
+    frozen: Vec<Arc<NameMemtable>>,
+    levels: Arc<OpenLevels<Names>>,
 }
 
-/// The versions of one name that are kept, in order; at least one.
-#[derive(Debug, Default)]
-struct Kept {
-    versions: Vec<Version>,
-    /// The name stands in `crowded` with this commit.
-    crowded_by: Option<CommitId>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Version {
-    commit: CommitId,
-    to: Option<Digest>,
-}
-
-/// Which names a scan has yet to visit.
-pub(crate) type NameRange = (Bound<Bytes>, Bound<Bytes>);
+/// Pointers in order of their names, from both ends; owns what it reads.
+pub(crate) type NameScan = Scan<NamesView>;
 
 impl PointerTable {
-    /// The last commit applied; [`CommitId::NONE`] before the first.
-    pub(crate) fn last_commit(&self) -> CommitId {
-        self.versions.read().last_commit
+    /// The table that these levels are, up to and with `last_commit`.
+    pub(crate) fn new(levels: OpenLevels<Names>, last_commit: CommitId) -> Self {
+        let active = Arc::new(NameMemtable::new(last_commit));
+        let view = NamesView { active, frozen: Vec::new(), levels: Arc::new(levels) };
+        Self {
+            view: Published::new(Arc::new(view)),
+            publishing: Mutex::new(()),
+            pinned: Pinned::new(last_commit),
+        }
     }
 
-    /// Pointers that stand now.
-    pub(crate) fn len(&self) -> u64 {
-        self.versions.read().standing
+    /// The last commit applied; [`CommitId::NONE`] before the first.
+    pub(crate) fn last_commit(&self) -> CommitId {
+        self.pinned.last_commit()
+    }
+
+    /// Pointers that stand now, if all are in the active memtable; else about as many: a name that
+    /// stands in several places is counted in each, and tables' deletions are counted.
+    pub(crate) fn entry_count_estimate(&self) -> u64 {
+        let view = self.view.keep();
+        let standing: u64 = view.memtables().map(|memtable| memtable.standing_count()).sum();
+        standing.saturating_add(view.levels.levels().total().entry_count)
+    }
+
+    /// Bytes that names take in memory, but for what tables keep there.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.view.keep().memtables().map(|memtable| memtable.memory_bytes()).sum()
     }
 
     /// Where `name` points now.
-    pub(crate) fn current(&self, name: &[u8]) -> Option<Digest> {
-        self.versions.read().names.get(name)?.versions.last()?.to
+    ///
+    /// # Errors
+    /// A table that may have it is damaged, or the machine says so.
+    pub(crate) fn current(&self, name: &[u8]) -> Result<Option<Digest>> {
+        self.at(name, CommitId(u64::MAX))
     }
 
     /// Where `name` pointed after `commit`, which is pinned.
-    pub(crate) fn at(&self, name: &[u8], commit: CommitId) -> Option<Digest> {
-        seen(&self.versions.read().names.get(name)?.versions, commit)
+    ///
+    /// # Errors
+    /// As [`PointerTable::current`].
+    pub(crate) fn at(&self, name: &[u8], commit: CommitId) -> Result<Option<Digest>> {
+        Ok(self.view.read().at(name, commit)?)
     }
 
-    /// Up to `limit` pointers of `range` as of `commit`, which is pinned: the first, or, if
-    /// `backwards`, the last, nearest the end first.
-    pub(crate) fn scan(
-        &self,
-        range: &NameRange,
-        commit: CommitId,
-        limit: usize,
-        backwards: bool,
-    ) -> Vec<(Bytes, Digest)> {
-        if is_empty(range) {
-            return Vec::new();
-        }
-        let versions = self.versions.read();
-        let mut names = versions.names.range(range.clone());
-        let step = || if backwards { names.next_back() } else { names.next() };
-        std::iter::from_fn(step)
-            .filter_map(|(name, kept)| Some((name.clone(), seen(&kept.versions, commit)?)))
-            .take(limit)
-            .collect()
+    /// The pointers of `range` as of `commit`, which is pinned for as long as they are read.
+    pub(crate) fn scan(&self, range: NameRange, commit: CommitId) -> NameScan {
+        Scan::new(self.view.keep(), range, commit.0)
     }
 
-    /// Applies a durable commit, the one after the last.
-    pub(crate) fn apply(&self, commit: CommitRecord) {
-        let mut versions = self.versions.write();
-        let pins = self.pins.lock();
-        assert_eq!(commit.id, versions.last_commit.next(), "commits are dense");
-        versions.last_commit = commit.id;
-        for Change { name, to } in commit.changes {
-            versions.change(name, Version { commit: commit.id, to }, &pins);
-        }
+    /// Every pointer that stands, by name: for checks.
+    pub(crate) fn standing(&self) -> Standing<'_> {
+        let commit = self.pin();
+        Standing { table: self, commit, scan: self.scan(NameRange::all(), commit) }
     }
 
     /// Keeps what the present commit sees until [`PointerTable::unpin`]; returns its number.
     pub(crate) fn pin(&self) -> CommitId {
-        let versions = self.versions.read();
-        *self.pins.lock().entry(versions.last_commit).or_default() += 1;
-        versions.last_commit
+        self.pinned.pin()
     }
 
-    /// Ends a pin, and drops the versions that only it could see.
+    /// Ends a pin.
+    ///
+    /// # Panics
+    /// If the commit is not pinned.
     pub(crate) fn unpin(&self, commit: CommitId) {
-        if self.end_pin(commit) {
-            self.prune();
-        }
+        self.pinned.unpin(commit);
     }
 
-    /// True if it was the last pin of its commit.
-    fn end_pin(&self, commit: CommitId) -> bool {
-        let mut pins = self.pins.lock();
-        let count = pins.get_mut(&commit).expect("a pin ends once");
-        *count -= 1;
-        if *count == 0 {
-            pins.remove(&commit);
-        }
-        !pins.contains_key(&commit)
+    /// The commits that are pinned, ascending: what a flush or a rewrite that begins now must keep,
+    /// beside the present. To be asked after the memtable was frozen that is flushed (N5).
+    pub(crate) fn views(&self) -> Vec<u64> {
+        self.pinned.views()
     }
 
-    /// Drops the versions that nobody sees any more.
-    fn prune(&self) {
-        let mut versions = self.versions.write();
-        let pins = self.pins.lock();
-        // Commits up to the oldest pin crowded names with versions that nobody sees any more.
-        let kept = match pins.keys().next() {
-            Some(oldest) => versions.crowded.split_off(&(oldest.next(), Bytes::new())),
-            None => BTreeSet::new(),
-        };
-        for (_, name) in std::mem::replace(&mut versions.crowded, kept) {
-            if let Some(kept) = versions.names.get_mut(&name) {
-                kept.crowded_by = None;
-            }
-            versions.prune(name, &pins);
-        }
+    /// Applies a durable commit, the one after the last. By one thread at a time.
+    ///
+    /// # Panics
+    /// If it is not the one after the last.
+    pub(crate) fn apply(&self, commit: CommitRecord) {
+        let view = self.view.keep();
+        view.active.apply(commit, view.has_below(), &self.pinned);
     }
 
-    /// Every pointer that stands, by name: for checks.
-    pub(crate) fn standing(&self) -> Vec<(Bytes, Digest)> {
-        let all = (Bound::Unbounded, Bound::Unbounded);
-        let commit = self.pin();
-        let standing = self.scan(&all, commit, usize::MAX, false);
-        self.unpin(commit);
-        standing
-    }
-}
-
-impl Versions {
-    fn change(&mut self, name: Bytes, version: Version, pins: &BTreeMap<CommitId, u64>) {
-        let versions = &mut self.names.entry(name.clone()).or_default().versions;
-        let stood = versions.last().is_some_and(|last| last.to.is_some());
-        versions.push(version);
-        match (stood, version.to.is_some()) {
-            (false, true) => self.standing += 1,
-            (true, false) => self.standing -= 1,
-            _ => {}
-        }
-        self.prune(name, pins);
-    }
-
-    /// Drops the versions of `name` that neither the present nor a pin sees.
-    fn prune(&mut self, name: Bytes, pins: &BTreeMap<CommitId, u64>) {
-        let Some(kept) = self.names.get_mut(&name) else { return };
-        // A version is seen from its commit on until the next one's.
-        let ends: Vec<CommitId> = kept.versions.iter().skip(1).map(|next| next.commit).collect();
-        let mut ends = ends.into_iter();
-        kept.versions.retain(|version| match ends.next() {
-            Some(end) => pins.range(version.commit..end).next().is_some(),
-            None => true,
+    /// The active memtable becomes the newest frozen one, however little is in it. By the thread that
+    /// applies commits, between two of them.
+    pub(crate) fn freeze(&self) {
+        self.publish(|view| {
+            view.active.freeze();
+            let active = Arc::new(NameMemtable::new(view.active.last_commit()));
+            view.frozen.insert(0, std::mem::replace(&mut view.active, active));
         });
-        // Before its first version a name is absent anyway.
-        let absent = kept.versions.iter().take_while(|version| version.to.is_none()).count();
-        kept.versions.drain(..absent);
-        match (kept.versions.last(), kept.crowded_by) {
-            (Some(last), None) if kept.versions.len() > 1 => {
-                kept.crowded_by = Some(last.commit);
-                self.crowded.insert((last.commit, name));
+    }
+
+    /// The memtable that commits are applied to.
+    pub(crate) fn active(&self) -> Arc<NameMemtable> {
+        Arc::clone(&self.view.read().active)
+    }
+
+    /// The frozen memtable that is to be flushed next.
+    pub(crate) fn oldest_frozen(&self) -> Option<Arc<NameMemtable>> {
+        self.view.read().frozen.last().cloned()
+    }
+
+    /// `oldest` is in `levels` now. These follow on the present ones: whoever makes levels of those
+    /// that there are lets nobody else do so meanwhile.
+    ///
+    /// # Panics
+    /// If another memtable is the oldest.
+    pub(crate) fn flushed(&self, oldest: &Arc<NameMemtable>, levels: OpenLevels<Names>) {
+        self.publish(|view| {
+            let flushed = view.frozen.pop();
+            let is_oldest = flushed.is_some_and(|flushed| Arc::ptr_eq(&flushed, oldest));
+            assert!(is_oldest, "memtables are flushed in the order in which they were frozen");
+            view.levels = Arc::new(levels);
+        });
+    }
+
+    /// Tables were rewritten: `levels` has what the present ones have. As with
+    /// [`PointerTable::flushed`], nobody else may make others meanwhile.
+    pub(crate) fn compacted(&self, levels: OpenLevels<Names>) {
+        self.publish(|view| view.levels = Arc::new(levels));
+    }
+
+    /// The tables.
+    pub(crate) fn levels(&self) -> Arc<OpenLevels<Names>> {
+        Arc::clone(&self.view.read().levels)
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut NamesView)) {
+        let _publishing = self.publishing.lock();
+        let mut view = NamesView::clone(&self.view.read());
+        change(&mut view);
+        self.view.publish(Arc::new(view));
+    }
+}
+
+impl Default for PointerTable {
+    /// A table without names, before the first commit.
+    fn default() -> Self {
+        Self::new(OpenLevels::new(), CommitId::NONE)
+    }
+}
+
+impl NamesView {
+    fn memtables(&self) -> impl Iterator<Item = &Arc<NameMemtable>> {
+        std::iter::once(&self.active).chain(&self.frozen)
+    }
+
+    /// There may be older versions than those of the active memtable.
+    fn has_below(&self) -> bool {
+        !self.frozen.is_empty() || self.levels.levels().total().table_count > 0
+    }
+
+    fn at(&self, name: &[u8], commit: CommitId) -> Result<Option<Digest>, TableError> {
+        if let Some(to) = self.memtables().find_map(|memtable| memtable.find(name, commit)) {
+            return Ok(to);
+        }
+        for (_, table) in self.levels.for_key(name) {
+            if let Some((_, to)) = table.find(name, commit.0)? {
+                return Ok(to);
             }
-            (Some(_), Some(by)) if kept.versions.len() == 1 => {
-                kept.crowded_by = None;
-                self.crowded.remove(&(by, name));
-            }
-            (Some(_), _) => {}
-            (None, by) => {
-                if let Some(by) = by {
-                    self.crowded.remove(&(by, name.clone()));
-                }
-                self.names.remove(&name);
-            }
+        }
+        Ok(None)
+    }
+}
+
+/// What holds names.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Memtable(MemtableScan),
+    Level(Box<LevelScan>),
+}
+
+impl NameSource for Source {
+    #[inline]
+    fn next(&mut self, head: &mut Head) -> Result<bool, TableError> {
+        match self {
+            Self::Memtable(scan) => scan.next(head),
+            Self::Level(scan) => scan.next(head),
         }
     }
 }
 
-fn seen(versions: &[Version], commit: CommitId) -> Option<Digest> {
-    versions.iter().rfind(|version| version.commit <= commit)?.to
-}
+impl NameView for NamesView {
+    type Source = Source;
 
-/// Whether a range can hold no name; `BTreeMap::range` panics on some of these.
-fn is_empty((from, to): &NameRange) -> bool {
-    match (from, to) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Included(from), Bound::Included(to)) => from > to,
-        (
-            Bound::Included(from) | Bound::Excluded(from),
-            Bound::Included(to) | Bound::Excluded(to),
-        ) => from >= to,
+    fn sources(self: &Arc<Self>, range: &NameRange, commit: u64, backwards: bool) -> Vec<Source> {
+        let scan = |memtable| MemtableScan::new(memtable, range, CommitId(commit), backwards);
+        let memtables = self.memtables().map(|memtable| Source::Memtable(scan(memtable)));
+        let levels = LevelScan::all(&self.levels, range, commit, backwards).into_iter();
+        memtables.chain(levels.map(|scan| Source::Level(Box::new(scan)))).collect()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use pinstone_wal::LogPosition;
+/// Every pointer that stands; see [`PointerTable::standing`].
+#[derive(Debug)]
+pub(crate) struct Standing<'a> {
+    table: &'a PointerTable,
+    commit: CommitId,
+    scan: NameScan,
+}
 
-    fn target(id: u64) -> Digest {
-        Digest::of(&id.to_le_bytes())
+impl Iterator for Standing<'_> {
+    type Item = Result<(Bytes, Digest)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.scan.next()?.map_err(Into::into))
     }
+}
 
-    fn commit(table: &PointerTable, id: u64) {
-        let change = Change { name: "name".into(), to: Some(target(id)) };
-        let (depends_upto, changes) = (LogPosition::START, vec![change]);
-        table.apply(CommitRecord { id: CommitId(id), depends_upto, changes });
-    }
-
-    /// How many versions are kept.
-    fn version_count(table: &PointerTable) -> usize {
-        table.versions.read().names.values().map(|kept| kept.versions.len()).sum()
-    }
-
-    #[test]
-    fn a_pin_taken_while_another_ends_keeps_what_it_sees() {
-        let table = PointerTable::default();
-        commit(&table, 1);
-        let ending = table.pin();
-        assert!(table.end_pin(ending));
-        let pinned = table.pin();
-        commit(&table, 2);
-        table.prune();
-        assert_eq!(table.at(b"name", pinned), Some(target(1)));
-        table.unpin(pinned);
-        assert_eq!(version_count(&table), 1);
-        assert!(table.versions.read().crowded.is_empty());
-    }
-
-    #[test]
-    fn a_name_that_is_set_often_keeps_what_is_seen_of_it() {
-        let table = PointerTable::default();
-        commit(&table, 1);
-        let (first, mut later) = (table.pin(), CommitId::NONE);
-        for id in 2..=1000 {
-            commit(&table, id);
-            if id == 500 {
-                later = table.pin();
-            }
-        }
-        assert_eq!(version_count(&table), 3);
-        assert_eq!(table.versions.read().crowded.len(), 1);
-        assert_eq!(table.at(b"name", first), Some(target(1)));
-        assert_eq!(table.at(b"name", later), Some(target(500)));
-        table.unpin(first);
-        assert_eq!(version_count(&table), 2);
-        table.unpin(later);
-        assert_eq!(version_count(&table), 1);
-        assert!(table.versions.read().crowded.is_empty());
-    }
-
-    fn delete(table: &PointerTable, id: u64) {
-        let changes = vec![Change { name: "name".into(), to: None }];
-        table.apply(CommitRecord { id: CommitId(id), depends_upto: LogPosition::START, changes });
-    }
-
-    #[test]
-    fn deletions_leave_nothing_once_nobody_sees_what_they_hide() {
-        let table = PointerTable::default();
-        commit(&table, 1);
-        let first = table.pin();
-        delete(&table, 2);
-        let second = table.pin();
-        delete(&table, 3);
-        table.unpin(first);
-        table.unpin(second);
-        assert_eq!(version_count(&table), 0);
-        assert!(table.versions.read().names.is_empty());
-    }
-
-    #[test]
-    fn names_that_come_and_go_under_an_old_pin_leave_nothing() {
-        let table = PointerTable::default();
-        let oldest = table.pin();
-        for round in 0..1000 {
-            commit(&table, 3 * round + 1);
-            let pinned = table.pin();
-            commit(&table, 3 * round + 2);
-            table.unpin(pinned);
-            delete(&table, 3 * round + 3);
-        }
-        assert!(table.versions.read().crowded.is_empty());
-        assert!(table.versions.read().names.is_empty());
-        table.unpin(oldest);
-    }
-
-    #[test]
-    fn versions_stay_until_their_last_pin_ends() {
-        let table = PointerTable::default();
-        for id in 1..=3 {
-            commit(&table, id);
-            assert_eq!((table.pin().0, table.pin().0), (id, id));
-        }
-        for (id, kept) in [(2, 3), (1, 1), (3, 1)] {
-            table.unpin(CommitId(id));
-            assert_eq!(table.at(b"name", CommitId(id)), Some(target(id)));
-            table.unpin(CommitId(id));
-            assert_eq!(version_count(&table), kept, "after the pins of {id}");
-        }
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.table.unpin(self.commit);
     }
 }

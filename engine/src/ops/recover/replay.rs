@@ -98,8 +98,11 @@ pub(super) fn replay_commits(
     before.pointer.end = end;
     recovery.commits_replayed = replay.commits;
     // What stands in tables is not looked for: opening does not cost a read a pointer (P10).
-    let has_tables = index.view().levels().levels().total().table_count > 0;
-    for (name, digest) in pointers.standing().into_iter().filter(|_| !has_tables) {
+    let has_tables = index.view().levels().levels().total().table_count > 0
+        || pointers.levels().levels().total().table_count > 0;
+    let standing = (!has_tables).then(|| pointers.standing());
+    for pointer in standing.into_iter().flatten() {
+        let (name, digest) = pointer?;
         if index.view().in_memory(&digest).next().is_none() {
             let what = format!("its value {digest} is in no segment");
             return Err(corrupt(format!("@{}", Escaped(&name)), 0, what).into());

@@ -1,0 +1,195 @@
+//! The pointer table alone: versions in memory here, with tables in `tests/levels.rs`.
+
+mod levels;
+
+use pinstone_compaction::merge::NameEntry;
+use pinstone_wal::{Change, LogPosition};
+
+use super::*;
+
+fn target(id: u64) -> Digest {
+    Digest::of(&id.to_le_bytes())
+}
+
+fn apply(table: &PointerTable, id: u64, changes: &[(&[u8], Option<Digest>)]) {
+    let change = |(name, to): &(&[u8], _)| Change { name: Bytes::copy_from_slice(name), to: *to };
+    let changes = changes.iter().map(change).collect();
+    table.apply(CommitRecord { id: CommitId(id), depends_upto: LogPosition::START, changes });
+}
+
+fn commit(table: &PointerTable, id: u64) {
+    apply(table, id, &[(b"name", Some(target(id)))]);
+}
+
+fn delete(table: &PointerTable, id: u64) {
+    apply(table, id, &[(b"name", None)]);
+}
+
+/// How many versions are kept.
+fn version_count(table: &PointerTable) -> u64 {
+    table.active().entry_count()
+}
+
+fn at(table: &PointerTable, commit: CommitId) -> Option<Digest> {
+    table.at(b"name", commit).unwrap()
+}
+
+#[test]
+fn a_name_that_is_set_often_keeps_what_is_seen_of_it() {
+    let table = PointerTable::default();
+    commit(&table, 1);
+    let (first, mut later) = (table.pin(), CommitId::NONE);
+    for id in 2..=1000 {
+        commit(&table, id);
+        if id == 500 {
+            later = table.pin();
+        }
+    }
+    assert_eq!(version_count(&table), 3);
+    assert_eq!(table.views(), [1, 500]);
+    assert_eq!(at(&table, first), Some(target(1)));
+    assert_eq!(at(&table, later), Some(target(500)));
+    table.unpin(first);
+    commit(&table, 1001);
+    assert_eq!(version_count(&table), 2);
+    table.unpin(later);
+    commit(&table, 1002);
+    assert_eq!(version_count(&table), 1);
+}
+
+#[test]
+fn deletions_leave_nothing_once_nobody_sees_what_they_hide() {
+    let table = PointerTable::default();
+    let empty = table.memory_bytes();
+    commit(&table, 1);
+    let first = table.pin();
+    delete(&table, 2);
+    let second = table.pin();
+    delete(&table, 3);
+    assert_eq!(version_count(&table), 3);
+    table.unpin(first);
+    table.unpin(second);
+    delete(&table, 4);
+    assert_eq!((version_count(&table), table.memory_bytes()), (0, empty));
+    delete(&table, 5);
+    assert_eq!((version_count(&table), table.memory_bytes()), (0, empty));
+}
+
+#[test]
+fn names_that_come_and_go_under_an_old_pin_leave_nothing() {
+    let table = PointerTable::default();
+    let oldest = table.pin();
+    for round in 0..1000 {
+        commit(&table, 4 * round + 1);
+        let pinned = table.pin();
+        commit(&table, 4 * round + 2);
+        table.unpin(pinned);
+        delete(&table, 4 * round + 3);
+        delete(&table, 4 * round + 4);
+        assert_eq!(version_count(&table), 0);
+    }
+    table.unpin(oldest);
+}
+
+#[test]
+fn versions_stay_until_their_last_pin_ends() {
+    let table = PointerTable::default();
+    for id in 1..=3 {
+        commit(&table, id);
+        assert_eq!((table.pin().0, table.pin().0), (id, id));
+    }
+    for (nth, id) in [2, 1, 3].into_iter().enumerate() {
+        table.unpin(CommitId(id));
+        commit(&table, 4 + 2 * nth as u64);
+        assert_eq!(at(&table, CommitId(id)), Some(target(id)));
+        table.unpin(CommitId(id));
+        commit(&table, 5 + 2 * nth as u64);
+        assert_eq!(version_count(&table), 3 - nth as u64, "after the pins of {id}");
+    }
+}
+
+#[test]
+fn a_deletion_stays_while_anything_is_below() {
+    let table = PointerTable::default();
+    commit(&table, 1);
+    table.freeze();
+    delete(&table, 2);
+    apply(&table, 3, &[(b"never", None)]);
+    assert_eq!(version_count(&table), 2);
+    assert_eq!(table.current(b"name").unwrap(), None);
+    assert_eq!(table.standing().count(), 0);
+    assert_eq!(table.entry_count_estimate(), 1);
+}
+
+#[test]
+fn what_stands_is_counted_exactly_while_it_is_in_memory() {
+    let table = PointerTable::default();
+    let names: Vec<[u8; 1]> = (0..50).map(|name| [name]).collect();
+    for id in 1..400u64 {
+        let name = &names[usize::from(target(id).as_bytes()[0]) % names.len()][..];
+        apply(&table, id, &[(name, (id % 3 > 0).then(|| target(id)))]);
+        if id % 37 == 0 {
+            table.pin();
+        }
+        assert_eq!(table.entry_count_estimate(), table.standing().count() as u64);
+    }
+    for pinned in table.views() {
+        table.unpin(CommitId(pinned));
+    }
+    for (name, id) in names.iter().zip(400..) {
+        apply(&table, id, &[(name, None)]);
+    }
+    for (name, id) in names.iter().zip(450..) {
+        apply(&table, id, &[(name, None)]);
+    }
+    assert_eq!((table.entry_count_estimate(), table.memory_bytes()), (0, 0));
+}
+
+#[test]
+fn a_frozen_memtable_gives_its_versions_in_the_order_of_tables() {
+    let table = PointerTable::default();
+    let names: Vec<String> = (0..1000).map(|name| format!("{name:04}")).collect();
+    let mut expected = Vec::new();
+    for id in 1..=3u64 {
+        let changes: Vec<(&[u8], _)> =
+            names.iter().map(|name| (name.as_bytes(), Some(target(id)))).collect();
+        apply(&table, id, &changes);
+        table.pin();
+        let entry = |(name, to): (&[u8], _)| NameEntry {
+            name: Bytes::copy_from_slice(name),
+            commit: id,
+            to,
+        };
+        expected.extend(changes.into_iter().map(entry));
+    }
+    expected.sort();
+    assert!(table.oldest_frozen().is_none());
+    table.freeze();
+    let frozen = table.oldest_frozen().unwrap();
+    assert_eq!(frozen.entries().collect::<Vec<_>>(), expected);
+    assert_eq!((frozen.last_commit(), frozen.entry_count()), (CommitId(3), 3000));
+    assert_eq!((table.active().last_commit(), version_count(&table)), (CommitId(3), 0));
+}
+
+#[test]
+fn a_scan_goes_on_while_commits_change_what_it_has_yet_to_read() {
+    let table = PointerTable::default();
+    let names: Vec<String> = (0..2000).map(|name| format!("{name:04}")).collect();
+    let all = |to| names.iter().map(|name| (name.as_bytes(), to)).collect::<Vec<_>>();
+    apply(&table, 1, &all(Some(target(1))));
+    let pinned = table.pin();
+    let mut scan = table.scan(NameRange::all(), pinned);
+    let mut read = 0;
+    for (id, to) in [(2, Some(target(2))), (3, None), (4, Some(target(4))), (5, None)] {
+        apply(&table, id, &all(to));
+        for (nth, pointer) in scan.by_ref().take(400).enumerate() {
+            let (name, digest) = pointer.unwrap();
+            assert_eq!((&name[..], digest), (names[read + nth].as_bytes(), target(1)));
+        }
+        read += 400;
+        if id == 3 {
+            table.freeze();
+        }
+    }
+    assert_eq!(scan.count(), 400);
+}

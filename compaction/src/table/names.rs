@@ -565,6 +565,7 @@ pub struct TableCursor {
 
 impl TableCursor {
     /// The entry it is on, if it is on one.
+    #[inline]
     pub fn entry(&self) -> Option<Entry<'_>> {
         self.cursor.as_ref()?.entry()
     }
@@ -598,6 +599,7 @@ impl TableCursor {
     ///
     /// # Errors
     /// Damage, or whatever the machine says.
+    #[inline]
     pub fn forward(&mut self) -> Result<bool, TableError> {
         loop {
             let next = match &mut self.cursor {
@@ -620,6 +622,7 @@ impl TableCursor {
     ///
     /// # Errors
     /// Damage, or whatever the machine says.
+    #[inline]
     pub fn back(&mut self) -> Result<bool, TableError> {
         loop {
             let Some(cursor) = &mut self.cursor else { return Ok(false) };

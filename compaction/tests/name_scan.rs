@@ -1,0 +1,98 @@
+//! Scans of names over levels: what is read for them, and in which order the ends meet. What they
+//! find among versions is tested by the pointer table, against a model.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use pinstone_compaction::edit::LevelEdit;
+use pinstone_compaction::merge::NameEntry;
+use pinstone_compaction::name_scan::{NameRange, NameScan};
+use pinstone_compaction::open_levels::OpenLevels;
+use pinstone_compaction::run::{Names, RunOptions, RunWriter, Tree};
+use pinstone_compaction::table::container::Tables;
+use pinstone_compaction::{TableId, TableMeta};
+use pinstone_disk::sim::SimDisk;
+use pinstone_disk::{Digest, Disk, Epoch, Ordinal, StoreId};
+
+const NAMES: usize = 3000;
+
+fn name(number: usize) -> String {
+    format!("{number:05}")
+}
+
+/// A run of tables of a few blocks each, in a deep level.
+fn levels() -> (Arc<Tables>, Arc<OpenLevels<Names>>) {
+    let tables = Tables::new(SimDisk::new(1) as Arc<dyn Disk>, StoreId([7; 16]), 8, 1 << 20);
+    let mut ordinal = 0;
+    let next_id = Box::new(move || {
+        ordinal += 1;
+        Some(TableId { table: Names::KIND, ordinal: Ordinal(ordinal), epoch: Epoch(1) })
+    });
+    let options = RunOptions { table_bytes: 16 << 10, filter_seed: None, next_id };
+    let mut writer = RunWriter::<Names>::new(&tables, options, Vec::new(), Vec::new());
+    for number in 0..NAMES {
+        let to = Some(Digest::of(name(number).as_bytes()));
+        writer.push(&NameEntry { name: name(number).into(), commit: 1, to }).unwrap();
+    }
+    let added: Vec<(u8, TableMeta)> =
+        writer.finish().unwrap().into_iter().map(|meta| (6, meta)).collect();
+    let open = |(_, meta): &(u8, TableMeta)| Names::open(&tables, meta.clone()).unwrap();
+    let opened: Vec<_> = added.iter().map(|added| Arc::new(open(added))).collect();
+    assert!(opened.len() > 5);
+    let edit = LevelEdit { tree: Names::KIND, added, removed: Vec::new() };
+    let levels = OpenLevels::new().apply(&edit, &opened).unwrap();
+    (tables, Arc::new(levels))
+}
+
+#[test]
+fn a_scan_enters_no_table_that_has_nothing_of_its_range() {
+    let (tables, levels) = levels();
+    let metas = levels.levels().tables(6);
+    for meta in &metas[1..metas.len() - 1] {
+        let bounds = (Bound::Included(&meta.first[..]), Bound::Included(&meta.last[..]));
+        let range = NameRange::new(bounds.0, bounds.1);
+        let scan = || NameScan::new(Arc::clone(&levels), range.clone(), 1);
+        let before = tables.figures().unit_asks;
+        assert_eq!(scan().count() as u64, meta.entry_count);
+        let forwards = tables.figures().unit_asks - before;
+        assert_eq!(scan().rev().count() as u64, meta.entry_count);
+        let backwards = tables.figures().unit_asks - before - forwards;
+        let blocks = levels.table(meta.id).unwrap().file().footer().unit_count;
+        // Where to begin may have to be looked for in a block more.
+        assert!((blocks..=blocks + 1).contains(&forwards), "{forwards} of {blocks}");
+        assert!((blocks..=blocks + 1).contains(&backwards), "{backwards} of {blocks}");
+    }
+}
+
+#[test]
+fn ends_meet_wherever_they_stand_and_give_every_name_once() {
+    let (_, levels) = levels();
+    for from_back in [0, 1, 15, 16, 17, 700, NAMES - 1, NAMES, NAMES + 1] {
+        let mut scan = NameScan::new(Arc::clone(&levels), NameRange::all(), 1);
+        let back = scan.by_ref().rev().take(from_back).map(|pointer| pointer.unwrap().0);
+        let mut names: Vec<_> = back.collect();
+        names.reverse();
+        let front: Vec<_> = scan.by_ref().map(|pointer| pointer.unwrap().0).collect();
+        let all: Vec<_> = front.into_iter().chain(names).collect();
+        assert!(all.iter().map(|name| &name[..]).eq((0..NAMES).map(name).map(String::into_bytes)));
+        assert!(scan.next().is_none() && scan.next_back().is_none());
+    }
+}
+
+#[test]
+fn ranges_without_names_read_nothing() {
+    let (tables, levels) = levels();
+    let ranges = [
+        (Bound::Included(&b"5"[..]), Bound::Excluded(&b"5"[..])),
+        (Bound::Excluded(b"00010"), Bound::Excluded(b"00010\0")),
+        (Bound::Included(b"2"), Bound::Included(b"1")),
+        (Bound::Included(b"9"), Bound::Unbounded),
+    ];
+    for (from, until) in ranges {
+        let mut scan = NameScan::new(Arc::clone(&levels), NameRange::new(from, until), 1);
+        assert!(scan.next().is_none() && scan.next_back().is_none());
+    }
+    assert_eq!(tables.figures().unit_asks, 0);
+}

@@ -186,7 +186,7 @@ impl Plan {
 
 /// The next compaction that the levels need; `None` if they are at rest.
 ///
-/// Costs a few hundred comparisons of keys for each table of the level that is due.
+/// Costs a few hundred steps for each table of the level that is due, and a look at each table below.
 pub fn plan(levels: &Levels, shape: &Shape) -> Option<Plan> {
     let scores = score(levels, shape);
     let score_of = |level: u8| scores[usize::from(level)];
@@ -376,14 +376,22 @@ fn least_overlap(
     for table in target {
         before.push(before[before.len() - 1].saturating_add(table.file_bytes));
     }
+    // What each table overlaps: both levels are sorted, so that one walk tells of all.
+    let (mut low, mut high) = (0, 0);
+    let mut overlapped = Vec::with_capacity(source.len());
+    for table in source {
+        low += target[low..].iter().take_while(|other| other.last < table.first).count();
+        high = high.max(low);
+        high += target[high..].iter().take_while(|other| other.first <= table.last).count();
+        overlapped.push(low..high);
+    }
     let mut best: Option<(f64, u64, Range<usize>)> = None;
     for from in 0..source.len() {
-        let low = target.partition_point(|table| table.last < source[from].first);
+        let low = overlapped[from].start;
         let mut bytes = 0u64;
         for (upto, table) in source.iter().enumerate().skip(from).take(RUN_TABLES_MAX) {
             bytes = bytes.saturating_add(table.file_bytes);
-            let high = low + target[low..].partition_point(|other| other.first <= table.last);
-            let overlap = before[high] - before[low];
+            let overlap = before[overlapped[upto].end] - before[low];
             let is_too_many = upto - from + 1 + high - low > INPUT_TABLES_MAX;
             let is_too_much = bytes.saturating_add(overlap) > shape.input_bytes_max;
             if is_too_many || (upto > from && is_too_much) {

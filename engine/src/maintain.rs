@@ -62,8 +62,6 @@ pub(crate) fn start(inner: &Arc<Inner>) -> Result<()> {
     if inner.blob.closing_count() > 0 || !inner.pointer_log.lock().closing.is_empty() {
         inner.signal.due();
     }
-    // What flushes and compactions a crash, or a close, interrupted; nothing is written if none is.
-    inner.compact_signal.due();
     Ok(())
 }
 

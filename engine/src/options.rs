@@ -99,6 +99,8 @@ const INDEX_ROW_BYTES: u64 = 18;
 pub(crate) struct Budget {
     /// Entries of a memtable of the index after which the next one begins.
     pub(crate) memtable_entries: u64,
+    /// Bytes of a memtable of names after which the next one begins.
+    pub(crate) names_memtable_bytes: u64,
     /// Values of a segment: a memtable ends where one does.
     pub(crate) segment_values_max: u64,
     /// Bytes of tables' directories, filters and cached pages.
@@ -136,6 +138,8 @@ impl Options {
         let others_bytes = memtables_bytes + lists_bytes + buffers_bytes;
         Budget {
             memtable_entries,
+            // One that takes what comes, two that wait, one of them being written.
+            names_memtable_bytes: share_bytes / 4,
             segment_values_max: (memtable_entries / 2).max(64),
             tables_bytes: self.memory_bytes.saturating_sub(others_bytes),
             lists_bytes,

@@ -31,6 +31,8 @@ pub struct Stats {
     pub root_log: LogStats,
     /// The digest index.
     pub index: TreeStats,
+    /// The pointer table.
+    pub names: TreeStats,
     /// What memory is used for.
     pub memory: MemoryStats,
     /// What was done since the store was opened.
@@ -119,6 +121,8 @@ pub struct MemoryStats {
     pub limit_bytes: u64,
     /// The digest index' memtables.
     pub index_memtable_bytes: u64,
+    /// The pointer table's memtables.
+    pub names_memtable_bytes: u64,
     /// Directories and filters of tables.
     pub directory_bytes: u64,
     /// Pages and blocks of tables.
@@ -129,6 +133,8 @@ pub struct MemoryStats {
     pub cache_missed_count: u64,
     /// Directories of segments' digest lists.
     pub list_bytes: u64,
+    /// What sealing will write of the segments that are not sealed.
+    pub sealer_bytes: u64,
     /// Directories of tables that were damaged, and made again.
     pub directories_rebuilt_count: u64,
     /// Filters of tables that were damaged, and are done without.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pinstone::{Batch, CheckOptions, Digest, Maintenance, Store, StoreBuilder, Verify};
@@ -76,4 +77,100 @@ fn values_in_tables_are_found_and_others_are_not() {
         none_are_found(&store, count..count + 300);
         is_sound(&store);
     }
+}
+
+fn changes(names: u32, commit: u32) -> Vec<(String, Option<Digest>)> {
+    let name = |at: u32| format!("dir{}/name {:05}", at % 7, at % names);
+    vec![
+        (name(commit), Some(Digest::of(&value(commit % 50)))),
+        (name(commit * 31 + 1), Some(Digest::of(&value(commit % 40)))),
+        (name(commit * 17 + 5), (!commit.is_multiple_of(3)).then(|| Digest::of(&value(1)))),
+    ]
+}
+
+fn batch(changes: Vec<(String, Option<Digest>)>) -> Option<Batch> {
+    let names: BTreeSet<_> = changes.iter().map(|(name, _)| name).collect();
+    if names.len() < changes.len() {
+        return None;
+    }
+    let mut batch = Batch::new();
+    for (name, to) in changes {
+        batch = match to {
+            Some(digest) => batch.set(name, digest),
+            None => batch.delete(name),
+        };
+    }
+    Some(batch)
+}
+
+fn holds(store: &Store, expected: &BTreeMap<String, Digest>) {
+    let scanned = |backwards: bool| -> Vec<(String, Digest)> {
+        let text = |(name, digest): (pinstone::Bytes, Digest)| {
+            (String::from_utf8(name.to_vec()).unwrap(), digest)
+        };
+        let all = store.pointers_with_prefix("");
+        if backwards {
+            let mut all: Vec<_> = all.rev().map(|one| text(one.unwrap())).collect();
+            all.reverse();
+            all
+        } else {
+            all.map(|one| text(one.unwrap())).collect()
+        }
+    };
+    let expected: Vec<_> = expected.iter().map(|(name, to)| (name.clone(), *to)).collect();
+    assert_eq!(scanned(false), expected);
+    assert_eq!(scanned(true), expected);
+    for (name, to) in &expected {
+        assert_eq!(store.pointer(name).unwrap(), Some(*to));
+    }
+    assert_eq!(store.pointer("absent").unwrap(), None);
+}
+
+#[test]
+fn pointers_in_tables_stand_and_their_log_goes() {
+    let disk = SimDisk::new(2);
+    let open = || small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let store = open();
+    for number in 0..50 {
+        store.put(&value(number)).unwrap();
+    }
+    let (names, commits) = (200, 3000);
+    let (mut made, mut standing) = (0, BTreeMap::new());
+    let mut snapshot = None;
+    for commit in 0..commits {
+        let changes = changes(names, commit);
+        let Some(batch) = batch(changes.clone()) else { continue };
+        store.commit(batch).unwrap();
+        made += 1;
+        for (name, to) in changes {
+            match to {
+                Some(digest) => drop(standing.insert(name, digest)),
+                None => drop(standing.remove(&name)),
+            }
+        }
+        if commit == commits / 2 {
+            snapshot = Some((store.snapshot(), standing.clone()));
+        }
+    }
+    assert_eq!(store.stats().last_commit, made);
+    let stats = store.stats();
+    assert!(stats.names.flush_count > 5 && stats.names.rewrite_count > 1, "{stats:?}");
+    assert!(stats.pointer_log.segment_count < 8, "{stats:?}");
+    holds(&store, &standing);
+    let (snapshot, then) = snapshot.unwrap();
+    let seen: Vec<_> = snapshot.pointers_with_prefix("").map(Result::unwrap).collect();
+    assert_eq!(seen.len(), then.len());
+    for ((name, to), (then, its)) in seen.iter().zip(&then) {
+        assert_eq!((&name[..], to), (then.as_bytes(), its));
+        assert_eq!(snapshot.pointer(name).unwrap(), Some(*to));
+    }
+    drop(snapshot);
+    is_sound(&store);
+    store.close().unwrap();
+
+    let store = open();
+    assert_eq!(store.stats().last_commit, made);
+    assert!(store.stats().recovery.commits_replayed < made / 2);
+    holds(&store, &standing);
+    is_sound(&store);
 }

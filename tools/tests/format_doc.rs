@@ -139,13 +139,15 @@ fn check(rows: &[Row], table: &[Field]) {
     assert_eq!(left.next(), None, "{structure} has a field that its table has not");
 }
 
-/// A store with everything in it: sealed segments and open ones, commits, a void frame.
+/// A store with everything in it: sealed segments and open ones, commits, a void frame, edits of all
+/// kinds.
 fn store_files() -> Vec<(String, Vec<u8>)> {
     let disk = SimDisk::new(1);
     let store = Store::builder()
         .segment_bytes(*Options::SEGMENT_BYTES.start() * 4)
         .pointer_segment_bytes(*Options::SEGMENT_BYTES.start())
         .append_buffer_bytes(*Options::APPEND_BUFFER_BYTES.start())
+        .memtable_entries_max(5)
         .maintenance(Maintenance::Inline)
         .open_on(disk.clone())
         .unwrap();

@@ -133,9 +133,9 @@ impl IndexBuilder {
         })
     }
 
-    /// Bytes of its rows' pages so far.
+    /// Bytes of its rows' pages so far, but for the one being filled.
     pub fn len_bytes(&self) -> u64 {
-        self.file.end()
+        self.file.end() - UNITS_START
     }
 
     /// The last row.

@@ -124,7 +124,7 @@ impl NameBuilder {
 
     /// Bytes of its blocks so far, but for the one being filled.
     pub fn len_bytes(&self) -> u64 {
-        self.file.end()
+        self.file.end() - UNITS_START
     }
 
     /// The last name; empty before the first.

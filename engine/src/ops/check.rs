@@ -3,9 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_compaction::TableError;
+use pinstone_compaction::open_levels::OpenLevels;
+use pinstone_compaction::run::{Index, Names, Tree};
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{
     Digest, DiskExt, Escaped, FileName, FormatError, HEADER_BYTES, LogKind, OpenMode, Ordinal,
@@ -30,9 +33,9 @@ pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport
         Err(error) => return Err(error.into()),
     }
     // Together: what tables hold, and which segments that is.
-    let (state, index) = {
+    let (state, index, names) = {
         let _work = inner.trees.work.lock();
-        (inner.root.state(), inner.index.keep())
+        (inner.root.state(), inner.index.keep(), inner.pointers.levels())
     };
     let segments = |log| {
         let named = move |(&ordinal, &state): (&Ordinal, &SegmentState)| (log, ordinal, state);
@@ -47,6 +50,7 @@ pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport
         bytes_total: sizes.sum(),
         bad: BTreeSet::new(),
         index: &index,
+        names: &names,
         flushed_below: state.index.flushed.below,
         is_index_whole: true,
         listed_count: 0,
@@ -79,6 +83,7 @@ struct Check<'a> {
     /// Values of which a copy was found damaged.
     bad: BTreeSet<Digest>,
     index: &'a IndexView,
+    names: &'a OpenLevels<Names>,
     /// What segments below this one list stands in tables.
     flushed_below: Ordinal,
     /// No damage was found in the index' tables.
@@ -168,27 +173,38 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Every table of the index, and how they stand in their levels.
+    /// Every table of both trees, and how they stand in their levels.
     fn tables(&mut self) -> Result<()> {
-        let levels = self.index.levels();
+        let (index, names) = (self.index, self.names);
+        self.is_index_whole = self.tree::<Index>(index.levels(), |table| table.check(|_row| {}))?;
+        self.tree::<Names>(names, |table| table.check(|_entry| {}))?;
+        Ok(())
+    }
+
+    fn tree<T: Tree>(
+        &mut self,
+        levels: &OpenLevels<T>,
+        check: impl Fn(&Arc<T::Table>) -> Result<(), TableError>,
+    ) -> Result<bool> {
+        let mut is_whole = true;
         for fault in levels.levels().check() {
-            self.is_index_whole = false;
+            is_whole = false;
             self.find(self.inner.root.header().file_name(), None, fault.to_string());
         }
         for (_, table) in levels.all() {
             self.report.file_count += 1;
-            let checked = table.check(|_row| {});
-            self.progress(table.file().meta().file_bytes);
+            let checked = check(table);
+            self.progress(T::file(table).meta().file_bytes);
             match checked {
                 Ok(()) => {}
                 Err(TableError::Format(error)) => {
-                    self.is_index_whole = false;
+                    is_whole = false;
                     self.note_damage(error);
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     /// The index leads to every entry of a sealed segment's list.

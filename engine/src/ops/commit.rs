@@ -32,7 +32,7 @@ use pinstone_wal::{
 use crate::batch::{Batch, Parts};
 use crate::error::{Error, Result};
 use crate::maintain;
-use crate::ops::lookup;
+use crate::ops::{compact, lookup};
 use crate::state::inner::{Inner, PointerLog, Ticket, TicketState, count};
 
 /// Bytes of commits after which a group takes no more.
@@ -170,11 +170,12 @@ fn lead(inner: &Inner) {
 }
 
 /// The pointer log, and whether it may go on in a further segment if a group needs one: not while a
-/// full one is unsealed, which is sealed first.
+/// full one is unsealed, which is sealed first, or too many memtables wait, which are flushed.
 fn lock_log(inner: &Inner) -> (MutexGuard<'_, PointerLog>, Result<()>) {
     loop {
         let log = inner.pointer_log.lock();
-        if !log.is_behind() || !is_nearly_full(inner, &log) {
+        let is_behind = log.is_behind() || inner.pointers.frozen_count() >= compact::FROZEN_MAX;
+        if !is_behind || !is_nearly_full(inner, &log) {
             return (log, Ok(()));
         }
         drop(log);
@@ -188,7 +189,7 @@ fn lock_log(inner: &Inner) -> (MutexGuard<'_, PointerLog>, Result<()>) {
 fn is_nearly_full(inner: &Inner, log: &PointerLog) -> bool {
     let max = inner.options.pointer_segment_bytes;
     let is_full = |appender: &Appender| appender.sealed_bytes_with(GROUP_BYTES_MAX) > max;
-    log.appender.as_ref().is_some_and(is_full)
+    inner.pointers.is_full(&inner.options) || log.appender.as_ref().is_some_and(is_full)
 }
 
 /// Commits decided and made durable together.
@@ -401,7 +402,9 @@ fn append(
     let is_tight = is_frugal || !inner.reserve.is_whole();
     let end = log.appender.as_ref().map(Appender::end);
     let full = log.appender.as_ref().is_none_or(|appender| {
-        !appender.is_empty() && appender.sealed_bytes_with(body_bytes) > max
+        let is_full =
+            appender.sealed_bytes_with(body_bytes) > max || inner.pointers.is_full(&inner.options);
+        !appender.is_empty() && is_full
     });
     // Whatever is written next must be copied after a crash, and all of its segment with it: if
     // there may be no space for that, it goes to a segment of its own.
@@ -440,6 +443,10 @@ fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64) -> Result<()> 
     };
     let full =
         if appender.has_spare() { appender.rotate_to_spare()? } else { appender.rotate(add()?)? };
+    let next = appender.segment().header.ordinal;
+    if inner.pointers.is_worth_flushing(&inner.options) {
+        inner.pointers.freeze(next, log.depends_upto);
+    }
     log.closing.push_back(full);
     inner.pointer_behind.store(true, Ordering::Release);
     inner.pointer_due.store(true, Ordering::Relaxed);

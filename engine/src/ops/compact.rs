@@ -17,20 +17,24 @@ use std::sync::Arc;
 
 use pinstone_compaction::TableError;
 use pinstone_compaction::edit::LevelEdit;
+use pinstone_compaction::merge::{Readers, Versions};
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::plan::{self, Plan};
-use pinstone_compaction::run::{Index, Merged, Rewrite, RunWriter, Tree};
+use pinstone_compaction::run::{
+    CARRIED_TABLES_MAX, Index, Merged, Names, Rewrite, RunWriter, Tree,
+};
 use pinstone_compaction::table::container::Replaced;
 use pinstone_compaction::table::index::Row;
 use pinstone_compaction::{TableId, TableMeta};
-use pinstone_disk::LogKind;
-use pinstone_disk::env::{MutexGuard, Ordering};
+use pinstone_disk::env::Ordering;
+use pinstone_disk::{LogKind, TableKind};
 
 use crate::error::{Error, Result};
 use crate::state::digest_index::{Memtable, place_of};
 use crate::state::inner::Inner;
+use crate::state::pointers::NameMemtable;
 use crate::state::root::{Edit, Flushed};
-use crate::state::trees::{Flush, TreeWork, Work};
+use crate::state::trees::{Entries, Flush, TreeWork, Work};
 
 /// Memtables of a tree that wait to be written, at most: a log whose values would need another waits.
 pub(crate) const FROZEN_MAX: u64 = 3;
@@ -60,11 +64,10 @@ pub(crate) trait StoreTree: Tree {
     /// Entries of each memtable, the oldest first.
     fn memtable_entries(inner: &Inner) -> Vec<u64>;
 
-    /// A memtable's entries, in order.
-    fn in_order(
-        inner: &Inner,
-        memtable: &Arc<Self::Memtable>,
-    ) -> Box<dyn Iterator<Item = Self::Entry> + Send>;
+    /// A memtable's entries that are to stand in tables, in order.
+    fn in_order(inner: &Inner, memtable: &Arc<Self::Memtable>) -> Entries<Self>
+    where
+        Self: Sized;
 
     /// Its tables now.
     fn levels(inner: &Inner) -> OpenLevels<Self>
@@ -108,8 +111,8 @@ impl StoreTree for Index {
         inner.index.view().memtables().iter().map(|memtable| memtable.entry_count()).collect()
     }
 
-    fn in_order(inner: &Inner, memtable: &Arc<Memtable>) -> Box<dyn Iterator<Item = Row> + Send> {
-        Box::new(memtable.rows(inner.index.key_bits()).into_iter())
+    fn in_order(inner: &Inner, memtable: &Arc<Memtable>) -> Entries<Self> {
+        Box::new(memtable.rows(inner.index.key_bits()).into_iter().map(Ok))
     }
 
     fn levels(inner: &Inner) -> OpenLevels<Self> {
@@ -123,6 +126,54 @@ impl StoreTree for Index {
     fn kept(inner: &Inner, _plan: &Plan, merged: Merged<Self>) -> KeptRows {
         KeptRows { merged, ordinals: inner.segments.ordinals() }
     }
+}
+
+impl StoreTree for Names {
+    type Memtable = NameMemtable;
+    type Kept = Versions<Merged<Self>>;
+
+    fn work(work: &mut Work) -> &mut TreeWork<Self, NameMemtable> {
+        &mut work.names
+    }
+
+    fn to_flush(inner: &Inner) -> Option<(Arc<NameMemtable>, Flushed)> {
+        let oldest = inner.pointers.oldest_frozen()?;
+        let flushed = oldest.flushed().expect("it is frozen");
+        (flushed.below <= inner.root.sealed_below(LogKind::Pointer)).then_some((oldest, flushed))
+    }
+
+    fn frozen_count(inner: &Inner) -> u64 {
+        inner.pointers.frozen_count()
+    }
+
+    fn memtable_entries(inner: &Inner) -> Vec<u64> {
+        inner.pointers.memtable_entries()
+    }
+
+    fn in_order(inner: &Inner, memtable: &Arc<NameMemtable>) -> Entries<Self> {
+        let is_bottom = inner.pointers.levels().levels().total().table_count == 0;
+        Box::new(Versions::new(memtable.entries().map(Ok), readers(inner), is_bottom))
+    }
+
+    fn levels(inner: &Inner) -> OpenLevels<Self> {
+        OpenLevels::clone(&inner.pointers.levels())
+    }
+
+    fn publish(inner: &Inner, levels: OpenLevels<Self>, flushed: Option<&Arc<NameMemtable>>) {
+        match flushed {
+            Some(memtable) => inner.pointers.flushed(memtable, levels),
+            None => inner.pointers.compacted(levels),
+        }
+    }
+
+    fn kept(inner: &Inner, plan: &Plan, merged: Merged<Self>) -> Self::Kept {
+        Versions::new(merged, readers(inner), plan.is_bottom)
+    }
+}
+
+/// Who may read versions that are not the newest.
+fn readers(inner: &Inner) -> Readers {
+    Readers::new(inner.pointers.views(), u64::MAX)
 }
 
 /// Rows that lead to segments which the log has.
@@ -152,19 +203,34 @@ pub(crate) fn step(inner: &Inner, entry_count: u64) -> Result<bool> {
     step_holding(inner, &mut work, entry_count)
 }
 
-fn step_holding(inner: &Inner, work: &mut MutexGuard<'_, Work>, entry_count: u64) -> Result<bool> {
+fn step_holding(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
     if work.has_failed {
         return Ok(false);
     }
-    let stepped = inner.writer.poison.check().map_err(Error::from).and_then(|()| {
-        Ok(step_flush::<Index>(inner, work, entry_count)?
+    attempt(inner, work, |work| {
+        Ok(step_flushes(inner, work, entry_count)?
+            || step_rewrite::<Names>(inner, work, entry_count)?
             || step_rewrite::<Index>(inner, work, entry_count)?)
-    });
-    if stepped.is_err() {
+    })
+}
+
+/// Does some work. If it fails, what is under way is given up, and waits (F3).
+fn attempt(
+    inner: &Inner,
+    work: &mut Work,
+    act: impl FnOnce(&mut Work) -> Result<bool>,
+) -> Result<bool> {
+    let done = inner.writer.poison.check().map_err(Error::from).and_then(|()| act(work));
+    if done.is_err() {
         abandon(work);
         work.has_failed = true;
     }
-    stepped
+    done
+}
+
+fn step_flushes(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
+    Ok(step_flush::<Names>(inner, work, entry_count)?
+        || step_flush::<Index>(inner, work, entry_count)?)
 }
 
 /// Has the work go on after a failure.
@@ -192,10 +258,9 @@ fn abandon_tree<T: Tree, M>(work: &mut TreeWork<T, M>) {
 /// # Errors
 /// Why they cannot be flushed.
 pub(crate) fn flush_behind(inner: &Inner) -> Result<()> {
-    while inner.index.frozen_count() >= FROZEN_MAX {
+    while Index::frozen_count(inner).max(Names::frozen_count(inner)) >= FROZEN_MAX {
         let mut work = inner.trees.work.lock();
-        work.has_failed = false;
-        if !step_holding(inner, &mut work, u64::MAX)? {
+        if !attempt(inner, &mut work, |work| step_flushes(inner, work, u64::MAX))? {
             // It waits for segments to be sealed.
             break;
         }
@@ -205,8 +270,8 @@ pub(crate) fn flush_behind(inner: &Inner) -> Result<()> {
 
 /// Says how much each writer has to help from now on.
 pub(crate) fn note_pressure(inner: &Inner) {
-    let index = pressure::<Index>(inner);
-    inner.trees.pressure.store(index, Ordering::Relaxed);
+    let entry_count = pressure::<Index>(inner) + pressure::<Names>(inner);
+    inner.trees.pressure.store(entry_count, Ordering::Relaxed);
 }
 
 fn pressure<T: StoreTree>(inner: &Inner) -> u64 {
@@ -227,7 +292,7 @@ fn step_flush<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) ->
     let flush = T::work(work).flush.as_mut().expect("it was just begun");
     for _ in 0..entry_count {
         match flush.entries.next() {
-            Some(entry) => flush.writer.push(&entry)?,
+            Some(entry) => flush.writer.push(&entry?)?,
             None => return finish_flush::<T>(inner, work).map(|()| true),
         }
     }
@@ -241,8 +306,21 @@ fn finish_flush<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
     let bytes: u64 = metas.iter().map(|meta| meta.file_bytes).sum();
     let added = metas.into_iter().map(|meta| (0, meta)).collect();
     let edit = LevelEdit { added, ..LevelEdit::new(T::KIND) };
-    let also = vec![Edit::Flushed { tree: T::KIND, flushed }];
+    let retired = match T::KIND {
+        TableKind::Index => Vec::new(),
+        TableKind::Names => inner.root.segments_below(LogKind::Pointer, flushed.below),
+    };
+    let mut also = vec![Edit::Flushed { tree: T::KIND, flushed }];
+    also.extend(
+        retired
+            .iter()
+            .map(|(ordinal, _)| Edit::Retire { log: LogKind::Pointer, ordinal: *ordinal }),
+    );
     take_in::<T>(inner, work, &edit, also, Some(&memtable))?;
+    for (_, name) in retired {
+        // What cannot be removed now is removed at the next open.
+        let _ = inner.disk.remove(name);
+    }
     let figures = &mut T::work(work).figures;
     figures.flush_count += 1;
     figures.flushed_bytes += bytes;
@@ -256,7 +334,7 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
         let Some(plan) = plan::plan(levels.levels(), inner.trees.shape(T::KIND)) else {
             return Ok(false);
         };
-        return begin_rewrite::<T>(inner, work, &levels, &plan).map(|()| true);
+        return begin_rewrite::<T>(inner, work, &levels, &plan);
     }
     let rewrite = T::work(work).rewrite.as_mut().expect("it is under way");
     if !rewrite.step(entry_count)? {
@@ -265,18 +343,18 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
     Ok(true)
 }
 
-/// Begins to carry out a plan, or carries it out, if it only moves tables.
+/// Begins to carry out a plan, or carries it out, if it only moves tables; false if it must wait.
 fn begin_rewrite<T: StoreTree>(
     inner: &Inner,
     work: &mut Work,
     levels: &OpenLevels<T>,
     plan: &Plan,
-) -> Result<()> {
+) -> Result<bool> {
     if plan.is_move {
         let edit = plan.edit(Vec::new());
         take_in::<T>(inner, work, &edit, Vec::new(), None)?;
         T::work(work).figures.move_count += 1;
-        return Ok(());
+        return Ok(true);
     }
     let open = |meta: &Arc<TableMeta>| {
         Arc::clone(levels.table(meta.id).expect("a plan is made of tables that are there"))
@@ -287,7 +365,11 @@ fn begin_rewrite<T: StoreTree>(
         work.lingering.contains(&TableId { table: T::KIND, ordinal, epoch })
     };
     let carried = inputs.iter().flat_map(|table| &T::file(table).footer().replaced);
-    let carried = carried.filter(lingers).cloned().collect();
+    let carried: Vec<_> = carried.filter(lingers).cloned().collect();
+    if carried.len() > CARRIED_TABLES_MAX {
+        // Readers hold on to that many; once they let go, it goes on.
+        return Ok(false);
+    }
     let options = inner.trees.run_options(T::KIND, inner.trees.shape(T::KIND).table_bytes)?;
     let kept = |merged| T::kept(inner, plan, merged);
     let rewrite = Rewrite::new(&inner.trees.tables, plan.clone(), &inputs, options, carried, kept);
@@ -295,7 +377,7 @@ fn begin_rewrite<T: StoreTree>(
     figures.rewrite_count += 1;
     figures.read_bytes[usize::from(plan.target)] += plan.input_bytes();
     T::work(work).rewrite = Some(rewrite);
-    Ok(())
+    Ok(true)
 }
 
 fn finish_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {

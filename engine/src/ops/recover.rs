@@ -151,10 +151,12 @@ fn replay(disk: &Arc<dyn Disk>, options: &Options, before: &mut Before) -> Resul
     let TreeState { levels, flushed, .. } = &before.root.index;
     let levels = OpenLevels::open(&tables, levels.clone())?;
     let index = DigestIndex::new(disk.random()?, index_options, flushed.below, levels);
-    let pointers = PointerTable::default();
+    let TreeState { levels, flushed, .. } = &before.root.names;
+    let levels = OpenLevels::open(&tables, levels.clone())?;
+    let pointers = PointerTable::new(levels, flushed.commit);
     let mut recovery = std::mem::take(&mut before.recovery);
     replay_values(&mut before.blob, &index, &mut recovery)?;
-    let depends_upto = replay_commits(&**disk, before, &pointers, &index, &mut recovery)?;
+    let depends_upto = replay_commits(&**disk, options, before, &pointers, &index, &mut recovery)?;
     Ok(Replayed { tables, index, pointers, depends_upto, recovery })
 }
 

@@ -1,7 +1,7 @@
 //! stats: figures of the store now.
 
 use pinstone_compaction::plan;
-use pinstone_compaction::run::Index;
+use pinstone_compaction::run::{Index, Names};
 use pinstone_disk::LogKind;
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_wal::{Appender, Closing, FRAMES_START_BYTES, LogPosition};
@@ -37,6 +37,7 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
             ..LogStats::default()
         },
         index: tree_stats::<Index>(inner),
+        names: tree_stats::<Names>(inner),
         memory: memory_stats(inner),
         since_open: counters(inner),
         recovery: inner.recovery.clone(),
@@ -94,10 +95,12 @@ fn memory_stats(inner: &Inner) -> MemoryStats {
     MemoryStats {
         limit_bytes: inner.options.memory_bytes,
         index_memtable_bytes: inner.index.memory_bytes(),
+        names_memtable_bytes: inner.pointers.memory_bytes() as u64,
         directory_bytes: tables.resident_bytes,
         cache_bytes: tables.cache_bytes,
         cache_asked_count: tables.unit_asks,
         cache_missed_count: tables.unit_reads,
+        sealer_bytes: inner.blob.figures().sealer_memory_bytes,
         list_bytes: inner.segments.lists_bytes(),
         directories_rebuilt_count: tables.directories_rebuilt,
         filters_ignored_count: tables.filters_ignored,

@@ -28,8 +28,6 @@
 //! Lock order: views are changed under `publishing`, below which only memtables are locked. A
 //! memtable's names, then the pins.
 
-#![allow(dead_code, reason = "what flushes, rewrites and recovery call is not called by all yet")]
-
 mod memtable;
 mod pins;
 
@@ -46,13 +44,15 @@ use pinstone_compaction::name_scan::{
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::run::Names;
 use pinstone_disk::env::{Mutex, Published};
-use pinstone_disk::{CommitId, Digest};
-use pinstone_wal::CommitRecord;
+use pinstone_disk::{CommitId, Digest, Ordinal};
+use pinstone_wal::{CommitRecord, LogPosition};
 
 use self::memtable::MemtableScan;
 pub(crate) use self::memtable::NameMemtable;
 use self::pins::Pinned;
 use crate::error::Result;
+use crate::options::Options;
+use crate::state::root::Flushed;
 
 /// The pointer table.
 #[derive(Debug)]
@@ -160,17 +160,33 @@ impl PointerTable {
         view.active.apply(commit, view.has_below(), &self.pinned);
     }
 
-    /// The active memtable becomes the newest frozen one, however little is in it. By the thread that
-    /// applies commits, between two of them.
-    pub(crate) fn freeze(&self) {
+    /// The active memtable becomes the newest frozen one, however little is in it: the log goes on in
+    /// segment `below`, and the last commit depends on what is below `depends_upto`. By the thread
+    /// that applies commits, between two of them.
+    pub(crate) fn freeze(&self, below: Ordinal, depends_upto: LogPosition) {
         self.publish(|view| {
-            view.active.freeze();
+            let commit = view.active.last_commit();
+            view.active.freeze(Flushed { below, commit, depends_upto });
             let active = Arc::new(NameMemtable::new(view.active.last_commit()));
             view.frozen.insert(0, std::mem::replace(&mut view.active, active));
         });
     }
 
+    /// The active memtable takes as much memory as it may: the log's next segment is to begin another.
+    pub(crate) fn is_full(&self, options: &Options) -> bool {
+        self.view.read().active.memory_bytes() as u64 >= options.budget().names_memtable_bytes
+    }
+
+    /// The active memtable holds enough for a table.
+    pub(crate) fn is_worth_flushing(&self, options: &Options) -> bool {
+        let view = self.view.read();
+        let half_bytes = options.budget().names_memtable_bytes / 2;
+        view.active.memory_bytes() as u64 >= half_bytes
+            || view.active.entry_count() >= options.memtable_entries_max
+    }
+
     /// The memtable that commits are applied to.
+    #[cfg(test)]
     pub(crate) fn active(&self) -> Arc<NameMemtable> {
         Arc::clone(&self.view.read().active)
     }
@@ -178,6 +194,18 @@ impl PointerTable {
     /// The frozen memtable that is to be flushed next.
     pub(crate) fn oldest_frozen(&self) -> Option<Arc<NameMemtable>> {
         self.view.read().frozen.last().cloned()
+    }
+
+    /// Memtables that wait to be flushed.
+    pub(crate) fn frozen_count(&self) -> u64 {
+        self.view.read().frozen.len() as u64
+    }
+
+    /// Entries of each memtable, the oldest first.
+    pub(crate) fn memtable_entries(&self) -> Vec<u64> {
+        let view = self.view.keep();
+        let memtables = view.frozen.iter().rev().chain([&view.active]);
+        memtables.map(|memtable| memtable.entry_count()).collect()
     }
 
     /// `oldest` is in `levels` now. These follow on the present ones: whoever makes levels of those

@@ -90,6 +90,16 @@ impl Root {
         self.inner.lock().state.log(log).sealed_below()
     }
 
+    /// The segments of the log below this one, and their files.
+    pub(crate) fn segments_below(&self, log: LogKind, below: Ordinal) -> Vec<(Ordinal, FileName)> {
+        let inner = self.inner.lock();
+        let segments = inner.state.log(log).segments.range(..below);
+        let name = |(&ordinal, segment): (&Ordinal, &SegmentState)| {
+            (ordinal, FileName::Segment { log, ordinal, epoch: segment.epoch })
+        };
+        segments.map(name).collect()
+    }
+
     /// Bytes of the record that the next root log begins with, about.
     pub(crate) fn record_bytes(&self) -> u64 {
         self.inner.lock().state.record_bytes()

@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pinstone_compaction::TableId;
 use pinstone_compaction::levels::LEVELS_MAX;
 use pinstone_compaction::plan::Shape;
 use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::container::Tables;
+use pinstone_compaction::{TableError, TableId};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
 use pinstone_disk::{DiskError, Epoch, Ordinal, TableKind};
 
 use crate::state::digest_index::Memtable;
+use crate::state::pointers::NameMemtable;
 use crate::state::root::{Flushed, RootState};
 
 /// The tables of an open store.
@@ -33,7 +34,7 @@ pub(crate) struct Trees {
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     pub(crate) index: TreeWork<Index, Memtable>,
-    pub(crate) names: TreeWork<Names, ()>,
+    pub(crate) names: TreeWork<Names, NameMemtable>,
     /// Tables that were replaced, whose files may still be there after a crash.
     pub(crate) lingering: BTreeSet<TableId>,
     /// Something failed since the work was last begun: it waits until it is begun again.
@@ -66,12 +67,16 @@ pub(crate) struct TreeFigures {
     pub(crate) written_bytes: [u64; LEVELS_MAX as usize],
 }
 
+/// Entries that are to be written.
+pub(crate) type Entries<T> =
+    Box<dyn Iterator<Item = Result<<T as Tree>::Entry, TableError>> + Send>;
+
 /// A memtable being written as a table.
 pub(crate) struct Flush<T: Tree, M> {
     pub(crate) memtable: Arc<M>,
     /// What stands in tables once this does.
     pub(crate) flushed: Flushed,
-    pub(crate) entries: Box<dyn Iterator<Item = T::Entry> + Send>,
+    pub(crate) entries: Entries<T>,
     pub(crate) writer: RunWriter<T>,
 }
 

@@ -130,13 +130,19 @@ impl Racer<'_> {
             0..=5 => self.commit(number),
             6..=8 => {
                 let name = self.dice.one_of(&NAMES).to_vec();
-                let current = self.store.pointer(&name).map_err(|error| told(&error))?;
+                let current = match self.store.pointer(&name) {
+                    Ok(current) => current,
+                    Err(error) => return crashed(&told(&error)),
+                };
                 self.seen.insert(name.clone(), current);
                 Ok(Some(Did::Saw { name, current }))
             }
             _ => {
                 let snapshot = self.store.snapshot();
-                let pointers = shown(&snapshot)?;
+                let pointers = match shown(&snapshot) {
+                    Ok(pointers) => pointers,
+                    Err(seen) => return crashed(&seen),
+                };
                 for name in NAMES {
                     self.seen.insert(name.to_vec(), pointers.get(name).copied());
                 }
@@ -176,6 +182,12 @@ impl Racer<'_> {
             Err(_) => Ok(Some(Did::Lost { edit })),
         }
     }
+}
+
+/// A read that failed ends a thread's work if the machine is gone; otherwise it must not.
+fn crashed(seen: &str) -> Verdict<Option<Did>> {
+    ensure!(seen.contains("the simulated machine has crashed"), "a read failed: {seen}");
+    Ok(None)
 }
 
 /// Whether a commit is there after a power loss at this instant that takes all it can, with all

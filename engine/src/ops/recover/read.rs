@@ -121,7 +121,8 @@ pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader)
     let root = replay_root(&root_scan)?;
     let mut logs = [LogKind::Blob, LogKind::Pointer].map(|_| LogBefore::default());
     for (before, log) in logs.iter_mut().zip([LogKind::Blob, LogKind::Pointer]) {
-        *before = read_log(disk, &root, log, &current.store_id)?;
+        *before = read_log(disk, &root, log, &current.store_id)
+            .map_err(|error| damage_of_root(disk, found, &root_scan).unwrap_or(error))?;
     }
     let [mut blob, mut pointer] = logs;
 
@@ -187,6 +188,36 @@ pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader)
         strangers,
         strange_tables,
         recovery,
+    })
+}
+
+/// Segments of each log that are asked what they say of the root: of two, the newer says more, and of
+/// the newest some may be empty.
+const ASKED_SEGMENTS: usize = 4;
+
+/// What was named and could not be read may be named by an end of the root's log that damage has made
+/// the end: then that is what there is to tell. None if nothing says so.
+fn damage_of_root(disk: &dyn Disk, found: &Found, root: &Scan) -> Option<Error> {
+    let judge_with = |others: &[&Scan]| {
+        let verdict = Verdict {
+            blob: &[],
+            pointer: &[],
+            root: &[root],
+            others,
+            sealed: LastSealed::default(),
+            closed: Synced::default(),
+        };
+        judge(&verdict, LogKind::Root).err().map(Error::from)
+    };
+    let newest = |log| {
+        let of_log = move |name: &&SegmentName| name.log == log && name.epoch <= root.header.epoch;
+        found.segments.iter().rev().filter(of_log).take(ASKED_SEGMENTS)
+    };
+    judge_with(&[]).or_else(|| {
+        [LogKind::Pointer, LogKind::Blob].into_iter().flat_map(newest).find_map(|name| {
+            let witness = scan_segment(disk, name.file_name(), &root.header.store_id).ok()?;
+            judge_with(&[&witness.scan])
+        })
     })
 }
 

@@ -9,6 +9,7 @@ use pinstone_wal::{
 
 use super::read::{Before, LogBefore, Unflushed};
 use crate::error::Result;
+use crate::options::Options;
 use crate::state::digest_index::DigestIndex;
 use crate::state::pointers::PointerTable;
 use crate::stats::Recovery;
@@ -64,13 +65,15 @@ pub(super) fn list_entry(offset: u64, record: &Record<'_>) -> Result<ListEntry, 
 /// pointer log ends.
 pub(super) fn replay_commits(
     disk: &dyn Disk,
+    options: &Options,
     before: &mut Before,
     pointers: &PointerTable,
     index: &DigestIndex,
     recovery: &mut Recovery,
 ) -> Result<LogPosition> {
     let whole_upto = before.blob.whole_upto();
-    let mut replay = Replay { pointers, depends_upto: LogPosition::START, commits: 0 };
+    let depends_upto = before.root.names.flushed.depends_upto;
+    let mut replay = Replay { pointers, options, depends_upto, commits: 0 };
     for unflushed in before.pointer.sealed.iter().filter_map(|sealed| sealed.unflushed.as_ref()) {
         let scan = read_frames(disk, unflushed)?;
         if let Some(unmet) = replay.scan(&scan, whole_upto)? {
@@ -113,6 +116,7 @@ pub(super) fn replay_commits(
 
 struct Replay<'a> {
     pointers: &'a PointerTable,
+    options: &'a Options,
     depends_upto: LogPosition,
     commits: u64,
 }
@@ -121,6 +125,9 @@ impl Replay<'_> {
     /// Applies a segment's commits; returns the offset of the first frame whose dependency is
     /// not met. The commits of one frame were acknowledged together, or not at all.
     fn scan(&mut self, scan: &Scan, whole_upto: LogPosition) -> Result<Option<u64>> {
+        if self.pointers.is_worth_flushing(self.options) {
+            self.pointers.freeze(scan.header.ordinal, self.depends_upto);
+        }
         let mut commits: Vec<(u64, u64, CommitRecord)> = Vec::new();
         let mut failed = None;
         scan.records(scan.valid_end_bytes, |frame, offset, record| {

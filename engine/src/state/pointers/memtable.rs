@@ -27,6 +27,7 @@ use pinstone_disk::{CommitId, Digest};
 use pinstone_wal::{Change, CommitRecord};
 
 use super::pins::{Pinned, Pins};
+use crate::state::root::Flushed;
 
 /// Names read under one lock, at most.
 const CHUNK_COUNT: usize = 256;
@@ -43,7 +44,8 @@ pub(crate) struct NameMemtable {
 #[derive(Debug)]
 struct Names {
     last_commit: CommitId,
-    is_frozen: bool,
+    /// What of the log stands in tables once this does, if it is frozen.
+    frozen: Option<Flushed>,
     versions: BTreeMap<Box<[u8]>, Versions>,
     entry_count: u64,
     standing_count: u64,
@@ -55,7 +57,7 @@ impl NameMemtable {
     pub(crate) fn new(last_commit: CommitId) -> Self {
         let names = Names {
             last_commit,
-            is_frozen: false,
+            frozen: None,
             versions: BTreeMap::new(),
             entry_count: 0,
             standing_count: 0,
@@ -93,7 +95,7 @@ impl NameMemtable {
     /// Applies a commit, the one after the last, and makes it the present one.
     pub(super) fn apply(&self, commit: CommitRecord, has_below: bool, pinned: &Pinned) {
         let mut names = self.names.write();
-        assert!(!names.is_frozen, "a frozen memtable takes no commits");
+        assert!(names.frozen.is_none(), "a frozen memtable takes no commits");
         assert_eq!(commit.id, names.last_commit.next(), "commits are dense");
         names.last_commit = commit.id;
         pinned.go_on(commit.id, |pins| {
@@ -103,9 +105,14 @@ impl NameMemtable {
         });
     }
 
-    /// No commit is applied from now on.
-    pub(super) fn freeze(&self) {
-        self.names.write().is_frozen = true;
+    /// No commit is applied from now on. `flushed` stands in tables once this does.
+    pub(super) fn freeze(&self, flushed: Flushed) {
+        self.names.write().frozen = Some(flushed);
+    }
+
+    /// What of the log stands in tables once this does; none unless it is frozen.
+    pub(crate) fn flushed(&self) -> Option<Flushed> {
+        self.names.read().frozen
     }
 
     /// All versions in the order of tables: names ascending, the newest version of each first. Of a

@@ -112,7 +112,7 @@ fn versions_stay_until_their_last_pin_ends() {
 fn a_deletion_stays_while_anything_is_below() {
     let table = PointerTable::default();
     commit(&table, 1);
-    table.freeze();
+    table.freeze(Ordinal::FIRST, LogPosition::START);
     delete(&table, 2);
     apply(&table, 3, &[(b"never", None)]);
     assert_eq!(version_count(&table), 2);
@@ -164,7 +164,7 @@ fn a_frozen_memtable_gives_its_versions_in_the_order_of_tables() {
     }
     expected.sort();
     assert!(table.oldest_frozen().is_none());
-    table.freeze();
+    table.freeze(Ordinal::FIRST, LogPosition::START);
     let frozen = table.oldest_frozen().unwrap();
     assert_eq!(frozen.entries().collect::<Vec<_>>(), expected);
     assert_eq!((frozen.last_commit(), frozen.entry_count()), (CommitId(3), 3000));
@@ -188,7 +188,7 @@ fn a_scan_goes_on_while_commits_change_what_it_has_yet_to_read() {
         }
         read += 400;
         if id == 3 {
-            table.freeze();
+            table.freeze(Ordinal::FIRST, LogPosition::START);
         }
     }
     assert_eq!(scan.count(), 400);

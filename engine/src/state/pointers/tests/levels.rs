@@ -225,7 +225,7 @@ fn run(table_bytes: u64, steps: Vec<Step>) {
             Step::Unpin(at) if !pinned.is_empty() => {
                 table.unpin(pinned.swap_remove(at.index(pinned.len())));
             }
-            Step::Freeze => table.freeze(),
+            Step::Freeze => table.freeze(Ordinal::FIRST, LogPosition::START),
             Step::Flush => match flushing.take() {
                 None => flushing = table.oldest_frozen().map(|_| grown.readers()),
                 Some(readers) => grown.flush(readers),
@@ -291,7 +291,7 @@ fn at_rest(count: u64, table_bytes: u64) -> Grown {
     let changes: Vec<(&[u8], _)> =
         names.iter().map(|name| (name.as_bytes(), Some(target(1)))).collect();
     apply(&grown.table, 1, &changes);
-    grown.table.freeze();
+    grown.table.freeze(Ordinal::FIRST, LogPosition::START);
     grown.flush(grown.readers());
     while let Some(plan) = grown.plan(true) {
         grown.rewrite(plan, grown.readers());

@@ -10,6 +10,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
+
 pub use shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 pub use shuttle::thread::{JoinHandle, yield_now};
 pub use std::sync::Arc;
@@ -165,11 +167,20 @@ pub fn monotonic() -> Duration {
 /// at a place drawn (probabilistic concurrency testing: Burckhardt and others, ASPLOS 2010). A
 /// failure prints the schedule, which [`replay`] runs again.
 pub fn explore(schedule_count: usize, test: impl Fn() + Send + Sync + Clone + 'static) {
-    shuttle::check_random(test.clone(), schedule_count.div_ceil(2));
-    shuttle::check_pct(test, schedule_count / 2, 3);
+    let random = RandomScheduler::new(schedule_count.div_ceil(2));
+    shuttle::Runner::new(random, config()).run(test.clone());
+    let few_switches = PctScheduler::new(3, schedule_count / 2);
+    shuttle::Runner::new(few_switches, config()).run(test);
+}
+
+/// With stacks that hold what a store does on one; the scheduler's own are small.
+fn config() -> shuttle::Config {
+    let mut config = shuttle::Config::new();
+    config.stack_size = 512 << 10;
+    config
 }
 
 /// Runs `test` under a schedule that [`explore`] printed.
 pub fn replay(schedule: &str, test: impl Fn() + Send + Sync + 'static) {
-    shuttle::replay(test, schedule);
+    shuttle::Runner::new(ReplayScheduler::new_from_encoded(schedule), config()).run(test);
 }

@@ -20,4 +20,5 @@ pub mod data;
 pub mod floor;
 pub mod pairs;
 pub mod place;
+pub mod process;
 pub mod work;

@@ -1,0 +1,369 @@
+//! What the two trees cost at size: memory, disk, opening, reads of the device, bytes written,
+//! latencies, look-ups and scans, each beside what it should be at most, or at least.
+//!
+//! `trees [--dir DIR] [--values N] [--pointers N] [--load-gib N] [--only PART]...`: in DIR, else in
+//! the build's target directory. Parts are `size`, `written`, `latency`, `warm` and `scan`. By
+//! default all, with 20 million values of 100 bytes, 5 million pointers, and a load of 20 GiB: an
+//! hour and 30 GB. Values are incompressible and never equal.
+
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use pinstone::{Batch, Digest, Store};
+use pinstone_benches::data::{Pool, next};
+use pinstone_benches::place::Place;
+use pinstone_benches::process::{Io, allocated_bytes, anonymous_bytes, forget, io};
+use pinstone_disk::env::monotonic;
+
+/// Pointers of one commit while a store is filled.
+const BATCH_POINTERS: u64 = 1000;
+
+/// Look-ups that are averaged.
+const LOOKUPS: u64 = 20_000;
+
+/// Rounds of what is compared in turns.
+const ROUNDS: usize = 5;
+
+/// One part of the figures.
+type Part = fn(&Place, &Asked);
+
+struct Asked {
+    dir: Option<PathBuf>,
+    values: u64,
+    pointers: u64,
+    load_gib: u64,
+    only: Vec<String>,
+    /// A store to be opened, added to, and left as by SIGKILL: of a child of this program.
+    dies_in: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let asked = match asked(std::env::args_os().skip(1)) {
+        Ok(asked) => asked,
+        Err(wrong) => {
+            eprintln!("trees: {wrong}");
+            return ExitCode::from(2);
+        }
+    };
+    if let Some(path) = &asked.dies_in {
+        die_in(path, &asked);
+    }
+    let place = asked.dir.as_deref().map_or_else(Place::new, Place::inside);
+    let parts: [(&str, Part); 5] = [
+        ("size", size),
+        ("written", written),
+        ("latency", latency),
+        ("warm", warm),
+        ("scan", scan),
+    ];
+    for (name, measure) in parts {
+        if asked.only.is_empty() || asked.only.iter().any(|only| only == name) {
+            measure(&place, &asked);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn asked(mut args: impl Iterator<Item = std::ffi::OsString>) -> Result<Asked, String> {
+    let mut asked = Asked {
+        dir: None,
+        values: 20_000_000,
+        pointers: 5_000_000,
+        load_gib: 20,
+        only: Vec::new(),
+        dies_in: None,
+    };
+    while let Some(flag) = args.next() {
+        let value = args.next().ok_or("every option takes a value")?;
+        let number = || {
+            let text = value.to_str().and_then(|text| text.parse().ok());
+            text.ok_or_else(|| format!("{} takes a number", flag.display()))
+        };
+        match flag.to_str() {
+            Some("--dir") => asked.dir = Some(value.into()),
+            Some("--values") => asked.values = number()?,
+            Some("--pointers") => asked.pointers = number()?,
+            Some("--load-gib") => asked.load_gib = number()?,
+            Some("--only") => asked.only.push(value.to_string_lossy().into_owned()),
+            Some("--dies-in") => asked.dies_in = Some(value.into()),
+            _ => return Err(format!("unknown option {}", flag.display())),
+        }
+    }
+    Ok(asked)
+}
+
+fn say(what: &str, found: impl std::fmt::Display, target: &str) {
+    println!("{what:<64} {found:>14}   {target}");
+}
+
+/// Value number `number`, which no other number gives.
+fn value<'a>(pool: &Pool, number: u64, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+    pool.stamped(number, buffer)
+}
+
+/// About 40 bytes.
+fn name(number: u64) -> String {
+    let mut state = number;
+    format!("service/artifact/{:016x}/{:06}", next(&mut state), number % 1_000_000)
+}
+
+/// Puts these values, and points at them, `pointers` in all; samples memory.
+fn fill(store: &Store, pool: &Pool, values: std::ops::Range<u64>, pointers: u64) -> u64 {
+    let (mut buffer, mut batch, mut set) = (Vec::new(), Batch::new(), 0);
+    let (count, mut memory) = (values.end - values.start, 0);
+    for (at, number) in values.enumerate() {
+        let digest = store.put(value(pool, number, &mut buffer)).expect("a put").digest;
+        // As many pointers as are due by now.
+        let due = (at as u64 + 1) * pointers / count;
+        while set < due {
+            batch = batch.set(name(set), digest);
+            set += 1;
+            if set.is_multiple_of(BATCH_POINTERS) || set == pointers {
+                store.commit(std::mem::take(&mut batch)).expect("a commit");
+            }
+        }
+        if number.is_multiple_of(65_536) {
+            memory = memory.max(anonymous_bytes());
+        }
+    }
+    memory.max(anonymous_bytes())
+}
+
+/// Memory, disk, opening and cold reads of a store with many small values and pointers.
+fn size(place: &Place, asked: &Asked) {
+    let path = place.fresh("size");
+    let pool = Pool::new(100, 1 << 20);
+    let store = Store::open(&path).expect("it opens");
+    let begun = monotonic();
+    let memory = fill(&store, &pool, 0..asked.values, asked.pointers);
+    let took = monotonic() - begun;
+    println!("{} values of 100 bytes, {} pointers:", asked.values, asked.pointers);
+    say("load: values a second", format!("{:.0}", asked.values as f64 / took.as_secs_f64()), "");
+    say("anonymous memory, most", mib(memory), "under 512 MiB");
+    store.maintain().expect("maintenance");
+    let stats = store.stats();
+    let index_bytes: u64 = stats.index.levels.iter().map(|level| level.bytes).sum();
+    say("index: bytes on disk a value", per(index_bytes, asked.values), "at most 20");
+    say("index: write amplification", format!("{:.2}", stats.index.write_amplification), "");
+    say("names: write amplification", format!("{:.2}", stats.names.write_amplification), "");
+    say("disk a value, all in all", per(allocated_bytes(&path), asked.values), "");
+    store.close().expect("it closes");
+
+    forget(&path);
+    let begun = monotonic();
+    let store = Store::open(&path).expect("it opens");
+    say("open after close, cold", ms(monotonic() - begun), "under 100 ms");
+    cold(&store, &path, &pool, asked);
+    let resident = store.stats().memory.directory_bytes;
+    say("resident after look-ups: bytes a value", per(resident, asked.values), "at most 2");
+    store.close().expect("it closes");
+
+    let program = std::env::current_exe().expect("a program knows itself");
+    let died = Command::new(program)
+        .args(["--dies-in".as_ref(), path.as_os_str()])
+        .args(["--values", &asked.values.to_string(), "--pointers", &asked.pointers.to_string()])
+        .status()
+        .expect("a child runs");
+    assert!(!died.success(), "the child was to die");
+    forget(&path);
+    let begun = monotonic();
+    let store = Store::open(&path).expect("it opens");
+    let opened = monotonic() - begun;
+    say("open after SIGKILL, cold", ms(opened), "under 1000 ms");
+    println!("    {:?}", store.stats().recovery);
+}
+
+/// Adds a tail to the store, and dies.
+fn die_in(path: &Path, asked: &Asked) -> ! {
+    let pool = Pool::new(100, 1 << 20);
+    let store = Store::open(path).expect("it opens");
+    fill(&store, &pool, asked.values..asked.values + asked.values / 20, asked.pointers / 20);
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+        .expect("a process may end itself");
+    unreachable!("it is dead")
+}
+
+/// Reads of the device for hits, misses and values put again.
+fn cold(store: &Store, path: &Path, pool: &Pool, asked: &Asked) {
+    let mut state = 7;
+    let mut numbers = |from: u64, count: u64| -> Vec<u64> {
+        (0..LOOKUPS).map(|_| from + next(&mut state) % count).collect()
+    };
+    let mut buffer = Vec::new();
+    let mut digests = |numbers: &[u64]| -> Vec<Digest> {
+        numbers.iter().map(|number| Digest::of(value(pool, *number, &mut buffer))).collect()
+    };
+    let (here, absent) = (numbers(0, asked.values), numbers(asked.values, 1 << 40));
+    let (here, absent) = (digests(&here), digests(&absent));
+    // What is derived is read once, and then stays: it is no part of a look-up.
+    for digest in absent.iter().chain(&here[..2000]) {
+        assert!(store.contains(digest).is_ok());
+    }
+    let again = numbers(0, asked.values);
+    let measured = |what: &str, target: &str, act: &mut dyn FnMut(u64)| {
+        forget(path);
+        let before = io();
+        (0..LOOKUPS).for_each(act);
+        let after = io();
+        let calls = |io: Io| io.read_calls;
+        say(what, per(calls(after) - calls(before), LOOKUPS), target);
+        let bytes = after.device_read_bytes - before.device_read_bytes;
+        say("    bytes from the device", per(bytes, LOOKUPS), "");
+    };
+    measured("cold hit: reads", "at most 2", &mut |at| {
+        assert!(store.get(&here[usize::try_from(at).expect("few")]).expect("a get").is_some());
+    });
+    measured("cold miss: reads", "at most 0.05", &mut |at| {
+        assert!(store.get(&absent[usize::try_from(at).expect("few")]).expect("a get").is_none());
+    });
+    let mut buffer = Vec::new();
+    measured("cold put of a known value: reads", "at most 2", &mut |at| {
+        let number = again[usize::try_from(at).expect("few")];
+        assert!(!store.put(value(pool, number, &mut buffer)).expect("a put").new);
+    });
+    for level in &store.stats().index.levels {
+        if level.table_count > 0 {
+            println!(
+                "    level {}: {} asked, {} filtered, {} found, {} reads",
+                level.level,
+                level.asked_count,
+                level.filtered_count,
+                level.found_count,
+                level.device_read_count
+            );
+        }
+    }
+}
+
+/// Bytes that go to the device for each byte of a value, at rest.
+fn written(place: &Place, asked: &Asked) {
+    for (value_bytes, target) in [(4096, "at most 1.06"), (1024, "at most 1.25")] {
+        let path = place.fresh("written");
+        let pool = Pool::new(value_bytes, 64 << 20);
+        let count = (asked.load_gib << 30).min(4 << 30) / value_bytes as u64;
+        let before = io();
+        let store = Store::open(&path).expect("it opens");
+        fill(&store, &pool, 0..count, count / 100);
+        store.maintain().expect("maintenance");
+        store.close().expect("it closes");
+        let bytes = io().device_written_bytes - before.device_written_bytes;
+        let what = format!("bytes written a byte, values of {value_bytes}, a pointer for 100");
+        say(&what, format!("{:.4}", bytes as f64 / (count * value_bytes as u64) as f64), target);
+    }
+    place.fresh("written");
+}
+
+/// Latencies of puts and commits in a load at full speed.
+fn latency(place: &Place, asked: &Asked) {
+    let path = place.fresh("latency");
+    let pool = Pool::new(1024, 64 << 20);
+    let store = Store::open(&path).expect("it opens");
+    let count = (asked.load_gib << 30) / 1024;
+    let (mut puts, mut commits) = (Vec::new(), Vec::new());
+    let mut buffer = Vec::new();
+    let begun = monotonic();
+    for number in 0..count {
+        let stamped = value(&pool, number, &mut buffer);
+        let before = monotonic();
+        let digest = store.put(stamped).expect("a put").digest;
+        puts.push(monotonic() - before);
+        if number.is_multiple_of(100) {
+            let before = monotonic();
+            store.commit(Batch::new().set(name(number), digest)).expect("a commit");
+            commits.push(monotonic() - before);
+        }
+    }
+    let took = monotonic() - begun;
+    println!("load of {} GiB in values of 1 KiB, a commit for 100:", asked.load_gib);
+    let rate = (count << 10) as f64 / took.as_secs_f64() / f64::from(1 << 20);
+    say("MiB a second", format!("{rate:.0}"), "");
+    for (what, mut latencies) in [("put", puts), ("commit", commits)] {
+        latencies.sort_unstable();
+        let last = latencies.len() - 1;
+        let [median, high, most] = [last / 2, last - last / 10_000, last].map(|at| latencies[at]);
+        say(&format!("{what}: median"), us(median), "");
+        say(&format!("{what}: 99.99th percentile"), us(high), "20 medians, or 3 syncs");
+        say(&format!("{what}: most"), us(most), "");
+    }
+    println!("    {:?}", store.stats().index);
+    store.close().expect("it closes");
+    place.fresh("latency");
+}
+
+/// Look-ups of values in tables, against the same in memtables.
+fn warm(place: &Place, _asked: &Asked) {
+    let pool = Pool::new(100, 1 << 20);
+    let count = 200_000;
+    let open = |name: &str, entries: u64| {
+        let store = Store::builder().memtable_entries_max(entries);
+        let store = store.open(place.fresh(name)).expect("it opens");
+        fill(&store, &pool, 0..count, 1);
+        store.maintain().expect("maintenance");
+        store
+    };
+    let (memtable, tables) = (open("memtable", u64::MAX), open("tables", count / 40));
+    let mut buffer = Vec::new();
+    let mut state = 3;
+    let digests: Vec<Digest> = (0..count)
+        .map(|_| Digest::of(value(&pool, next(&mut state) % count, &mut buffer)))
+        .collect();
+    let timed = |store: &Store| {
+        let begun = monotonic();
+        for digest in &digests {
+            assert!(store.get(digest).expect("a get").is_some());
+        }
+        monotonic() - begun
+    };
+    let mut ratios: Vec<f64> = (0..ROUNDS)
+        .map(|_| timed(&tables).as_secs_f64() / timed(&memtable).as_secs_f64())
+        .collect();
+    ratios.sort_unstable_by(f64::total_cmp);
+    let in_tables: u64 = tables.stats().index.levels.iter().map(|level| level.entry_count).sum();
+    let what = format!("warm get of a value in tables ({in_tables} of {count}), to one in memory");
+    say(&what, format!("{:.2}", ratios[ROUNDS / 2]), "at most 2.5");
+}
+
+/// Pointers scanned a second.
+fn scan(place: &Place, _asked: &Asked) {
+    let store = Store::open(place.fresh("scan")).expect("it opens");
+    let digest = store.put(b"value").expect("a put").digest;
+    let count: u64 = 1_000_000;
+    for first in (0..count).step_by(10_000) {
+        let mut batch = Batch::new();
+        for number in first..first + 10_000 {
+            batch = batch.set(name(number), digest);
+        }
+        store.commit(batch).expect("a commit");
+    }
+    store.maintain().expect("maintenance");
+    let mut rates: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let begun = monotonic();
+            let found = store.pointers_with_prefix("service/").map(Result::unwrap).count();
+            assert_eq!(found as u64, count);
+            count as f64 / (monotonic() - begun).as_secs_f64()
+        })
+        .collect();
+    rates.sort_unstable_by(f64::total_cmp);
+    let rate = format!("{:.1} million", rates[ROUNDS / 2] / 1e6);
+    say("prefix scan, warm: pointers a second", rate, "at least 5 million");
+}
+
+fn per(total: u64, count: u64) -> String {
+    format!("{:.3}", total as f64 / count as f64)
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+fn us(time: Duration) -> String {
+    format!("{:.1} us", time.as_secs_f64() * 1e6)
+}

@@ -6,6 +6,7 @@
 //! - M2: no clock: the thread sleeps until something is due, and works until nothing is.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use pinstone_disk::LogKind;
 use pinstone_disk::env::{self, Condvar, Mutex, MutexGuard, Ordering};
@@ -50,6 +51,23 @@ impl Signal {
         !state.stop
     }
 }
+
+impl Signal {
+    /// Waits until then, unless writers have to help meanwhile, or it is to stop.
+    fn rest(&self, inner: &Inner, until: Duration) {
+        let mut state = self.state.lock();
+        while !state.stop && inner.trees.pressure.load(Ordering::Relaxed) == 0 {
+            let Some(left) = until.checked_sub(env::monotonic()).filter(|left| !left.is_zero())
+            else {
+                return;
+            };
+            self.changed.wait_for(&mut state, left.min(REST_MAX));
+        }
+    }
+}
+
+/// How long the thread rests before it looks whether it may.
+const REST_MAX: Duration = Duration::from_millis(100);
 
 /// Starts the threads, if the options ask for them.
 pub(crate) fn start(inner: &Arc<Inner>) -> Result<()> {
@@ -102,8 +120,15 @@ const STEP_ENTRIES: u64 = 2048;
 
 fn maintain_trees(inner: &Inner) -> Result<()> {
     compact::begin_again(inner);
+    let compacted = || inner.trees.compacted_bytes.load(Ordering::Relaxed);
+    let (begun, before) = (env::monotonic(), compacted());
     while compact::step(inner, STEP_ENTRIES)? {
         env::yield_now();
+        let bytes = compacted() - before;
+        let rate = inner.options.compaction_bytes_per_second;
+        inner
+            .compact_signal
+            .rest(inner, begun + Duration::from_secs_f64(bytes as f64 / rate as f64));
     }
     Ok(())
 }

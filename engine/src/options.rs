@@ -2,6 +2,7 @@
 
 pub use pinstone_disk::NAME_BYTES_MAX;
 
+use pinstone_compaction::levels::LEVELS_MAX;
 use pinstone_compaction::plan::Shape;
 
 use crate::error::{Error, Result};
@@ -77,6 +78,14 @@ pub struct Options {
     pub level_ratio: u32,
     /// Bytes after which rewriting begins another table. Default: 16 MiB.
     pub table_bytes: u64,
+    /// Levels whose tables have filters, counted from level 0 on. Default: all, at about nine bits of
+    /// memory an entry once they are used. Without filters on the last level that is a quarter of
+    /// it or less, and an absent value or name costs a read; 0 is for stores that are hardly asked
+    /// for what they do not hold.
+    pub filter_levels: u8,
+    /// Bytes of tables that compaction reads a second, at most; writers' own share while it is behind
+    /// is not counted. Default: no bound.
+    pub compaction_bytes_per_second: u64,
     /// Bits of the digest that the index' tables know. For tests alone, which force collisions by
     /// fewer than 56: a store must always be opened with the same.
     #[doc(hidden)]
@@ -185,6 +194,8 @@ impl Options {
         bound("level0_tables", 1..=64, self.level0_tables.into())?;
         bound("level_ratio", 2..=64, self.level_ratio.into())?;
         bound("table_bytes", Self::TABLE_BYTES, self.table_bytes)?;
+        bound("filter_levels", 0..=LEVELS_MAX.into(), self.filter_levels.into())?;
+        bound("compaction_bytes_per_second", 1..=u64::MAX, self.compaction_bytes_per_second)?;
         bound("index_key_bits", 1..=56, self.index_key_bits.into())?;
         bound("open_files_max", 1..=1 << 20, self.open_files_max as u64)?;
         bound("append_buffer_bytes", buffer, self.append_buffer_bytes as u64)
@@ -207,6 +218,8 @@ impl Default for Options {
             level0_tables: 6,
             level_ratio: 4,
             table_bytes: 16 << 20,
+            filter_levels: LEVELS_MAX,
+            compaction_bytes_per_second: u64::MAX,
             index_key_bits: 56,
             verify: Verify::Checksum,
             maintenance: Maintenance::Thread,

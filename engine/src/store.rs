@@ -187,6 +187,18 @@ impl StoreBuilder {
         self
     }
 
+    /// Sets [`Options::filter_levels`].
+    pub fn filter_levels(mut self, levels: u8) -> Self {
+        self.options.filter_levels = levels;
+        self
+    }
+
+    /// Sets [`Options::compaction_bytes_per_second`].
+    pub fn compaction_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.options.compaction_bytes_per_second = bytes;
+        self
+    }
+
     /// Sets [`Options::index_key_bits`].
     #[doc(hidden)]
     pub fn index_key_bits(mut self, bits: u32) -> Self {

@@ -174,3 +174,45 @@ fn pointers_in_tables_stand_and_their_log_goes() {
     holds(&store, &standing);
     is_sound(&store);
 }
+
+/// Sums over the levels of the index.
+fn asked(store: &Store) -> (u64, u64) {
+    let levels = store.stats().index.levels;
+    let sum = |of: fn(&pinstone::LevelStats) -> u64| levels.iter().map(of).sum();
+    (sum(|level| level.asked_count), sum(|level| level.filtered_count))
+}
+
+#[test]
+fn filters_stand_where_the_options_have_them() {
+    for levels in [0, 1, 7] {
+        let builder = small().filter_levels(levels);
+        let store = builder.open_on(SimDisk::new(3) as Arc<dyn Disk>).unwrap();
+        for number in 0..600 {
+            store.put(&value(number)).unwrap();
+        }
+        let before = asked(&store);
+        none_are_found(&store, 1000..1300);
+        let (asked, filtered) = asked(&store);
+        let (asked, filtered) = (asked - before.0, filtered - before.1);
+        assert!(asked > 600, "{asked}");
+        match levels {
+            0 => assert_eq!(filtered, 0),
+            1 => assert!(filtered < asked, "{filtered} of {asked}"),
+            _ => assert!(filtered > asked * 9 / 10, "{filtered} of {asked}"),
+        }
+    }
+}
+
+#[test]
+fn a_bounded_rate_of_compaction_stops_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || small().maintenance(Maintenance::Thread).compaction_bytes_per_second(1);
+    let store = builder().open(dir.path()).unwrap();
+    for number in 0..400 {
+        store.put(&value(number)).unwrap();
+    }
+    all_are_found(&store, 0..400);
+    store.close().unwrap();
+    let store = builder().open(dir.path()).unwrap();
+    all_are_found(&store, 0..400);
+}

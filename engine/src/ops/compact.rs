@@ -285,14 +285,17 @@ fn step_flush<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) ->
     if T::work(work).flush.is_none() {
         let Some((memtable, flushed)) = T::to_flush(inner) else { return Ok(false) };
         let entries = T::in_order(inner, &memtable);
-        let options = inner.trees.run_options(T::KIND, u64::MAX)?;
+        let options = inner.trees.run_options(T::KIND, 0, u64::MAX)?;
         let writer = RunWriter::new(&inner.trees.tables, options, Vec::new(), Vec::new());
         T::work(work).flush = Some(Flush { memtable, flushed, entries, writer });
     }
     let flush = T::work(work).flush.as_mut().expect("it was just begun");
     for _ in 0..entry_count {
         match flush.entries.next() {
-            Some(entry) => flush.writer.push(&entry?)?,
+            Some(entry) => {
+                let pushed = entry.and_then(|entry| flush.writer.push(&entry));
+                pushed.map_err(|error| after(inner, error))?;
+            }
             None => return finish_flush::<T>(inner, work).map(|()| true),
         }
     }
@@ -337,7 +340,10 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
         return begin_rewrite::<T>(inner, work, &levels, &plan);
     }
     let rewrite = T::work(work).rewrite.as_mut().expect("it is under way");
-    if !rewrite.step(entry_count)? {
+    let goes_on = rewrite.step(entry_count).map_err(|error| after(inner, error))?;
+    let bytes = T::work(work).entry_bytes.saturating_mul(entry_count);
+    inner.trees.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
+    if !goes_on {
         finish_rewrite::<T>(inner, work)?;
     }
     Ok(true)
@@ -370,12 +376,15 @@ fn begin_rewrite<T: StoreTree>(
         // Readers hold on to that many; once they let go, it goes on.
         return Ok(false);
     }
-    let options = inner.trees.run_options(T::KIND, inner.trees.shape(T::KIND).table_bytes)?;
+    let table_bytes = inner.trees.shape(T::KIND).table_bytes;
+    let options = inner.trees.run_options(T::KIND, plan.target, table_bytes)?;
     let kept = |merged| T::kept(inner, plan, merged);
     let rewrite = Rewrite::new(&inner.trees.tables, plan.clone(), &inputs, options, carried, kept);
     let figures = &mut T::work(work).figures;
     figures.rewrite_count += 1;
     figures.read_bytes[usize::from(plan.target)] += plan.input_bytes();
+    let entry_count: u64 = plan.inputs().map(|meta| meta.entry_count).sum();
+    T::work(work).entry_bytes = plan.input_bytes() / entry_count.max(1);
     T::work(work).rewrite = Some(rewrite);
     Ok(true)
 }

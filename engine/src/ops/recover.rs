@@ -255,15 +255,7 @@ fn begin(
 ) -> Result<Inner> {
     let Taken { writer, root, lingering, segments, replayed, .. } = taken;
     let Replayed { tables, index, pointers, depends_upto, recovery } = replayed;
-    let shapes = [options.index_shape(), options.names_shape()];
-    let trees = Trees::new(
-        tables,
-        options.budget().tables_bytes,
-        writer.epoch,
-        shapes,
-        &root.state(),
-        lingering,
-    );
+    let trees = Trees::new(tables, &options, writer.epoch, &root.state(), lingering);
     root.reserve()?;
     let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes)
         + taken.pointer.oversize_bytes(options.pointer_segment_bytes);

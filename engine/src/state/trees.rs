@@ -11,6 +11,7 @@ use pinstone_compaction::{TableError, TableId};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
 use pinstone_disk::{DiskError, Epoch, Ordinal, TableKind};
 
+use crate::options::Options;
 use crate::state::digest_index::Memtable;
 use crate::state::pointers::NameMemtable;
 use crate::state::root::{Flushed, RootState};
@@ -22,10 +23,13 @@ pub(crate) struct Trees {
     /// Bytes of memory for directories, filters and cached pages.
     tables_bytes: u64,
     epoch: Epoch,
+    filter_levels: u8,
     shapes: [Shape; TableKind::ALL.len()],
     next: [Arc<AtomicU64>; TableKind::ALL.len()],
     /// Held during each step of the work.
     pub(crate) work: Mutex<Work>,
+    /// Bytes that compaction has read, about, as far as it is under way.
+    pub(crate) compacted_bytes: AtomicU64,
     /// Entries that each writer is to rewrite beside what it does, as long as the work is behind.
     pub(crate) pressure: AtomicU64,
 }
@@ -46,12 +50,14 @@ pub(crate) struct Work {
 pub(crate) struct TreeWork<T: Tree, M> {
     pub(crate) flush: Option<Flush<T, M>>,
     pub(crate) rewrite: Option<Rewrite<T>>,
+    /// Bytes of an entry of what is being rewritten, about.
+    pub(crate) entry_bytes: u64,
     pub(crate) figures: TreeFigures,
 }
 
 impl<T: Tree, M> Default for TreeWork<T, M> {
     fn default() -> Self {
-        Self { flush: None, rewrite: None, figures: TreeFigures::default() }
+        Self { flush: None, rewrite: None, entry_bytes: 0, figures: TreeFigures::default() }
     }
 }
 
@@ -91,16 +97,28 @@ impl Trees {
     /// they are gone.
     pub(crate) fn new(
         tables: Arc<Tables>,
-        tables_bytes: u64,
+        options: &Options,
         epoch: Epoch,
-        shapes: [Shape; TableKind::ALL.len()],
         root: &RootState,
         lingering: BTreeSet<TableId>,
     ) -> Self {
         let next = TableKind::ALL
             .map(|tree| Arc::new(AtomicU64::new(u64::from(root.tree(tree).next_ordinal.0))));
         let work = Mutex::new(Work { lingering, ..Work::default() });
-        Self { tables, tables_bytes, epoch, shapes, next, work, pressure: AtomicU64::new(0) }
+        let tables_bytes = options.budget().tables_bytes;
+        let (filter_levels, shapes) =
+            (options.filter_levels, [options.index_shape(), options.names_shape()]);
+        Self {
+            tables,
+            tables_bytes,
+            epoch,
+            filter_levels,
+            shapes,
+            next,
+            work,
+            pressure: AtomicU64::new(0),
+            compacted_bytes: AtomicU64::new(0),
+        }
     }
 
     /// How large the levels and tables of a tree should be.
@@ -114,13 +132,14 @@ impl Trees {
         self.tables.set_cache_bytes(self.tables_bytes.saturating_sub(resident_bytes));
     }
 
-    /// How a run of `tree` is to be written, in tables of about `table_bytes`.
+    /// How a run of `tree` is to be written for `level`, in tables of about `table_bytes`.
     ///
     /// # Errors
     /// Whatever the machine says when it is asked for a seed.
     pub(crate) fn run_options(
         &self,
         tree: TableKind,
+        level: u8,
         table_bytes: u64,
     ) -> Result<RunOptions, DiskError> {
         let (next, epoch) = (Arc::clone(&self.next[number(tree)]), self.epoch);
@@ -131,7 +150,7 @@ impl Trees {
         };
         let random = self.tables.disk().random()?;
         let low = *random.first_chunk().expect("eight of 16 bytes");
-        let filter_seed = Some(u64::from_le_bytes(low));
+        let filter_seed = (level < self.filter_levels).then(|| u64::from_le_bytes(low));
         Ok(RunOptions { table_bytes, filter_seed, next_id: Box::new(next_id) })
     }
 }

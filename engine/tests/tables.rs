@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pinstone::{Batch, CheckOptions, Digest, Maintenance, Store, StoreBuilder, Verify};
 use pinstone_disk::Disk;
+use pinstone_disk::env::{AtomicBool, Ordering};
 use pinstone_disk::sim::SimDisk;
 
 /// Small, so that little makes much happen.
@@ -215,4 +216,53 @@ fn a_bounded_rate_of_compaction_stops_nobody() {
     store.close().unwrap();
     let store = builder().open(dir.path()).unwrap();
     all_are_found(&store, 0..400);
+}
+
+#[test]
+fn a_name_that_is_set_again_and_again_does_not_keep_its_log() {
+    let disk = SimDisk::new(4);
+    let open = || {
+        let builder = small().memtable_entries_max(1000);
+        builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap()
+    };
+    let store = open();
+    for number in 0..1000 {
+        let digest = store.put(&value(number % 10)).unwrap().digest;
+        let batch = Batch::new().set("head", digest).delete(format!("gone {number}"));
+        store.commit(batch).unwrap();
+    }
+    let stats = store.stats();
+    assert!(stats.pointer_log.segment_count < 12, "{:?}", stats.pointer_log);
+    store.close().unwrap();
+    let store = open();
+    let recovery = store.stats().recovery;
+    assert!(recovery.commits_replayed < 200, "{recovery:?}");
+    assert_eq!(store.pointer("head").unwrap(), Some(Digest::of(&value(999 % 10))));
+    assert_eq!(store.stats().last_commit, 1000);
+    is_sound(&store);
+}
+
+#[test]
+fn a_check_finds_nothing_wrong_where_segments_are_flushed_and_go_meanwhile() {
+    let disk = SimDisk::new(5);
+    let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let commit = |store: &Store, numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            let digest = store.put(&value(number)).unwrap().digest;
+            store.commit(Batch::new().set(format!("{number}"), digest)).unwrap();
+        }
+    };
+    commit(&store, 0..50);
+    let begun = AtomicBool::new(false);
+    let busy = store.clone();
+    let progress = move |_read: u64, _of: u64| {
+        // Once, in the midst of it.
+        if !begun.swap(true, Ordering::SeqCst) {
+            commit(&busy, 50..200);
+        }
+    };
+    let flushes = store.stats().names.flush_count;
+    let options = CheckOptions { read_data: true, progress: Some(Arc::new(progress)) };
+    assert_eq!(store.check(&options).unwrap().findings, []);
+    assert!(store.stats().names.flush_count > flushes + 2);
 }

@@ -444,7 +444,7 @@ fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64) -> Result<()> 
     let full =
         if appender.has_spare() { appender.rotate_to_spare()? } else { appender.rotate(add()?)? };
     let next = appender.segment().header.ordinal;
-    if inner.pointers.is_worth_flushing(&inner.options) {
+    if inner.pointers.is_worth_flushing(&inner.options, next) {
         inner.pointers.freeze(next, log.depends_upto);
     }
     log.closing.push_back(full);

@@ -153,7 +153,7 @@ fn replay(disk: &Arc<dyn Disk>, options: &Options, before: &mut Before) -> Resul
     let index = DigestIndex::new(disk.random()?, index_options, flushed.below, levels);
     let TreeState { levels, flushed, .. } = &before.root.names;
     let levels = OpenLevels::open(&tables, levels.clone())?;
-    let pointers = PointerTable::new(levels, flushed.commit);
+    let pointers = PointerTable::new(levels, flushed.commit, flushed.below);
     let mut recovery = std::mem::take(&mut before.recovery);
     replay_values(&mut before.blob, &index, &mut recovery)?;
     let depends_upto = replay_commits(&**disk, options, before, &pointers, &index, &mut recovery)?;

@@ -54,6 +54,9 @@ use crate::error::Result;
 use crate::options::Options;
 use crate::state::root::Flushed;
 
+/// Segments of the log that one memtable is made from, at most: as many are replayed at open.
+const MEMTABLE_SEGMENTS_MAX: u32 = 4;
+
 /// The pointer table.
 #[derive(Debug)]
 pub(crate) struct PointerTable {
@@ -76,9 +79,10 @@ pub(crate) struct NamesView {
 pub(crate) type NameScan = Scan<NamesView>;
 
 impl PointerTable {
-    /// The table that these levels are, up to and with `last_commit`.
-    pub(crate) fn new(levels: OpenLevels<Names>, last_commit: CommitId) -> Self {
-        let active = Arc::new(NameMemtable::new(last_commit));
+    /// The table that these levels are, up to and with `last_commit`; further ones stand in segments
+    /// of the log from `first` on.
+    pub(crate) fn new(levels: OpenLevels<Names>, last_commit: CommitId, first: Ordinal) -> Self {
+        let active = Arc::new(NameMemtable::new(last_commit, first));
         let view = NamesView { active, frozen: Vec::new(), levels: Arc::new(levels) };
         Self {
             view: Published::new(Arc::new(view)),
@@ -167,7 +171,7 @@ impl PointerTable {
         self.publish(|view| {
             let commit = view.active.last_commit();
             view.active.freeze(Flushed { below, commit, depends_upto });
-            let active = Arc::new(NameMemtable::new(view.active.last_commit()));
+            let active = Arc::new(NameMemtable::new(view.active.last_commit(), below));
             view.frozen.insert(0, std::mem::replace(&mut view.active, active));
         });
     }
@@ -177,9 +181,14 @@ impl PointerTable {
         self.view.read().active.memory_bytes() as u64 >= options.budget().names_memtable_bytes
     }
 
-    /// The active memtable holds enough for a table.
-    pub(crate) fn is_worth_flushing(&self, options: &Options) -> bool {
+    /// The active memtable is to be flushed when the log goes on in segment `next`: it holds enough for
+    /// a table, or so many segments that reading them at open would take long, however little is left
+    /// of what they say.
+    pub(crate) fn is_worth_flushing(&self, options: &Options, next: Ordinal) -> bool {
         let view = self.view.read();
+        if next.0.saturating_sub(view.active.first().0) >= MEMTABLE_SEGMENTS_MAX {
+            return true;
+        }
         let half_bytes = options.budget().names_memtable_bytes / 2;
         view.active.memory_bytes() as u64 >= half_bytes
             || view.active.entry_count() >= options.memtable_entries_max
@@ -244,7 +253,7 @@ impl PointerTable {
 impl Default for PointerTable {
     /// A table without names, before the first commit.
     fn default() -> Self {
-        Self::new(OpenLevels::new(), CommitId::NONE)
+        Self::new(OpenLevels::new(), CommitId::NONE, Ordinal::FIRST)
     }
 }
 

@@ -90,6 +90,11 @@ impl Root {
         self.inner.lock().state.log(log).sealed_below()
     }
 
+    /// The log has this segment.
+    pub(crate) fn has_segment(&self, log: LogKind, ordinal: Ordinal) -> bool {
+        self.inner.lock().state.log(log).segments.contains_key(&ordinal)
+    }
+
     /// The segments of the log below this one, and their files.
     pub(crate) fn segments_below(&self, log: LogKind, below: Ordinal) -> Vec<(Ordinal, FileName)> {
         let inner = self.inner.lock();

@@ -125,8 +125,9 @@ impl Replay<'_> {
     /// Applies a segment's commits; returns the offset of the first frame whose dependency is
     /// not met. The commits of one frame were acknowledged together, or not at all.
     fn scan(&mut self, scan: &Scan, whole_upto: LogPosition) -> Result<Option<u64>> {
-        if self.pointers.is_worth_flushing(self.options) {
-            self.pointers.freeze(scan.header.ordinal, self.depends_upto);
+        let ordinal = scan.header.ordinal;
+        if self.pointers.is_worth_flushing(self.options, ordinal) {
+            self.pointers.freeze(ordinal, self.depends_upto);
         }
         let mut commits: Vec<(u64, u64, CommitRecord)> = Vec::new();
         let mut failed = None;

@@ -23,7 +23,7 @@ use pinstone_compaction::TableError;
 use pinstone_compaction::merge::NameEntry;
 use pinstone_compaction::name_scan::{Head, NameRange, NameSource};
 use pinstone_disk::env::RwLock;
-use pinstone_disk::{CommitId, Digest};
+use pinstone_disk::{CommitId, Digest, Ordinal};
 use pinstone_wal::{Change, CommitRecord};
 
 use super::pins::{Pinned, Pins};
@@ -44,6 +44,8 @@ pub(crate) struct NameMemtable {
 #[derive(Debug)]
 struct Names {
     last_commit: CommitId,
+    /// The first segment of the log whose commits may be here.
+    first: Ordinal,
     /// What of the log stands in tables once this does, if it is frozen.
     frozen: Option<Flushed>,
     versions: BTreeMap<Box<[u8]>, Versions>,
@@ -53,10 +55,11 @@ struct Names {
 }
 
 impl NameMemtable {
-    /// One for the commits after `last_commit`.
-    pub(crate) fn new(last_commit: CommitId) -> Self {
+    /// One for the commits after `last_commit`, which stand in segments from `first` on.
+    pub(crate) fn new(last_commit: CommitId, first: Ordinal) -> Self {
         let names = Names {
             last_commit,
+            first,
             frozen: None,
             versions: BTreeMap::new(),
             entry_count: 0,
@@ -69,6 +72,11 @@ impl NameMemtable {
     /// The last commit applied here; if there is none, the one before the first that may be.
     pub(crate) fn last_commit(&self) -> CommitId {
         self.names.read().last_commit
+    }
+
+    /// The first segment of the log whose commits may be here.
+    pub(super) fn first(&self) -> Ordinal {
+        self.names.read().first
     }
 
     /// Versions in it, deletions included.

@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use pinstone_disk::LogKind;
 use pinstone_disk::env::{self, Condvar, Mutex, MutexGuard, Ordering};
-use pinstone_wal::{Closing, Sealed, SegmentHeader};
+use pinstone_wal::{Closing, LogPosition, Sealed, SegmentHeader};
 
 use crate::error::Result;
 use crate::ops::compact;
 use crate::options::Maintenance;
-use crate::state::inner::{Inner, count};
+use crate::state::inner::{Inner, PointerLog, count};
+
+/// Bytes of the reserve that are given back at first, for what goes on without other space.
+pub(crate) const RELEASE_BYTES: u64 = 16 << 10;
 
 /// Wakes the maintenance thread.
 #[derive(Debug, Default)]
@@ -216,6 +219,17 @@ pub(crate) fn hold_reserve(inner: &Inner) -> Result<()> {
     // What is set aside after a close would stay so.
     inner.writer.poison.check()?;
     Ok(inner.reserve.hold(inner.root.record_bytes())?)
+}
+
+/// Gives back about `bytes` of what is set aside, but nothing that recovery needs; false if there is
+/// nothing else.
+pub(crate) fn release_reserve(inner: &Inner, log: &PointerLog, bytes: u64) -> Result<bool> {
+    let [blob, pointer] = [&inner.told_blob, &inner.told_pointer]
+        .map(|told| LogPosition::from_number(told.load(Ordering::Acquire)));
+    let copies_bytes = inner.blob.copies_bytes(blob) + log.copies_bytes(pointer);
+    let released = inner.reserve.release(bytes, copies_bytes, inner.root.record_bytes());
+    // A failed sync ends writing, whatever the file is.
+    Ok(released.map_err(|error| inner.writer.poison.after(error))?)
 }
 
 /// Seals the oldest full segment; false if there is none.

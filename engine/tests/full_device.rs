@@ -289,6 +289,45 @@ fn a_reader_killed_on_a_full_device_locks_nobody_out() {
     opens_after_a_kill(&image, "deleted");
 }
 
+/// An open that was killed has given the reserve back, and others took most of it.
+#[test]
+fn who_opens_a_store_with_little_space_left_leaves_the_next_open_its_space() {
+    let disk = SimDisk::new(1);
+    let store = open_larger(&disk).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    store.commit(Batch::new().set("name", digest)).unwrap();
+    store.close().unwrap();
+    let cut_short = |mutation| {
+        let image = disk.clean_reopen();
+        image.crash_at_mutation(mutation);
+        drop(open_larger(&image));
+        image.after_crash(CrashState::Everything)
+    };
+    let has_none = |image: &Arc<SimDisk>| image.file_bytes("RESERVE").unwrap().is_empty();
+    let killed = (1..).map(cut_short).find(has_none).unwrap();
+    let (mut opened, mut deleted, mut closed) = (0, 0, 0);
+    // With less than a block nothing can be set aside.
+    for free in (4 << 10..400 << 10).step_by(512) {
+        let disk = killed.clean_reopen();
+        disk.set_capacity(Some(disk.used_bytes() + free));
+        let Ok(store) = open_larger(&disk) else { continue };
+        opened += 1;
+        assert_eq!(store.pointer("name").unwrap(), Some(digest));
+        opens_after_a_kill(&disk, &format!("{free}"));
+        disk.set_capacity(Some(disk.used_bytes()));
+        // What goes on with so much space goes on with more.
+        let goes_on = |done: Result<(), Error>, before| match done {
+            Ok(()) => before + 1,
+            Err(error) if before > 0 => panic!("{free}: {}", common::told(&error)),
+            Err(_) => 0,
+        };
+        deleted = goes_on(store.commit(Batch::new().delete("name")).map(drop), deleted);
+        closed = goes_on(store.close(), closed);
+        opens_after_a_kill(&disk, &format!("{free}, closed"));
+    }
+    assert!(opened > 700 && deleted > 600 && closed > 600, "{opened}, {deleted}, {closed}");
+}
+
 #[test]
 fn what_was_written_after_a_clean_open_is_not_taken_for_clean() {
     let disk = SimDisk::new(1);

@@ -38,9 +38,6 @@ use crate::state::inner::{Inner, PointerLog, Ticket, TicketState, count};
 /// Bytes of commits after which a group takes no more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
-/// Bytes of the reserve that a deletion is given at first, on a full device.
-const RELEASE_BYTES: u64 = 16 << 10;
-
 /// While space is short, a segment of the pointer log is no longer than about this.
 const TIGHT_SEGMENT_BYTES: u64 = 32 << 10;
 
@@ -244,20 +241,14 @@ impl Group {
         log: &mut PointerLog,
     ) -> Result<(), GroupError> {
         self.is_frugal = true;
-        let mut step_bytes = RELEASE_BYTES;
+        let mut step_bytes = maintain::RELEASE_BYTES;
         loop {
             let outcome = self.commit(inner, log);
             let Err(GroupError::NotHappened(Error::NoSpace { .. })) = outcome else {
                 return outcome;
             };
             self.changed.clear();
-            let [blob, pointer] = [&inner.told_blob, &inner.told_pointer]
-                .map(|told| LogPosition::from_number(told.load(Ordering::Acquire)));
-            let copies_bytes = inner.blob.copies_bytes(blob) + log.copies_bytes(pointer);
-            let released =
-                inner.reserve.release(step_bytes, copies_bytes, inner.root.record_bytes());
-            // A failed sync ends writing, whatever the file is.
-            if !released.map_err(|error| inner.writer.poison.after(error))? {
+            if !maintain::release_reserve(inner, log, step_bytes)? {
                 return outcome;
             }
             step_bytes *= 2;

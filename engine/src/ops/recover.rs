@@ -256,7 +256,6 @@ fn begin(
     let Taken { writer, root, lingering, segments, replayed, .. } = taken;
     let Replayed { tables, index, pointers, depends_upto, recovery } = replayed;
     let trees = Trees::new(tables, &options, writer.epoch, &root.state(), lingering);
-    root.reserve()?;
     let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes)
         + taken.pointer.oversize_bytes(options.pointer_segment_bytes);
     let reserve = Reserve::new(Arc::clone(&disk), options.reserve_bytes, oversize_bytes);
@@ -266,6 +265,8 @@ fn begin(
         // Reads and deletions need none; who writes asks again.
         tracing::warn!(%error, "no space is set aside");
     }
+    // It comes after what the next open needs.
+    root.reserve()?;
     if reserve.is_whole() {
         reserve_active(&taken.blob, options.segment_bytes)?;
         reserve_active(&taken.pointer, options.pointer_segment_bytes)?;

@@ -5,8 +5,8 @@
 //!    is longer than a segment, and the next root log.
 //! 2. While that much is not set aside, the store takes no values and sets no pointers: what it
 //!    took would be what recovery cannot copy. Reads and deletions go on.
-//! 3. Deletions may use what recovery would not need now, a little at a time, for others may take
-//!    what is given back.
+//! 3. Deletions, and closing, may use what recovery would not need now, a little at a time, for
+//!    others may take what is given back.
 //! 4. While the store is closed there is nothing to copy: what the next root log needs stays, and a
 //!    share for deletions.
 //!

@@ -8,6 +8,7 @@ mod common;
 use std::sync::Arc;
 
 use common::crash::recover;
+use common::meddling::MeddlingDisk;
 use common::model::Model;
 use common::script::{World, filling};
 use pinstone::{Batch, Bytes, Digest, Error, Maintenance, Store, StoreBuilder};
@@ -410,6 +411,51 @@ fn a_deletion_gives_nothing_away_that_recovery_needs() {
         opens_after_a_kill(&disk, &format!("{name}"));
     }
     assert!(names > 50);
+}
+
+/// While a put waits for what stands before it to be written, the device fills up, and deletions
+/// are given of the reserve what recovery would not need without the put.
+#[test]
+fn a_put_on_its_way_takes_no_room_once_the_reserve_is_given_back() {
+    // One that is gathered, and one in a frame of its own.
+    for len_bytes in [900, 400 << 10] {
+        let disk = SimDisk::new(1);
+        let meddling = MeddlingDisk::new(&disk);
+        let builder = larger().pointer_segment_bytes(4 << 10);
+        let store = builder.open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
+        let digest = store.put(b"value").unwrap().digest;
+        let name = |id: u32| format!("{id:0900}");
+        for id in 0..8 {
+            store.commit(Batch::new().set(name(id), digest)).unwrap();
+        }
+        store.maintain().unwrap();
+        // Four of them fill a frame.
+        for id in 0..4 {
+            store.put(&[id; 900]).unwrap();
+        }
+        let (ordinal, epoch) = (Ordinal::FIRST, Epoch::FIRST);
+        meddling.before_write(FileName::Segment { log: LogKind::Blob, ordinal, epoch }, {
+            let (disk, store) = (Arc::clone(&disk), store.clone());
+            move || {
+                let reserved = || disk.file_bytes("RESERVE").unwrap().len() as u64;
+                let before = reserved();
+                disk.set_capacity(Some(disk.used_bytes() - before + (128 << 10)));
+                let mut deletions =
+                    (0..8).map(|id| store.commit(Batch::new().delete(name(id))).map(drop).unwrap());
+                assert!(deletions.any(|()| reserved() < before));
+            }
+        });
+        let value = vec![7; len_bytes];
+        let put = store.put(&value);
+        assert!(meddling.has_meddled());
+        opens_after_a_kill(&disk, &format!("{len_bytes}"));
+        let refused = put.unwrap_err();
+        assert!(matches!(refused, Error::NoSpace { .. }), "{}", common::told(&refused));
+        assert_eq!(store.get(&Digest::of(&value)).unwrap(), None);
+        disk.set_capacity(None);
+        assert!(store.put(&value).unwrap().new);
+        opens_after_a_kill(&disk, &format!("{len_bytes}, with space again"));
+    }
 }
 
 /// The closed store holds little; what is deleted then is not to be copied with all that stands

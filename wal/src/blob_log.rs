@@ -127,9 +127,11 @@ impl BlobLog {
         }
     }
 
-    /// Appends a value unless `known` says that it is there already; `insert` is told its place
-    /// once it can be read. No two threads append the same value: from the question to the
-    /// insertion a lock is held that the other needs, too. Not durable on return.
+    /// Appends a value unless `known` says that it is there already, or not to be appended for
+    /// another reason; `insert` is told its place once it can be read. No two threads append the
+    /// same value: from the question to the insertion a lock is held that the other needs, too. When
+    /// the value takes its room, `known` has answered under the append lock, which is held since:
+    /// [`BlobLog::copies_bytes`] counts it, or is asked before `known`. Not durable on return.
     ///
     /// # Errors
     /// [`WalError::Disk`] with *no space*: nothing was appended. [`WalError::Poisoned`].

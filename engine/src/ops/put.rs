@@ -41,7 +41,7 @@ enum Outcome {
     New,
     /// Another thread was faster.
     Known,
-    /// What memtables held stands in tables by now.
+    /// What memtables held stands in tables by now, or the reserve is not whole any more.
     AskAgain,
 }
 
@@ -126,11 +126,12 @@ fn append_long(
     }
 }
 
-/// Appends the value, or none if the log needs a segment first.
+/// Appends the value, or none if the log needs a segment first. Under the append lock it is asked
+/// once more whether it may: what was true when the put began may have changed while it waited.
 fn append_once(inner: &Inner, digest: Digest, value: &[u8], asked: u64) -> Result<Option<Outcome>> {
     let prepared = PreparedValue::new(inner.writer.store, digest, value);
     let is_stale = || inner.index.view().flush_count() != asked;
-    let known = || is_in_memory(inner, &digest) || is_stale();
+    let known = || is_in_memory(inner, &digest) || is_stale() || !inner.reserve.is_whole();
     let insert = |place| inner.index.insert(digest, place);
     Ok(match inner.blob.append(&prepared, known, insert)? {
         Appended::At(_) => Some(Outcome::New),

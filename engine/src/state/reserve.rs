@@ -12,6 +12,9 @@
 //!
 //! - V1: what is given back leaves what recovery needs, unless a crash left it: then recovery is
 //!   what it is given back to.
+//! - V2: who takes room in the blob log asks under its append lock whether all of it is set aside.
+//!   Before any is given back that is denied, and then what recovery would copy is counted under the
+//!   same lock: whatever takes room is counted, or asks again.
 
 use std::sync::Arc;
 
@@ -203,22 +206,24 @@ impl Reserve {
     }
 
     /// Gives back about `bytes`, but nothing that recovery needs if it has `copies_bytes` to copy
-    /// and a root of `root_bytes` to write (V1). True if there was any.
+    /// and a root of `root_bytes` to write (V1). It asks for the former when nothing takes room
+    /// unasked any more (V2). True if there was any.
     pub(crate) fn release(
         &self,
         bytes: u64,
-        copies_bytes: u64,
+        copies_bytes: impl FnOnce() -> u64,
         root_bytes: u64,
     ) -> Result<bool, DiskError> {
         let mut held = self.held.lock();
         held.root_bytes = root_bytes;
-        let needed_bytes = copies_bytes + open_bytes(held.root_bytes);
         let Some((file, held_bytes)) = &mut held.file else { return Ok(false) };
+        let was_whole = self.is_whole.swap(false, Ordering::AcqRel);
+        let needed_bytes = copies_bytes() + open_bytes(root_bytes);
         let left_bytes = held_bytes.saturating_sub(bytes).max(needed_bytes);
         if left_bytes >= *held_bytes {
+            self.is_whole.store(was_whole, Ordering::Release);
             return Ok(false);
         }
-        self.is_whole.store(false, Ordering::Release);
         file.set_len(left_bytes)?;
         *held_bytes = left_bytes;
         self.disk.sync(file)?;

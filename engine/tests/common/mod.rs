@@ -6,6 +6,7 @@
 //! - `faults`: makes each disk operation of a workload fail.
 //! - `replay`: hunts, violations, and the lines that replay them.
 //! - `damage`: changes the bytes of a store at rest.
+//! - `meddling`: a disk on which something else happens just before a write.
 //! - `race`: threads on one store, and the check that their history is linearizable.
 //! - `pool`: spreads independent cases over the machine's threads.
 //!
@@ -16,6 +17,7 @@
 pub mod crash;
 pub mod damage;
 pub mod faults;
+pub mod meddling;
 pub mod model;
 pub mod pool;
 pub mod race;

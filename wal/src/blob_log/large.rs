@@ -61,6 +61,10 @@ impl BlobLog {
             self.write_all(&write)?;
             let mut state = self.append.lock();
             state.check_open()?;
+            // Again: writing may have taken long.
+            if known() {
+                return Ok(Appended::Known);
+            }
             match self.make_room(&mut state, value.len_bytes()) {
                 Room::Is => {}
                 Room::Unwritten => continue,

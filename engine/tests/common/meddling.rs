@@ -1,0 +1,124 @@
+//! A disk on which something else happens at a moment of the test's choice: just before the next
+//! write to a file.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use pinstone_disk::env::Mutex;
+use pinstone_disk::sim::SimDisk;
+use pinstone_disk::{Disk, DiskError, File, FileName, Lock, OpenMode};
+
+pub struct MeddlingDisk {
+    disk: Arc<SimDisk>,
+    next: Arc<Mutex<Option<Meddling>>>,
+}
+
+/// Before a write to which file, and what then happens.
+type Meddling = (FileName, Box<dyn FnOnce() + Send>);
+
+impl MeddlingDisk {
+    pub fn new(disk: &Arc<SimDisk>) -> Arc<Self> {
+        Arc::new(Self { disk: Arc::clone(disk), next: Arc::default() })
+    }
+
+    /// Runs `meddle` once, on the thread that next writes to `file`, before it does.
+    pub fn before_write(&self, file: FileName, meddle: impl FnOnce() + Send + 'static) {
+        *self.next.lock() = Some((file, Box::new(meddle)));
+    }
+
+    /// Whether what was to happen did.
+    pub fn has_meddled(&self) -> bool {
+        self.next.lock().is_none()
+    }
+}
+
+impl fmt::Debug for MeddlingDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.disk.fmt(f)
+    }
+}
+
+impl Disk for MeddlingDisk {
+    fn describe(&self) -> String {
+        self.disk.describe()
+    }
+
+    fn engine(&self) -> &'static str {
+        self.disk.engine()
+    }
+
+    fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError> {
+        let file = self.disk.open(name, mode)?;
+        Ok(Arc::new(MeddlingFile { file, next: Arc::clone(&self.next) }))
+    }
+
+    fn list(&self) -> Result<Vec<String>, DiskError> {
+        self.disk.list()
+    }
+
+    fn rename(&self, from: FileName, to: FileName) -> Result<(), DiskError> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: FileName) -> Result<(), DiskError> {
+        self.disk.remove(name)
+    }
+
+    fn sync_dir(&self) -> Result<(), DiskError> {
+        self.disk.sync_dir()
+    }
+
+    fn lock(&self) -> Result<Result<Box<dyn Lock>, Option<u32>>, DiskError> {
+        self.disk.lock()
+    }
+
+    fn random(&self) -> Result<[u8; 16], DiskError> {
+        self.disk.random()
+    }
+}
+
+struct MeddlingFile {
+    file: Arc<dyn File>,
+    next: Arc<Mutex<Option<Meddling>>>,
+}
+
+impl fmt::Debug for MeddlingFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+impl File for MeddlingFile {
+    fn name(&self) -> FileName {
+        self.file.name()
+    }
+
+    fn len_bytes(&self) -> Result<u64, DiskError> {
+        self.file.len_bytes()
+    }
+
+    fn set_len(&self, len_bytes: u64) -> Result<(), DiskError> {
+        self.file.set_len(len_bytes)
+    }
+
+    fn allocate(&self, len_bytes: u64) -> Result<(), DiskError> {
+        self.file.allocate(len_bytes)
+    }
+
+    fn read_at(&self, offset_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        self.file.read_at(offset_bytes, buffer)
+    }
+
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<usize> {
+        let next = self.next.lock().take_if(|(name, _)| *name == self.file.name());
+        if let Some((_, meddle)) = next {
+            meddle();
+        }
+        self.file.write_at(offset_bytes, data)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}

@@ -227,9 +227,7 @@ pub(crate) fn release_reserve(inner: &Inner, log: &PointerLog, bytes: u64) -> Re
     let [blob, pointer] = [&inner.told_blob, &inner.told_pointer]
         .map(|told| LogPosition::from_number(told.load(Ordering::Acquire)));
     let copies_bytes = || inner.blob.copies_bytes(blob) + log.copies_bytes(pointer);
-    let released = inner.reserve.release(bytes, copies_bytes, inner.root.record_bytes());
-    // A failed sync ends writing, whatever the file is.
-    Ok(released.map_err(|error| inner.writer.poison.after(error))?)
+    Ok(inner.reserve.release(bytes, copies_bytes, inner.root.record_bytes())?)
 }
 
 /// Seals the oldest full segment; false if there is none.

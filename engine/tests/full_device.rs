@@ -599,6 +599,59 @@ fn what_long_commits_take_is_set_aside_for_their_copy() {
 }
 
 #[test]
+fn a_power_loss_leaves_the_reserve() {
+    let opens = |disk: &Arc<SimDisk>, what: &str| {
+        let image = disk.after_crash(CrashState::Nothing);
+        image.set_capacity(Some(image.used_bytes()));
+        open_larger(&image).unwrap_or_else(|error| panic!("{what}: {}", common::told(&error)))
+    };
+    let disk = SimDisk::new(1);
+    let store = open_larger(&disk).unwrap();
+    for (id, len_bytes) in (0..).zip([900, 300 << 10, 1500 << 10, 900]) {
+        let digest = store.put(&vec![id; len_bytes]).unwrap().digest;
+        store.commit(Batch::new().set("name", digest)).unwrap();
+        let again = opens(&disk, &format!("{len_bytes}"));
+        assert_eq!(again.pointer("name").unwrap(), Some(digest));
+    }
+    store.close().unwrap();
+    opens(&disk, "closed");
+    // An open that cannot set all of it aside, and one that fails.
+    let (image, free) = (disk.clean_reopen(), disk.used_bytes() + (400 << 10));
+    image.set_capacity(Some(free));
+    let reader = open_larger(&image).unwrap();
+    opens(&image, "opened");
+    drop(reader);
+    let image = disk.after_crash(CrashState::Nothing);
+    image.set_capacity(Some(image.used_bytes()));
+    image.fail_when(Filter::any().operation(Operation::Rename), Fault::Eio);
+    assert!(open_larger(&image).is_err());
+    image.heal();
+    opens(&image, "not opened");
+    // One that had none, and makes no segment in which to put values.
+    let disk = SimDisk::new(1);
+    let builder = larger().reserve_bytes(0);
+    let store = builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    store.put(b"value").unwrap();
+    store.close().unwrap();
+    let store = open_larger(&disk).unwrap();
+    store.put(&[7; 300 << 10]).unwrap();
+    store.sync().unwrap();
+    opens(&disk, "with one from now on");
+}
+
+#[test]
+fn a_failed_sync_of_a_reserve_that_grew_ends_writing() {
+    let disk = SimDisk::new(1);
+    let store = open_larger(&disk).unwrap();
+    let syncs = Filter::any().operation(Operation::Sync).file(FileName::Reserve);
+    disk.fail_when(syncs, Fault::Eio);
+    let refused = store.put(b"value").unwrap_err();
+    assert!(matches!(refused, Error::Poisoned { .. }), "{}", common::told(&refused));
+    assert!(store.stats().poisoned.is_some());
+    assert_eq!(store.stats().blob_log.segment_count, 0);
+}
+
+#[test]
 fn a_failed_sync_of_the_reserve_ends_writing_as_any_other() {
     for fault in [Fault::Eio, Fault::SyncEnospc] {
         let disk = SimDisk::new(1);

@@ -258,7 +258,7 @@ fn begin(
     let trees = Trees::new(tables, &options, writer.epoch, &root.state(), lingering);
     let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes)
         + taken.pointer.oversize_bytes(options.pointer_segment_bytes);
-    let reserve = Reserve::new(Arc::clone(&disk), options.reserve_bytes, oversize_bytes);
+    let reserve = Reserve::new(writer.clone(), options.reserve_bytes, oversize_bytes);
     if !root.state().blob.segments.is_empty()
         && let Err(error) = reserve.hold_what_there_is(root.record_bytes())
     {

@@ -15,11 +15,13 @@
 //! - V2: who takes room in the blob log asks under its append lock whether all of it is set aside.
 //!   Before any is given back that is denied, and then what recovery would copy is counted under the
 //!   same lock: whatever takes room is counted, or asks again.
+//! - V3: what counts as set aside is durable, and the file's name: a power loss leaves it.
 
 use std::sync::Arc;
 
 use pinstone_disk::env::{AtomicBool, Mutex, Ordering};
 use pinstone_disk::{Disk, DiskError, DiskExt, File, FileName, OpenMode};
+use pinstone_wal::{WalError, Writer};
 
 /// What an open writes beyond copies and the root's first record: CURRENT, names, headers of files.
 const OPEN_BYTES: u64 = 32 << 10;
@@ -33,7 +35,7 @@ const STEP_BYTES_MIN: u64 = 4 << 10;
 /// The reserve of an open store.
 #[derive(Debug)]
 pub(crate) struct Reserve {
-    disk: Arc<dyn Disk>,
+    writer: Writer,
     /// What the options ask for; 0 for no reserve at all.
     copies_bytes: u64,
     held: Mutex<Held>,
@@ -44,6 +46,8 @@ pub(crate) struct Reserve {
 struct Held {
     /// What the file has.
     file: Option<(Arc<dyn File>, u64)>,
+    /// Its name is durable, if it is there.
+    is_named: bool,
     /// Bytes wanted beyond what the options say.
     oversize_bytes: u64,
     /// Bytes wanted for the root.
@@ -73,9 +77,10 @@ fn open_bytes(root_bytes: u64) -> u64 {
 impl Reserve {
     /// A reserve for copies of `bytes`, and of `oversize_bytes` more until [`Reserve::settle`] says
     /// otherwise; not held yet. None at all if `bytes` is 0.
-    pub(crate) fn new(disk: Arc<dyn Disk>, bytes: u64, oversize_bytes: u64) -> Self {
-        let held = Mutex::new(Held { file: None, oversize_bytes, root_bytes: 0 });
-        Self { disk, copies_bytes: bytes, held, is_whole: AtomicBool::new(bytes == 0) }
+    pub(crate) fn new(writer: Writer, bytes: u64, oversize_bytes: u64) -> Self {
+        let held = Held { file: None, is_named: true, oversize_bytes, root_bytes: 0 };
+        let held = Mutex::new(held);
+        Self { writer, copies_bytes: bytes, held, is_whole: AtomicBool::new(bytes == 0) }
     }
 
     /// Gives back what a crash left held. Nothing in the file means anything, so its being cut
@@ -89,7 +94,7 @@ impl Reserve {
     /// After an open that failed: sets aside again, as much as there is, what the next one needs.
     pub(crate) fn rest_left(disk: &dyn Disk, root_bytes: u64) -> Result<(), DiskError> {
         let file = disk.open(FileName::Reserve, OpenMode::Write)?;
-        fill(&*file, besides_bytes(root_bytes))
+        fill(disk, &file, besides_bytes(root_bytes))
     }
 
     /// All of it is set aside. Costs no lock.
@@ -100,8 +105,8 @@ impl Reserve {
     /// Sets all of it aside, if it is not, for a root of `root_bytes`.
     ///
     /// # Errors
-    /// *No space*: it is not there.
-    pub(crate) fn hold(&self, root_bytes: u64) -> Result<(), DiskError> {
+    /// *No space*: it is not there. A failed sync ends writing.
+    pub(crate) fn hold(&self, root_bytes: u64) -> Result<(), WalError> {
         if self.copies_bytes == 0 {
             return Ok(());
         }
@@ -113,17 +118,23 @@ impl Reserve {
     /// Sets all of it aside, or else as much as there is of what the next open needs.
     ///
     /// # Errors
-    /// *No space*: it is not all there.
-    pub(crate) fn hold_what_there_is(&self, root_bytes: u64) -> Result<(), DiskError> {
+    /// *No space*: it is not all there. A failed sync ends writing.
+    pub(crate) fn hold_what_there_is(&self, root_bytes: u64) -> Result<(), WalError> {
         let whole = self.hold(root_bytes);
-        if whole.is_err() {
+        if matches!(whole, Err(WalError::Disk(_))) {
             let mut held = self.held.lock();
-            let file = self.open()?;
-            fill(&*file, besides_bytes(root_bytes))?;
-            held.file = Some((Arc::clone(&file), file.len_bytes()?));
             held.root_bytes = root_bytes;
+            self.fill_with_what_there_is(&mut held)
+                .map_err(|error| self.writer.poison.after(error))?;
         }
         whole
+    }
+
+    fn fill_with_what_there_is(&self, held: &mut Held) -> Result<(), DiskError> {
+        let file = self.open(held)?;
+        fill(&*self.writer.disk, &file, besides_bytes(held.root_bytes))?;
+        held.file = Some((Arc::clone(&file), file.len_bytes()?));
+        self.sync_name(held)
     }
 
     /// Something unsealed is longer than a segment.
@@ -134,8 +145,8 @@ impl Reserve {
     /// Sets aside `bytes` more, for a value or a commit that is longer than a segment by so much.
     ///
     /// # Errors
-    /// *No space*: they are not there, and nothing changed.
-    pub(crate) fn raise(&self, bytes: u64) -> Result<(), DiskError> {
+    /// *No space*: they are not there, and nothing changed. A failed sync ends writing.
+    pub(crate) fn raise(&self, bytes: u64) -> Result<(), WalError> {
         if self.copies_bytes == 0 {
             return Ok(());
         }
@@ -148,35 +159,57 @@ impl Reserve {
         filled
     }
 
-    fn fill_up(&self, held: &mut Held) -> Result<(), DiskError> {
+    fn fill_up(&self, held: &mut Held) -> Result<(), WalError> {
         let wanted_bytes = held.wanted_bytes(self.copies_bytes);
-        if held.bytes() < wanted_bytes {
+        if held.bytes() < wanted_bytes
+            && let Err(error) = self.grow(held, wanted_bytes)
+        {
             self.is_whole.store(false, Ordering::Release);
-            let file = match &held.file {
-                Some((file, _)) => Arc::clone(file),
-                None => self.open()?,
-            };
-            file.allocate(wanted_bytes).map_err(|error| DiskError {
-                file: format!(
-                    "{} ({} MiB, for recovery and deletions on a full device)",
-                    error.file,
-                    wanted_bytes.div_ceil(1 << 20)
-                ),
-                ..error
-            })?;
-            held.file = Some((file, wanted_bytes));
+            return Err(self.writer.poison.after(error));
         }
         self.is_whole.store(true, Ordering::Release);
         Ok(())
     }
 
-    fn open(&self) -> Result<Arc<dyn File>, DiskError> {
-        match self.disk.open(FileName::Reserve, OpenMode::Create) {
-            Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
-                self.disk.open(FileName::Reserve, OpenMode::Write)
-            }
-            opened => opened,
+    /// Durable on return (V3).
+    fn grow(&self, held: &mut Held, wanted_bytes: u64) -> Result<(), DiskError> {
+        let file = self.open(held)?;
+        file.allocate(wanted_bytes).map_err(|error| DiskError {
+            file: format!(
+                "{} ({} MiB, for recovery and deletions on a full device)",
+                error.file,
+                wanted_bytes.div_ceil(1 << 20)
+            ),
+            ..error
+        })?;
+        held.file = Some((Arc::clone(&file), wanted_bytes));
+        self.writer.disk.sync(&file)?;
+        self.sync_name(held)
+    }
+
+    fn open(&self, held: &mut Held) -> Result<Arc<dyn File>, DiskError> {
+        if let Some((file, _)) = &held.file {
+            return Ok(Arc::clone(file));
         }
+        match self.writer.disk.open(FileName::Reserve, OpenMode::Create) {
+            Ok(created) => {
+                held.is_named = false;
+                Ok(created)
+            }
+            // Opening the store has synced the directory since.
+            Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.writer.disk.open(FileName::Reserve, OpenMode::Write)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sync_name(&self, held: &mut Held) -> Result<(), DiskError> {
+        if !held.is_named {
+            self.writer.disk.sync_dir()?;
+            held.is_named = true;
+        }
+        Ok(())
     }
 
     /// Takes back a [`Reserve::raise`]: what it was for was refused.
@@ -207,13 +240,13 @@ impl Reserve {
 
     /// Gives back about `bytes`, but nothing that recovery needs if it has `copies_bytes` to copy
     /// and a root of `root_bytes` to write (V1). It asks for the former when nothing takes room
-    /// unasked any more (V2). True if there was any.
+    /// unasked any more (V2). True if there was any. A failed sync ends writing.
     pub(crate) fn release(
         &self,
         bytes: u64,
         copies_bytes: impl FnOnce() -> u64,
         root_bytes: u64,
-    ) -> Result<bool, DiskError> {
+    ) -> Result<bool, WalError> {
         let mut held = self.held.lock();
         held.root_bytes = root_bytes;
         let Some((file, held_bytes)) = &mut held.file else { return Ok(false) };
@@ -226,7 +259,8 @@ impl Reserve {
         }
         file.set_len(left_bytes)?;
         *held_bytes = left_bytes;
-        self.disk.sync(file)?;
+        // A failed sync ends writing, whatever the file is.
+        self.writer.disk.sync(file).map_err(|error| self.writer.poison.after(error))?;
         Ok(true)
     }
 
@@ -236,7 +270,7 @@ impl Reserve {
         self.is_whole.store(self.copies_bytes == 0, Ordering::Release);
         let file = match self.held.lock().file.take() {
             Some((file, _)) => file,
-            None => match self.disk.open(FileName::Reserve, OpenMode::Write) {
+            None => match self.writer.disk.open(FileName::Reserve, OpenMode::Write) {
                 Err(error) if error.is_not_found() => return Ok(()),
                 opened => opened?,
             },
@@ -245,13 +279,14 @@ impl Reserve {
         if file.len_bytes()? > wanted_bytes {
             return file.set_len(wanted_bytes);
         }
-        fill(&*file, wanted_bytes)
+        fill(&*self.writer.disk, &file, wanted_bytes)
     }
 }
 
-/// Has the file take up to `wanted_bytes`, or as much as there is.
-fn fill(file: &dyn File, wanted_bytes: u64) -> Result<(), DiskError> {
-    let mut bytes = file.len_bytes()?;
+/// Has the file take up to `wanted_bytes`, or as much as there is; durable on return (V3).
+fn fill(disk: &dyn Disk, file: &Arc<dyn File>, wanted_bytes: u64) -> Result<(), DiskError> {
+    let before_bytes = file.len_bytes()?;
+    let mut bytes = before_bytes;
     let mut step = wanted_bytes;
     while step >= STEP_BYTES_MIN && bytes < wanted_bytes {
         match file.allocate((bytes + step).min(wanted_bytes)) {
@@ -261,5 +296,5 @@ fn fill(file: &dyn File, wanted_bytes: u64) -> Result<(), DiskError> {
         }
         step /= 2;
     }
-    Ok(())
+    if bytes > before_bytes { disk.sync(file) } else { Ok(()) }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod common;
+
 use std::sync::Arc;
 
 use pinstone::{Batch, CheckOptions, Error, Maintenance, Store};
@@ -40,6 +42,30 @@ fn who_closes_second_is_told_what_became_of_the_first() {
     drop(third);
     assert_eq!(disk.names(), names);
     reopened.close().unwrap();
+}
+
+/// What the root said of the close before it stays until something is appended.
+#[test]
+fn who_closes_a_store_second_that_was_only_read_is_told_too() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    store.put(b"value").unwrap();
+    store.close().unwrap();
+    for operation in [Operation::Sync, Operation::Write] {
+        let disk = disk.clean_reopen();
+        let store = open(&disk);
+        let (second, third) = (store.clone(), store.clone());
+        disk.fail_when(Filter::any().operation(operation), Fault::Eio);
+        let failed = store.close().unwrap_err();
+        disk.heal();
+        for other in [second, third] {
+            let told = other.close().unwrap_err();
+            assert!(matches!(told, Error::Poisoned { .. }), "{}", common::told(&told));
+            let cause = |error| common::told(error).rsplit(": ").next().unwrap().to_owned();
+            assert_eq!(cause(&told), cause(&failed));
+        }
+        open(&disk).close().unwrap();
+    }
 }
 
 #[test]

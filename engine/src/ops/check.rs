@@ -20,7 +20,7 @@ use pinstone_wal::{
 
 use crate::error::{Error, Result};
 use crate::state::digest_index::IndexView;
-use crate::state::inner::Inner;
+use crate::state::inner::{Access, Inner};
 use crate::state::root::{Seal, SegmentState};
 use crate::stats::{CheckOptions, CheckReport, Finding};
 
@@ -70,8 +70,8 @@ pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport
 /// The files may be another opener's by now, or may have been while they were looked at.
 fn refuse_if_closed(inner: &Inner) -> Result<()> {
     match *inner.lock.lock() {
-        Some(_) => Ok(()),
-        None => Err(Error::Poisoned { cause: "it was closed".to_owned() }),
+        Access::Locked(_) => Ok(()),
+        Access::Closed { .. } => Err(Error::Poisoned { cause: "it was closed".to_owned() }),
     }
 }
 

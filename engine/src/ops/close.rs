@@ -5,7 +5,7 @@ use pinstone_wal::LogPosition;
 
 use crate::error::Result;
 use crate::ops::compact;
-use crate::state::inner::{Inner, PointerLog};
+use crate::state::inner::{Access, Inner, PointerLog};
 use crate::state::root::Ends;
 use crate::{Error, maintain};
 
@@ -13,21 +13,28 @@ use crate::{Error, maintain};
 /// then has something to mend. Closed already, it tells whether that went well.
 pub(crate) fn close(inner: &Inner) -> Result<()> {
     // Held to the end: who closes meanwhile is told of the outcome, too.
-    let mut lock = inner.lock.lock();
-    if lock.is_none() {
-        return if inner.root.state().closed.is_some() {
-            Ok(())
-        } else {
-            Ok(inner.writer.poison.check()?)
-        };
+    let mut access = inner.lock.lock();
+    if let Access::Closed { failure } = &*access {
+        return failure.clone().map_or(Ok(()), |cause| Err(Error::Poisoned { cause }));
     }
     inner.signal.stop();
     inner.compact_signal.stop();
     let closed = seal_all(inner).and_then(|()| settle(inner));
     let _ = inner.writer.poison.set("it was closed");
     wait_until_quiet(inner);
-    *lock = None;
+    // The lock is given back here.
+    *access = Access::Closed { failure: closed.as_ref().err().map(cause) };
     closed
+}
+
+/// What is told to who closes a store that somebody failed to close.
+fn cause(error: &Error) -> String {
+    if let Error::Poisoned { cause } = error {
+        return cause.clone();
+    }
+    let chain =
+        std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Returns once nothing is on its way that passed the switch before it was turned: whoever takes

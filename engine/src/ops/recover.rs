@@ -47,7 +47,7 @@ use crate::maintain;
 use crate::ops::compact;
 use crate::options::Options;
 use crate::state::digest_index::{DigestIndex, IndexOptions};
-use crate::state::inner::{CommitQueue, Counters, Inner, PointerLog};
+use crate::state::inner::{Access, CommitQueue, Counters, Inner, PointerLog};
 use crate::state::pointers::PointerTable;
 use crate::state::reserve::Reserve;
 use crate::state::root::{Root, RootState, SegmentState, TreeState, reserve, turn_current};
@@ -321,7 +321,7 @@ fn begin(
         told_pointer: AtomicU64::new(told.pointer.number()),
         counters: Counters::default(),
         recovery,
-        lock: Mutex::new(Some(lock)),
+        lock: Mutex::new(Access::Locked(lock)),
     })
 }
 

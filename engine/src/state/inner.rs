@@ -62,8 +62,18 @@ pub(crate) struct Inner {
     pub(crate) told_pointer: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) recovery: Recovery,
-    /// Until the store is closed.
-    pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
+    /// Held while the store is being closed: that happens once.
+    pub(crate) lock: Mutex<Access>,
+}
+
+/// Whether the directory is ours.
+#[derive(Debug)]
+pub(crate) enum Access {
+    Locked(#[expect(dead_code, reason = "held, not used")] Box<dyn Lock>),
+    /// The store is closed; why that failed, if it did.
+    Closed {
+        failure: Option<String>,
+    },
 }
 
 /// The end of the pointer log: locked by the leader of a group of commits, and by maintenance.

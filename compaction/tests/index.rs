@@ -234,6 +234,24 @@ fn a_file_that_is_missing_cut_or_another_table_is_refused_by_name() {
 }
 
 #[test]
+fn filters_that_have_no_room_in_memory_are_done_without() {
+    let disk = SimDisk::new(1);
+    let tables = tables(&disk);
+    let rows = rows(2000, 56);
+    let meta = write(&tables, &rows[..1000], true);
+    let table = IndexTable::open(&tables, meta).unwrap();
+    tables.set_resident_bytes_max(1);
+    // The directory is needed in any case; the filter is not read.
+    finds_all(&table, &rows[..1000], &rows[1000..]);
+    let figures = tables.figures();
+    assert!(figures.filters_left_out > 0 && table.file().figures().filtered == 0, "{figures:?}");
+    tables.set_resident_bytes_max(u64::MAX);
+    finds_all(&table, &rows[..1000], &rows[1000..]);
+    assert!(tables.figures().resident_bytes > figures.resident_bytes);
+    assert!(table.file().figures().filtered > 0);
+}
+
+#[test]
 fn a_damaged_directory_is_made_again_and_a_damaged_filter_done_without() {
     let disk = SimDisk::new(1);
     let rows = rows(5000, 56);

@@ -236,9 +236,7 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
     inner.writer.poison.check()?;
     if let Some(mut closing) = inner.blob.take_closing()? {
         match seal(inner, &mut closing) {
-            Ok(sealed) => {
-                let SegmentHeader { ordinal, epoch, .. } = sealed.header;
-                inner.segments.add_sealed(ordinal, epoch, sealed.footer_hash);
+            Ok(_) => {
                 inner.blob.note_sealed();
                 inner.compact_signal.due();
                 settle_reserve(inner)?;
@@ -287,6 +285,12 @@ fn settle_reserve(inner: &Inner) -> Result<()> {
 
 fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
     let sealed = closing.seal(&*inner.disk, &inner.writer.poison)?;
+    let SegmentHeader { log, ordinal, epoch, .. } = sealed.header;
+    if log == LogKind::Blob {
+        // Before the root says so: from then on what the segment holds may stand in tables, and is
+        // confirmed at its list.
+        inner.segments.add_sealed(ordinal, epoch, sealed.footer_hash);
+    }
     inner.root.seal_segment(&sealed)?;
     count(&inner.counters.sealed, 1);
     tracing::debug!(

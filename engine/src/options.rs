@@ -64,7 +64,8 @@ pub struct Options {
     /// Bytes of anonymous memory that the store takes, about: what is gathered to be written, what
     /// sealing will write, memtables, tables' directories and filters, and the cache of their pages
     /// and blocks, which takes what is left. Values handed out are their holders'. Default: 256 MiB,
-    /// enough for the filters of 150 million values; at least [`Options::MEMORY_BYTES_MIN`].
+    /// enough for the filters of 80 million values; filters beyond are done without, which costs reads.
+    /// At least [`Options::MEMORY_BYTES_MIN`].
     pub memory_bytes: u64,
     /// Entries of one memtable of the digest index, at most: it is written as a table then. Default:
     /// as many as `memory_bytes` allows. Fewer make more and smaller tables, and less to read at

@@ -139,6 +139,9 @@ pub struct MemoryStats {
     pub directories_rebuilt_count: u64,
     /// Filters of tables that were damaged, and are done without.
     pub filters_ignored_count: u64,
+    /// Look-ups that did without a filter because there was no memory for it: more of
+    /// [`crate::Options::memory_bytes`] would spare them reads.
+    pub filters_left_out_count: u64,
 }
 
 /// What was done since the store was opened.

@@ -487,21 +487,24 @@ fn deletions_of_a_store_opened_on_a_full_device_lock_nobody_out() {
     }
 }
 
-/// The root grows with segments of the pointer log, too.
+/// The root grows with the segments of the blob log.
 #[test]
 fn deletions_leave_the_next_root_its_space() {
     let open = |disk: &Arc<SimDisk>| {
-        let builder = larger().segment_bytes(64 << 10).pointer_segment_bytes(4 << 10);
+        let builder = larger().segment_bytes(4 << 10).pointer_segment_bytes(4 << 10);
         builder.reserve_bytes(300 << 10).open_on(Arc::clone(disk) as Arc<dyn Disk>)
     };
     let disk = SimDisk::new(1);
     let store = open(&disk).unwrap();
     let digest = store.put(b"value").unwrap().digest;
     let name = |id: u32| format!("{id:0900}");
-    for id in 0..6000 {
+    for id in 0..400 {
         store.commit(Batch::new().set(name(id), digest)).unwrap();
     }
-    assert!(store.stats().pointer_log.segment_count > 1500);
+    for id in 0..1600u32 {
+        store.put(&id.to_le_bytes().repeat(700)).unwrap();
+    }
+    assert!(store.stats().blob_log.segment_count > 1500);
     let mut deleted = 0;
     for id in 0..400 {
         disk.set_capacity(Some(disk.used_bytes()));

@@ -235,6 +235,9 @@ pub struct Tables {
     unit_read_bytes: AtomicU64,
     directories_rebuilt: AtomicU64,
     filters_ignored: AtomicU64,
+    /// Bytes of directories and filters beyond which no more filters are read.
+    resident_bytes_max: AtomicU64,
+    filters_left_out: AtomicU64,
     /// Tables whose files were removed since this was last asked for.
     removed: Mutex<Vec<TableId>>,
 }
@@ -290,6 +293,8 @@ pub struct TablesFigures {
     pub directories_rebuilt: u64,
     /// Filters that were damaged, and are done without.
     pub filters_ignored: u64,
+    /// Look-ups that did without a filter because there was no memory for it.
+    pub filters_left_out: u64,
 }
 
 impl Tables {
@@ -322,6 +327,8 @@ impl Tables {
             unit_read_bytes: AtomicU64::new(0),
             directories_rebuilt: AtomicU64::new(0),
             filters_ignored: AtomicU64::new(0),
+            resident_bytes_max: AtomicU64::new(u64::MAX),
+            filters_left_out: AtomicU64::new(0),
             removed: Mutex::new(Vec::new()),
         })
     }
@@ -352,6 +359,12 @@ impl Tables {
         }
     }
 
+    /// Reads no more filters while directories and filters in memory take so many bytes or more; what
+    /// look-ups need then is read from the device. At first there is no bound.
+    pub fn set_resident_bytes_max(&self, bytes: u64) {
+        self.resident_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
     /// What it comes to now.
     pub fn figures(&self) -> TablesFigures {
         TablesFigures {
@@ -362,6 +375,7 @@ impl Tables {
             unit_read_bytes: self.unit_read_bytes.load(Ordering::Relaxed),
             directories_rebuilt: self.directories_rebuilt.load(Ordering::Relaxed),
             filters_ignored: self.filters_ignored.load(Ordering::Relaxed),
+            filters_left_out: self.filters_left_out.load(Ordering::Relaxed),
         }
     }
 
@@ -480,6 +494,17 @@ impl TableFile {
     /// durable root names.
     pub fn doom(&self) {
         self.doomed.store(true, Ordering::Release);
+    }
+
+    /// A filter may be read, to stay in memory.
+    pub fn may_hold_more(&self) -> bool {
+        let tables = &self.tables;
+        let may = tables.resident_bytes.load(Ordering::Relaxed)
+            < tables.resident_bytes_max.load(Ordering::Relaxed);
+        if !may {
+            count(&tables.filters_left_out);
+        }
+        may
     }
 
     /// Counts memory that this table holds from now on.

@@ -6,6 +6,8 @@
 //! 3. A reader reads a filter when a look-up first needs it, and keeps it.
 //!
 //! - F1: a filter that is damaged, or could not be built, says nothing: what it covers is read.
+//! - F2: filters take no more memory than they may, all tables' together: one that is needed when
+//!   there is no more says nothing, until others are let go with their tables.
 
 use std::ops::RangeInclusive;
 use std::sync::OnceLock;
@@ -150,6 +152,8 @@ impl FilterSet {
             let Some(slot) = slots.get(part) else { return Ok(true) };
             let filter = match slot.get() {
                 Some(filter) => filter,
+                // F2.
+                None if !file.may_hold_more() => return Ok(true),
                 None => {
                     let (filter, is_damaged) = self.read(file, part)?;
                     slot.get_or_init(|| {

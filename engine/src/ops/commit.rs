@@ -146,7 +146,7 @@ fn lead(inner: &Inner) {
     let (mut log, has_room) = lock_log(inner);
     let mut group = Group::take(inner);
     leading.group.extend(group.members.iter().map(|member| Arc::clone(&member.ticket)));
-    let mut outcome = match has_room {
+    let mut outcome = match has_room.and_then(|()| group.ask_for_reserve(inner)) {
         Ok(()) => group.commit(inner, &mut log),
         Err(error) => Err(error.into()),
     };
@@ -219,6 +219,17 @@ impl Group {
             group.members.push(Member { ticket, parts, decision: Ok(CommitId::NONE) });
         }
         group
+    }
+
+    /// Who sets pointers asked for the reserve before it joined the queue; a group of deletions before
+    /// this one may have been given some of it since. Whoever gives back holds the pointer log's lock,
+    /// as this does.
+    fn ask_for_reserve(&self, inner: &Inner) -> Result<()> {
+        let sets = |member: &Member| member.parts.changes.values().any(Option::is_some);
+        if !inner.reserve.is_whole() && self.members.iter().any(sets) {
+            maintain::hold_reserve(inner)?;
+        }
+        Ok(())
     }
 
     /// The members that only delete, as a group of their own.

@@ -104,6 +104,7 @@ fn memory_stats(inner: &Inner) -> MemoryStats {
         list_bytes: inner.segments.lists_bytes(),
         directories_rebuilt_count: tables.directories_rebuilt,
         filters_ignored_count: tables.filters_ignored,
+        filters_left_out_count: tables.filters_left_out,
     }
 }
 

@@ -106,6 +106,8 @@ impl Trees {
             .map(|tree| Arc::new(AtomicU64::new(u64::from(root.tree(tree).next_ordinal.0))));
         let work = Mutex::new(Work { lingering, ..Work::default() });
         let tables_bytes = options.budget().tables_bytes;
+        // What look-ups read is worth more than the last filters.
+        tables.set_resident_bytes_max(tables_bytes - tables_bytes / 8);
         let (filter_levels, shapes) =
             (options.filter_levels, [options.index_shape(), options.names_shape()]);
         Self {

@@ -119,7 +119,7 @@ fn a_small_table_of_the_index() {
         &index(2, Some(4)).1,
         &expect![[r#"
         00000000  50494e53544f4e45  header.magic                       "PINSTONE"
-        00000008  0100              header.version                     1
+        00000008  0200              header.version                     2
         0000000a  11                header.file_kind                   17, index table
         0000000b  01                header.digest_kind                 1, BLAKE3-256
         0000000c  00000000          header.compatible                  0x00000000
@@ -129,7 +129,7 @@ fn a_small_table_of_the_index() {
         00000028  03000000          header.ordinal                     3
         0000002c  02000000          header.epoch                       2
         00000030  000000000000..    header.reserved                    12 bytes
-        0000003c  dc65c70b          header.header_crc                  0x0bc765dc
+        0000003c  d30e98e2          header.header_crc                  0xe2980ed3
         00000040  000000000000..    padding.zeros                      4032 bytes
         00001000  0a6de3be          index_page.crc                     0xbee36d0a
         00001004  0200              index_page.row_count               2
@@ -158,7 +158,7 @@ fn a_small_table_of_the_index() {
         00002028  c15c0289ec2d0a91  filter.seed                        10451216379200822465
         00002030  000000000000..    filter.fingerprints                12 bytes
         0000203c  50494e53464f4f54  table_footer.magic                 "PINSFOOT"
-        00002044  0100              table_footer.version               1
+        00002044  0200              table_footer.version               2
         00002046  11                table_footer.file_kind             17, index table
         00002047  01                table_footer.digest_kind           1, BLAKE3-256
         00002048  00000000          table_footer.compatible            0x00000000
@@ -194,12 +194,12 @@ fn a_small_table_of_the_index() {
         0000211e  6b657920616161    replaced_table.first_key           6b657920616161
         00002125  00                replaced_table.until_key_bytes     0
         00002126                    replaced_table.until_key
-        00002126  dc9206b7bbc6..    trailer.footer_hash                dc9206b7bbc6fde6761038e4795efd397269a49aa1e725ce2dab63e13f49f5c7
+        00002126  be240b9e3b6b..    trailer.footer_hash                be240b9e3b6bfc61457c5c91e875e52a311511335d78d84d7f2af0aa5373ff8a
         00002146  3c20000000000000  trailer.footer_offset              8252
         0000214e  ea000000          trailer.footer_bytes               234
-        00002152  0100              trailer.version                    1
+        00002152  0200              trailer.version                    2
         00002154  000000000000      trailer.reserved                   6 bytes
-        0000215a  e91f3c87          trailer.trailer_crc                0x873c1fe9
+        0000215a  23bf79c0          trailer.trailer_crc                0xc079bf23
         0000215e  50494e535441494c  trailer.magic                      "PINSTAIL"
     "#]],
     );
@@ -211,7 +211,7 @@ fn a_small_table_of_names() {
         &names(2, Some(4)).1,
         &expect![[r#"
         00000000  50494e53544f4e45  header.magic                       "PINSTONE"
-        00000008  0100              header.version                     1
+        00000008  0200              header.version                     2
         0000000a  12                header.file_kind                   18, names table
         0000000b  01                header.digest_kind                 1, BLAKE3-256
         0000000c  00000000          header.compatible                  0x00000000
@@ -221,7 +221,7 @@ fn a_small_table_of_names() {
         00000028  05000000          header.ordinal                     5
         0000002c  02000000          header.epoch                       2
         00000030  000000000000..    header.reserved                    12 bytes
-        0000003c  7838a69f          header.header_crc                  0x9fa63878
+        0000003c  7753f976          header.header_crc                  0x76f95377
         00000040  000000000000..    padding.zeros                      4032 bytes
         00001000  14e12d8f          name_block.crc                     0x8f2de114
         00001004  00                name_entry.shared_bytes            0
@@ -260,7 +260,7 @@ fn a_small_table_of_names() {
         00001086  c15c0289ec2d0a91  filter.seed                        10451216379200822465
         0000108e  0000f7000000..    filter.fingerprints                12 bytes
         0000109a  50494e53464f4f54  table_footer.magic                 "PINSFOOT"
-        000010a2  0100              table_footer.version               1
+        000010a2  0200              table_footer.version               2
         000010a4  12                table_footer.file_kind             18, names table
         000010a5  01                table_footer.digest_kind           1, BLAKE3-256
         000010a6  00000000          table_footer.compatible            0x00000000
@@ -296,12 +296,12 @@ fn a_small_table_of_names() {
         00001175  61                replaced_table.first_key           "a"
         00001176  00                replaced_table.until_key_bytes     0
         00001177                    replaced_table.until_key           ""
-        00001177  afa568505f3c..    trailer.footer_hash                afa568505f3cd496cbc5c95502c6e39cfbd5c07db5c176551a037e8a51b770f0
+        00001177  83eb43b60e51..    trailer.footer_hash                83eb43b60e51bd53713b99199eed551253d0f4640a80fac0141c239861746e6f
         00001197  9a10000000000000  trailer.footer_offset              4250
         0000119f  dd000000          trailer.footer_bytes               221
-        000011a3  0100              trailer.version                    1
+        000011a3  0200              trailer.version                    2
         000011a5  000000000000      trailer.reserved                   6 bytes
-        000011ab  8935b1e2          trailer.trailer_crc                0xe2b13589
+        000011ab  acab66d4          trailer.trailer_crc                0xd466abac
         000011af  50494e535441494c  trailer.magic                      "PINSTAIL"
     "#]],
     );
@@ -331,7 +331,7 @@ fn a_level_edit() {
         00000110  02000000          added_table.epoch            2
         00000114  0200000000000000  added_table.entry_count      2
         0000011c  3e21000000000000  added_table.file_bytes       8510
-        00000124  528a1e70e499..    added_table.footer_hash      528a1e70e499f39a6ec8227d063e4f07c91f7cf2be2ee974f458d35bac58a59b
+        00000124  385c57c8473b..    added_table.footer_hash      385c57c8473bb2080bbda7ae45c9f898a297f217159eb80617e12d2f826f33f0
         00000144  07                added_table.first_key_bytes  7
         00000145  1a0d12016999e4    added_table.first_key        1a0d12016999e4
         0000014c  07                added_table.last_key_bytes   7
@@ -341,7 +341,7 @@ fn a_level_edit() {
         00000159  02000000          added_table.epoch            2
         0000015d  0200000000000000  added_table.entry_count      2
         00000165  3e21000000000000  added_table.file_bytes       8510
-        0000016d  528a1e70e499..    added_table.footer_hash      528a1e70e499f39a6ec8227d063e4f07c91f7cf2be2ee974f458d35bac58a59b
+        0000016d  385c57c8473b..    added_table.footer_hash      385c57c8473bb2080bbda7ae45c9f898a297f217159eb80617e12d2f826f33f0
         0000018d  07                added_table.first_key_bytes  7
         0000018e  1a0d12016999e4    added_table.first_key        1a0d12016999e4
         00000195  07                added_table.last_key_bytes   7

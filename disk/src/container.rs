@@ -14,7 +14,7 @@ use crate::file_name::{FileKind, FileName};
 use crate::identity::{Epoch, Ordinal, StoreId};
 
 /// The version of every layout in `docs/format.md`.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 
 /// Bytes of a file's header.
 pub const HEADER_BYTES: usize = 64;
@@ -313,7 +313,10 @@ mod tests {
             FileHeader::decode(&FILE, &bytes).map_err(|error| error.to_string())
         };
         let what = "CURRENT has an unsupported format: ";
-        assert_eq!(refused(8, 99).unwrap_err(), format!("{what}version 99; this build knows 1"));
+        for version in [1, 99] {
+            let what = format!("{what}version {version}; this build knows 2");
+            assert_eq!(refused(8, version).unwrap_err(), what);
+        }
         assert!(refused(11, 2).unwrap_err().contains("digest kind 2"));
         assert!(refused(12, 1).is_ok(), "a feature that may be ignored");
         assert!(refused(16, 1).unwrap_err().contains("0x1 (read-only compatible)"));

@@ -21,7 +21,7 @@ use pinstone_disk::{
     HEADER_BYTES, KIND_OFFSET_BYTES, LogKind, Ordinal, REPEATED, StoreId, TRAILER_BYTES, Trailer,
 };
 
-use crate::digest_list::{self, DIGEST_PAGE_BYTES, EncodedEntry, ListEntry};
+use crate::digest_list::{self, EncodedEntry, ListEntry};
 use crate::error::{WalError, corrupt};
 use crate::frame::{FRAME_ALIGN_BYTES, FrameHeader};
 
@@ -382,16 +382,8 @@ pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u
     let list_offset = footer.list_offset_bytes;
     let ends_at_footer =
         |bytes: Option<u64>| bytes.and_then(|bytes| list_offset.checked_add(bytes)) == Some(start);
-    if !ends_at_footer(digest_list::list_bytes(footer.list_page_count)) {
-        let pages_bytes = footer.list_page_count.checked_mul(DIGEST_PAGE_BYTES as u64);
-        if ends_at_footer(pages_bytes) {
-            let what = "a digest list without a directory; this build knows those with one";
-            let (file, what) = (name.to_string(), what.to_owned());
-            return Err(FormatError::Unsupported { file, what }.into());
-        }
-        return Err(corrupt(name, start, "its footer's offsets do not fit the file"));
-    }
-    if footer.frames_end_bytes != list_offset {
+    let is_tiled = ends_at_footer(digest_list::list_bytes(footer.list_page_count));
+    if !is_tiled || footer.frames_end_bytes != list_offset {
         return Err(corrupt(name, start, "its footer's offsets do not fit the file"));
     }
     Ok((footer, trailer.footer_hash))

@@ -147,7 +147,7 @@ fn valid_parts_of_another_segment_are_found() {
 }
 
 #[test]
-fn a_list_without_a_directory_is_refused_by_name() {
+fn a_list_without_a_directory_is_damage() {
     let (disk, sealed, _) = sealed(400);
     let name = sealed.header.file_name().to_string();
     let segment = open(&*disk, sealed.header).unwrap();
@@ -164,8 +164,8 @@ fn a_list_without_a_directory_is_refused_by_name() {
     disk.put_file(&name, without.concat().as_slice());
     let segment = open(&*disk, sealed.header).unwrap();
     let error = read_footer(&*disk, &segment).unwrap_err();
-    let what = "a digest list without a directory; this build knows those with one";
-    assert_eq!(error.to_string(), format!("{name} has an unsupported format: {what}"));
+    let what = "its footer's offsets do not fit the file";
+    assert_eq!(error.to_string(), format!("{name} is corrupt at offset {pages_end}: {what}"));
 }
 
 #[test]

@@ -251,9 +251,23 @@ pub fn debt_bytes(levels: &Levels, shape: &Shape) -> u64 {
     whole_bytes(debt)
 }
 
+/// About how many bytes compactions read on the way to a single sorted level; 0 if that is what the
+/// levels are.
+pub fn full_bytes(levels: &Levels) -> u64 {
+    let mut filled = (0..LEVELS_MAX).filter(|level| !levels.tables(*level).is_empty());
+    let bytes_of = |level: u8| levels.sums(level).file_bytes;
+    let Some(first) = filled.next() else { return 0 };
+    let (mut held, mut read) = (bytes_of(first), 0u64);
+    for level in filled {
+        held = held.saturating_add(bytes_of(level));
+        read = read.saturating_add(held);
+    }
+    if first == 0 && read == 0 { held } else { read }
+}
+
 /// The nearest number that there is.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-fn whole_bytes(bytes: f64) -> u64 {
+pub(crate) fn whole_bytes(bytes: f64) -> u64 {
     bytes as u64
 }
 

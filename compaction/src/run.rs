@@ -27,7 +27,7 @@ use pinstone_disk::{Ordinal, TableKind};
 use crate::edit::LevelEdit;
 use crate::error::TableError;
 use crate::merge::{Merge, NameEntry};
-use crate::plan::{INPUT_TABLES_MAX, Plan};
+use crate::plan::{INPUT_TABLES_MAX, Plan, whole_bytes};
 use crate::table::container::{REPLACED_TABLES_MAX, Replaced, TableFile, Tables};
 use crate::table::index::{IndexBuilder, IndexTable, Row, Rows};
 use crate::table::names::{Entries, NameBuilder, NameTable};
@@ -331,6 +331,8 @@ fn no_ordinal<T: Tree>() -> TableError {
 /// A plan being carried out.
 pub struct Rewrite<T: Tree> {
     plan: Plan,
+    /// Entries that it has written.
+    written_count: u64,
     entries: Box<dyn Iterator<Item = Result<T::Entry, TableError>> + Send>,
     writer: RunWriter<T>,
 }
@@ -366,7 +368,7 @@ impl<T: Tree> Rewrite<T> {
         let entries = Box::new(kept(merged));
         let metas = plan.inputs().map(|meta| TableMeta::clone(meta)).collect();
         let writer = RunWriter::new(tables, options, metas, carried);
-        Self { plan, entries, writer }
+        Self { plan, written_count: 0, entries, writer }
     }
 
     /// Goes on by about `entry_count` entries that stay; false if there are no more.
@@ -379,8 +381,23 @@ impl<T: Tree> Rewrite<T> {
                 Some(entry) => self.writer.push(&entry?)?,
                 None => return Ok(false),
             }
+            self.written_count += 1;
         }
         Ok(true)
+    }
+
+    /// The plan that it carries out.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Of the plan's bytes, those that it has gone through, about: as if all entries were as long,
+    /// and stayed.
+    pub fn done_bytes(&self) -> u64 {
+        let bytes = self.plan.input_bytes();
+        let entry_count: u64 = self.plan.inputs().map(|table| table.entry_count).sum();
+        let share = self.written_count as f64 / entry_count.max(1) as f64;
+        whole_bytes(bytes as f64 * share).min(bytes)
     }
 
     /// Ends it: the edit that puts what was written in place of what was read. All of it is durable

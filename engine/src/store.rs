@@ -340,6 +340,35 @@ impl Store {
         maintain::testify(&self.inner)
     }
 
+    /// Rewrites the tables of the digest index and of the pointer table until each tree is one
+    /// sorted level: the fewest reads for a look-up, and no version of a name that no snapshot sees.
+    /// On return that is durable.
+    ///
+    /// Seals what is full and flushes what is sealed, and nothing else: what was put and committed
+    /// since stays in memtables, and tables that others flush meanwhile stay above that level. Reads,
+    /// writes and commits go on, as beside any compaction. Costs reading and writing tables level by
+    /// level, with 16 bytes for a value; a second call writes nothing. Of use before a store is mostly
+    /// read, or copied: else levels keep themselves in shape.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSpace`], [`crate::Error::Io`], [`crate::Error::Corrupt`] if a table is
+    /// damaged: what was rewritten by then stays so, and the rest is as it was;
+    /// [`crate::Error::Poisoned`], also if another handle closes the store meanwhile;
+    /// [`crate::Error::Limit`] if more than 16,000 tables would have to be rewritten at once, or that
+    /// many which were replaced are still read.
+    pub fn compact(&self) -> Result<()> {
+        self.compact_watched(|_done, _all| {})
+    }
+
+    /// The same. `progress` is told now and then how far it is: bytes read, and about how many are
+    /// to be read in all.
+    ///
+    /// # Errors
+    /// As [`Store::compact`].
+    pub fn compact_watched(&self, progress: impl Fn(u64, u64)) -> Result<()> {
+        ops::compact::full::compact(&self.inner, progress)
+    }
+
     /// Looks for damage, and mends none. Reads all metadata, and every value if asked.
     ///
     /// Values that are only in memory are written first, not synced, so that there is something to

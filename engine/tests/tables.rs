@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use pinstone::{Batch, CheckOptions, Digest, Maintenance, Store, StoreBuilder, Verify};
-use pinstone_disk::Disk;
+use pinstone::{
+    Batch, CheckOptions, Digest, Error, Maintenance, Stats, Store, StoreBuilder, TreeStats, Verify,
+};
 use pinstone_disk::env::{AtomicBool, Ordering};
-use pinstone_disk::sim::SimDisk;
+use pinstone_disk::sim::{Fault, Filter, SimDisk};
+use pinstone_disk::{Disk, Operation};
 
 /// Small, so that little makes much happen.
 fn small() -> StoreBuilder {
@@ -265,4 +268,157 @@ fn a_check_finds_nothing_wrong_where_segments_are_flushed_and_go_meanwhile() {
     let options = CheckOptions { read_data: true, progress: Some(Arc::new(progress)) };
     assert_eq!(store.check(&options).unwrap().findings, []);
     assert!(store.stats().names.flush_count > flushes + 2);
+}
+
+/// A store whose trees have several levels, and a snapshot from half-way with what it sees.
+struct Grown {
+    disk: Arc<SimDisk>,
+    store: Store,
+    snapshot: pinstone::Snapshot,
+    then: BTreeMap<String, Digest>,
+    standing: BTreeMap<String, Digest>,
+}
+
+const GROWN_VALUES: u32 = 500;
+
+fn grown(seed: u64) -> Grown {
+    let disk = SimDisk::new(seed);
+    let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    for number in 0..GROWN_VALUES {
+        store.put(&value(number)).unwrap();
+    }
+    let mut standing = BTreeMap::new();
+    let mut half = None;
+    for commit in 0..1500 {
+        let changes = changes(200, commit);
+        let Some(batch) = batch(changes.clone()) else { continue };
+        store.commit(batch).unwrap();
+        for (name, to) in changes {
+            match to {
+                Some(digest) => drop(standing.insert(name, digest)),
+                None => drop(standing.remove(&name)),
+            }
+        }
+        if commit == 700 {
+            half = Some((store.snapshot(), standing.clone()));
+        }
+    }
+    let stats = store.stats();
+    assert!(filled(&stats.index).len() > 1 && filled(&stats.names).len() > 1, "{stats:?}");
+    let (snapshot, then) = half.unwrap();
+    Grown { disk, store, snapshot, then, standing }
+}
+
+impl Grown {
+    fn holds(&self) {
+        holds(&self.store, &self.standing);
+        let seen = self.snapshot.pointers_with_prefix("").map(|one| {
+            let (name, to) = one.unwrap();
+            (String::from_utf8(name.to_vec()).unwrap(), to)
+        });
+        assert_eq!(seen.collect::<BTreeMap<_, _>>(), self.then);
+        all_are_found(&self.store, 0..GROWN_VALUES);
+        none_are_found(&self.store, GROWN_VALUES..GROWN_VALUES + 100);
+        is_sound(&self.store);
+    }
+}
+
+/// The levels that hold anything.
+fn filled(tree: &TreeStats) -> Vec<u8> {
+    let filled = tree.levels.iter().filter(|level| level.table_count > 0);
+    filled.map(|level| level.level).collect()
+}
+
+fn written_bytes(stats: &Stats) -> u64 {
+    let of = |tree: &TreeStats| {
+        tree.flushed_bytes + tree.levels.iter().map(|level| level.written_bytes).sum::<u64>()
+    };
+    of(&stats.index) + of(&stats.names)
+}
+
+#[test]
+fn a_whole_compaction_leaves_one_level_of_each_tree() {
+    let grown = grown(3);
+    let before = grown.store.stats();
+    let told = RefCell::new(Vec::new());
+    grown.store.compact_watched(|done, all| told.borrow_mut().push((done, all))).unwrap();
+    let stats = grown.store.stats();
+    for tree in [&stats.index, &stats.names] {
+        assert!(matches!(filled(tree)[..], [level] if level > 0), "{tree:?}");
+        assert_eq!(tree.debt_bytes, 0);
+    }
+    // What is not sealed stays in memory.
+    assert_eq!(stats.value_count, before.value_count);
+    assert!(stats.index.memtable_entry_count > 0 && stats.names.memtable_entry_count > 0);
+    let told = told.into_inner();
+    assert!(told.iter().all(|(done, all)| done <= all), "{told:?}");
+    assert!(told.is_sorted_by_key(|(done, _)| *done), "{told:?}");
+    let (done, all) = told.last().unwrap();
+    assert!(*done > 0 && done == all, "{told:?}");
+    grown.holds();
+
+    let (mutations, stats) = (grown.disk.mutation_count(), grown.store.stats());
+    grown.store.compact().unwrap();
+    assert_eq!(grown.disk.mutation_count(), mutations, "a second one writes nothing");
+    assert_eq!(written_bytes(&grown.store.stats()), written_bytes(&stats));
+
+    let Grown { disk, store, snapshot, standing, .. } = grown;
+    drop(snapshot);
+    store.close().unwrap();
+    let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    store.compact().unwrap();
+    holds(&store, &standing);
+    all_are_found(&store, 0..GROWN_VALUES);
+    is_sound(&store);
+}
+
+/// Whichever write it is that finds no space.
+#[test]
+fn a_whole_compaction_without_space_leaves_a_store_that_serves() {
+    let mut refused = 0;
+    for nth in (1..).step_by(7) {
+        let grown = grown(4);
+        grown
+            .disk
+            .fail_when(Filter::any().operation(Operation::Write).from_nth(nth), Fault::Enospc);
+        let outcome = grown.store.compact();
+        grown.disk.heal();
+        let Err(error) = outcome else { break };
+        assert!(matches!(error, Error::NoSpace { .. }), "write {nth}: {error}");
+        refused += 1;
+        assert_eq!(grown.store.stats().poisoned, None);
+        grown.holds();
+        grown.store.commit(Batch::new().set("after", Digest::of(&value(1)))).unwrap();
+        grown.store.compact().unwrap();
+        let stats = grown.store.stats();
+        assert_eq!((filled(&stats.index).len(), filled(&stats.names).len()), (1, 1), "write {nth}");
+    }
+    assert!(refused > 5, "{refused}");
+}
+
+#[test]
+fn a_whole_compaction_ends_when_the_store_is_closed_and_stops_nobody() {
+    let grown = grown(5);
+    let calls = Cell::new(0);
+    let error = grown.store.compact_watched(|_, _| {
+        calls.set(calls.get() + 1);
+        match calls.get() {
+            // No lock is held by now that anything needs.
+            2 => {
+                let digest = grown.store.put(b"meanwhile").unwrap().digest;
+                grown.store.commit(Batch::new().set("meanwhile", digest)).unwrap();
+                is_sound(&grown.store);
+            }
+            3 => grown.store.clone().close().unwrap(),
+            _ => {}
+        }
+    });
+    assert!(matches!(error, Err(Error::Poisoned { .. })), "{error:?}");
+    assert_eq!(calls.get(), 3);
+    let closed = grown.store.compact();
+    assert!(matches!(closed, Err(Error::Poisoned { .. })), "{closed:?}");
+    let store = small().open_on(Arc::clone(&grown.disk) as Arc<dyn Disk>).unwrap();
+    assert!(store.stats().recovery.clean);
+    assert_eq!(store.pointer("meanwhile").unwrap(), Some(Digest::of(b"meanwhile")));
+    is_sound(&store);
 }

@@ -18,6 +18,7 @@
 pub mod batch;
 mod check;
 pub mod cli;
+mod compact;
 pub mod context;
 mod dir_stack;
 pub mod exit;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pinstone_compaction::levels::LEVELS_MAX;
-use pinstone_compaction::plan::{Shape, debt_bytes, plan, plan_full, score};
+use pinstone_compaction::plan::{Shape, debt_bytes, full_bytes, plan, plan_full, score};
 use proptest::prelude::*;
 
 use crate::model::Tree;
@@ -49,6 +49,8 @@ proptest! {
                 let levels: BTreeSet<_> = tree.levels.all().map(|(level, _)| level).collect();
                 prop_assert!(levels.len() == 1 && !levels.contains(&0), "{:?}", levels);
             }
+            let is_one_level = plan_full(&tree.levels, &shape).is_none();
+            prop_assert_eq!(full_bytes(&tree.levels) == 0, is_one_level);
             prop_assert_eq!(tree.levels.check(), []);
             prop_assert_eq!(&tree.keys(), &keys);
         }

@@ -8,6 +8,8 @@
 //! 3. What was written is opened before the root names it: a look-up never finds a table that cannot
 //!    be opened.
 //!
+//! [`full`] has it all done at once.
+//!
 //! - F1: nothing refers to a table before its bytes and its name are durable.
 //! - F2: an edit that takes tables in says in the same step what of the log they hold; only then is
 //!   that left out at open.
@@ -35,6 +37,8 @@ use crate::state::inner::Inner;
 use crate::state::pointers::NameMemtable;
 use crate::state::root::{Edit, Flushed};
 use crate::state::trees::{Entries, Flush, TreeWork, Work};
+
+pub(crate) mod full;
 
 /// Memtables of a tree that wait to be written, at most: a log whose values would need another waits.
 pub(crate) const FROZEN_MAX: u64 = 3;

@@ -1,0 +1,149 @@
+//! compact: what is full is sealed, what can be is flushed, and each tree is rewritten until it is
+//! one sorted level.
+//!
+//! 1. What is rewritten is what stands in tables after these flushes. Tables that are flushed later
+//!    stay in level 0, so that it is not others' writing that decides when the work ends.
+//! 2. It goes in steps like those of the work that is always due, under the same lock, which is let go
+//!    between two steps. What one begins, the other may go on with.
+//!
+//! - W1: nothing is sealed that is not full: memtables stay whose segments are not sealed.
+//! - W2: at rest it writes nothing.
+
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+
+use pinstone_compaction::TableId;
+use pinstone_compaction::edit::LevelEdit;
+use pinstone_compaction::levels::Levels;
+use pinstone_compaction::plan::{self, INPUT_TABLES_MAX};
+use pinstone_compaction::run::{CARRIED_TABLES_MAX, Index, Names, Rewrite};
+use pinstone_disk::env;
+
+use super::{StoreTree, attempt, begin_rewrite, step_flushes, step_rewrite};
+use crate::error::{Error, Result};
+use crate::maintain;
+use crate::state::inner::Inner;
+use crate::state::trees::Work;
+
+/// Entries of a step: a fraction of a millisecond.
+const STEP_ENTRIES: u64 = 2048;
+
+/// Compacts both trees whole; `progress` is told the bytes read, and about how many are to be read
+/// in all.
+pub(crate) fn compact(inner: &Inner, progress: impl Fn(u64, u64)) -> Result<()> {
+    inner.writer.poison.check()?;
+    while maintain::seal_next(inner)? {}
+    flush(inner)?;
+    let (names, index) = {
+        let mut work = inner.trees.work.lock();
+        (Goal::<Names>::new(inner, &mut work), Goal::<Index>::new(inner, &mut work))
+    };
+    loop {
+        let mut work = inner.trees.work.lock();
+        let goes_on = attempt(inner, &mut work, |work| {
+            Ok(step_flushes(inner, work, STEP_ENTRIES)?
+                || names.step(inner, work)?
+                || index.step(inner, work)?)
+        })?;
+        if !goes_on {
+            names.check_reached(inner)?;
+            index.check_reached(inner)?;
+            break;
+        }
+        let done_bytes = names.done_bytes(&mut work) + index.done_bytes(&mut work);
+        let ahead_bytes = names.ahead_bytes(inner, &mut work) + index.ahead_bytes(inner, &mut work);
+        drop(work);
+        progress(done_bytes, done_bytes + ahead_bytes);
+        env::yield_now();
+    }
+    Ok(inner.root.rewrite()?)
+}
+
+/// Flushes as many memtables as wait now, but those that wait for their segments.
+fn flush(inner: &Inner) -> Result<()> {
+    let flush_count = |work: &Work| work.names.figures.flush_count + work.index.figures.flush_count;
+    let waiting_count = Names::frozen_count(inner) + Index::frozen_count(inner);
+    let until = flush_count(&inner.trees.work.lock()) + waiting_count;
+    loop {
+        let mut work = inner.trees.work.lock();
+        let goes_on = attempt(inner, &mut work, |work| step_flushes(inner, work, STEP_ENTRIES))?;
+        if !goes_on || flush_count(&work) >= until {
+            return Ok(());
+        }
+        drop(work);
+        env::yield_now();
+    }
+}
+
+/// One sorted level of what a tree has in tables.
+struct Goal<T> {
+    /// The tables of level 0 that are to go into it.
+    level0: BTreeSet<TableId>,
+    /// Bytes that rewrites had read by then.
+    before_bytes: u64,
+    tree: PhantomData<T>,
+}
+
+impl<T: StoreTree> Goal<T> {
+    fn new(inner: &Inner, work: &mut Work) -> Self {
+        let level0 = T::levels(inner).levels().tables(0).iter().map(|table| table.id).collect();
+        Self { level0, before_bytes: read_bytes::<T>(work), tree: PhantomData }
+    }
+
+    /// The tree without what came to level 0 since.
+    fn levels(&self, inner: &Inner) -> Levels {
+        let levels = T::levels(inner).levels().clone();
+        let newer = levels.tables(0).iter().map(|table| table.id);
+        let removed: Vec<_> = newer.filter(|id| !self.level0.contains(id)).collect();
+        if removed.is_empty() {
+            return levels;
+        }
+        let edit = LevelEdit { removed, ..LevelEdit::new(T::KIND) };
+        levels.apply(&edit).expect("what is there can go")
+    }
+
+    /// Does a little of it; false if there is nothing left to do, or it must wait.
+    fn step(&self, inner: &Inner, work: &mut Work) -> Result<bool> {
+        if T::work(work).rewrite.is_some() {
+            return step_rewrite::<T>(inner, work, STEP_ENTRIES);
+        }
+        match plan::plan_full(&self.levels(inner), inner.trees.shape(T::KIND)) {
+            Some(plan) => begin_rewrite::<T>(inner, work, &T::levels(inner), &plan),
+            None => Ok(false),
+        }
+    }
+
+    /// Nothing is left to do.
+    ///
+    /// # Errors
+    /// What it waits for.
+    fn check_reached(&self, inner: &Inner) -> Result<()> {
+        let levels = self.levels(inner);
+        if plan::full_bytes(&levels) == 0 {
+            return Ok(());
+        }
+        let (what, max) = match plan::plan_full(&levels, inner.trees.shape(T::KIND)) {
+            Some(_) => ("replaced tables that readers hold on to", CARRIED_TABLES_MAX),
+            None => ("tables that overlap one another", INPUT_TABLES_MAX),
+        };
+        let max = max as u64;
+        Err(Error::Limit { what, max, found: levels.total().table_count.max(max + 1) })
+    }
+
+    fn done_bytes(&self, work: &mut Work) -> u64 {
+        read_bytes::<T>(work).saturating_sub(self.before_bytes)
+    }
+
+    fn ahead_bytes(&self, inner: &Inner, work: &mut Work) -> u64 {
+        let done_bytes = T::work(work).rewrite.as_ref().map_or(0, Rewrite::done_bytes);
+        plan::full_bytes(&self.levels(inner)).saturating_sub(done_bytes)
+    }
+}
+
+/// Bytes that rewrites of the tree have read since the store was opened.
+fn read_bytes<T: StoreTree>(work: &mut Work) -> u64 {
+    let work = T::work(work);
+    let begun_bytes: u64 = work.figures.read_bytes.iter().sum();
+    let ahead = |rewrite: &Rewrite<T>| rewrite.plan().input_bytes() - rewrite.done_bytes();
+    begun_bytes - work.rewrite.as_ref().map_or(0, ahead)
+}

@@ -251,7 +251,8 @@ pub(crate) struct CompactArgs {}
 
 /// Print figures of the store
 ///
-/// Prints a line `NAME VALUE` for each. Counters begin at zero when a process opens the store.
+/// Prints a line `NAME VALUE` for each, and a table of the levels of the index, of those of the names,
+/// and of what memory is used for. Counters begin at zero when a process opens the store.
 ///
 /// With --json: the same figures, those of a log or of a kind in an object of their own
 #[derive(Args, Debug)]

@@ -1,5 +1,14 @@
 //! `pinstone stats`: figures of the store.
+//!
+//! As JSON they stand as the engine has them. As text the levels of each tree are a table, and so is
+//! what memory is used for; every other figure is a line of its own, with the rates that follow from
+//! them.
 
+use std::fmt;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use indicatif::{HumanBytes, HumanCount};
+use pinstone::{LevelStats, MemoryStats, Stats, TreeStats};
 use serde_json::Value;
 
 use crate::context::{Absent, Context};
@@ -11,17 +20,156 @@ pub(crate) fn run(context: &mut Context) -> Result<Exit, CliError> {
     if context.json() {
         context.document(&stats)?;
     } else {
-        let stats = serde_json::to_value(&stats).map_err(|error| CliError::Other(error.into()))?;
-        let mut figures = Vec::new();
-        flatten(&stats, "", &mut figures);
-        let width = figures.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, value) in figures {
-            context.line(format_args!("{name:width$} {value}"))?;
-        }
+        context.line(text(&stats)?)?;
     }
     context.flush()?;
     context.release(store);
     Ok(Exit::Ok)
+}
+
+/// The figures, in parts with an empty line between them.
+fn text(stats: &Stats) -> Result<String, CliError> {
+    let value =
+        |stats: serde_json::Result<Value>| stats.map_err(|error| CliError::Other(error.into()));
+    let mut document = value(serde_json::to_value(stats))?;
+    let mut take = |field: &str| document.as_object_mut().and_then(|fields| fields.remove(field));
+    let [index, names, memory] = ["index", "names", "memory"].map(&mut take);
+    let mut parts = vec![lines(&document, "", &[])];
+    for (name, tree, value) in [("index", &stats.index, index), ("names", &stats.names, names)] {
+        parts.push(levels(name, tree));
+        let mut value = value.unwrap_or_default();
+        value.as_object_mut().and_then(|fields| fields.remove("levels"));
+        let sum = sum(&tree.levels);
+        let absent_count = sum.asked_count.saturating_sub(sum.found_count);
+        let rate = Rate(sum.filtered_count, absent_count).to_string();
+        parts.push(lines(&value, name, &[("filter_hit_rate", rate)]));
+    }
+    parts.push(uses(&stats.memory));
+    let mut value = memory.unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|field, _| !field.ends_with("_bytes"));
+    }
+    let MemoryStats { cache_asked_count, cache_missed_count, .. } = stats.memory;
+    let hit_count = cache_asked_count.saturating_sub(cache_missed_count);
+    let rate = Rate(hit_count, cache_asked_count).to_string();
+    parts.push(lines(&value, "memory", &[("cache_hit_rate", rate)]));
+    Ok(parts.join("\n\n"))
+}
+
+/// The levels of a tree that hold anything, or that anything was done for.
+fn levels(name: &str, tree: &TreeStats) -> String {
+    let mut table = table(&[
+        name,
+        "tables",
+        "bytes",
+        "entries",
+        "score",
+        "read",
+        "written",
+        "look-ups",
+        "filtered",
+        "found",
+        "device reads",
+    ]);
+    let mut row = |what: String, score: String, level: &LevelStats| {
+        let bytes = |bytes| HumanBytes(bytes).to_string();
+        let count = |count| HumanCount(count).to_string();
+        table.add_row([
+            what,
+            count(level.table_count),
+            bytes(level.bytes),
+            count(level.entry_count),
+            score,
+            bytes(level.read_bytes),
+            bytes(level.written_bytes),
+            count(level.asked_count),
+            count(level.filtered_count),
+            count(level.found_count),
+            count(level.device_read_count),
+        ]);
+    };
+    for level in &tree.levels {
+        if level.table_count + level.read_bytes + level.written_bytes > 0 {
+            row(format!("level {}", level.level), format!("{:.2}", level.score), level);
+        }
+    }
+    row("all levels".to_owned(), String::new(), &sum(&tree.levels));
+    shown(&table)
+}
+
+/// All levels together.
+fn sum(levels: &[LevelStats]) -> LevelStats {
+    levels.iter().fold(LevelStats::default(), |mut sum, level| {
+        sum.table_count += level.table_count;
+        sum.bytes += level.bytes;
+        sum.entry_count += level.entry_count;
+        sum.read_bytes += level.read_bytes;
+        sum.written_bytes += level.written_bytes;
+        sum.asked_count += level.asked_count;
+        sum.filtered_count += level.filtered_count;
+        sum.found_count += level.found_count;
+        sum.device_read_count += level.device_read_count;
+        sum
+    })
+}
+
+/// What memory is used for.
+fn uses(memory: &MemoryStats) -> String {
+    let mut table = table(&["memory", "bytes", "of the limit"]);
+    let uses = [
+        ("memtables of the index", memory.index_memtable_bytes),
+        ("memtables of names", memory.names_memtable_bytes),
+        ("directories and filters of tables", memory.directory_bytes),
+        ("cached pages and blocks", memory.cache_bytes),
+        ("directories of digest lists", memory.list_bytes),
+        ("what sealing will write", memory.sealer_bytes),
+    ];
+    let used_bytes = uses.iter().map(|(_, bytes)| bytes).sum();
+    for (what, bytes) in uses.into_iter().chain([("in use", used_bytes)]) {
+        let share = Rate(bytes, memory.limit_bytes).to_string();
+        table.add_row([what.to_owned(), HumanBytes(bytes).to_string(), share]);
+    }
+    table.add_row(["limit".to_owned(), HumanBytes(memory.limit_bytes).to_string(), String::new()]);
+    shown(&table)
+}
+
+/// Words on the left, figures on the right.
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((u16::from(at > 0) * 2, 0));
+        let alignment = if at == 0 { CellAlignment::Left } else { CellAlignment::Right };
+        column.set_cell_alignment(alignment);
+    }
+    table
+}
+
+fn shown(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// So many of so many.
+struct Rate(u64, u64);
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self(_, 0) => f.write_str("-"),
+            Self(of, all) => write!(f, "{:.1} %", of as f64 / all as f64 * 100.0),
+        }
+    }
+}
+
+/// The figures of a document and those that follow from it, a line for each: `NAME VALUE`.
+fn lines(document: &Value, name: &str, also: &[(&str, String)]) -> String {
+    let mut figures = Vec::new();
+    flatten(document, name, &mut figures);
+    figures.extend(also.iter().map(|(field, value)| (format!("{name}.{field}"), value.clone())));
+    let width = figures.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let line = |(name, value): (String, String)| format!("{name:width$} {value}");
+    figures.into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// The figures in a document, each with a dotted name.
@@ -35,6 +183,9 @@ fn flatten(value: &Value, name: &str, figures: &mut Vec<(String, String)>) {
         }
         Value::Null => figures.push((name.to_owned(), "-".to_owned())),
         Value::String(text) => figures.push((name.to_owned(), text.clone())),
+        Value::Number(number) if number.is_f64() => {
+            figures.push((name.to_owned(), format!("{:.2}", number.as_f64().unwrap_or(0.0))));
+        }
         value => figures.push((name.to_owned(), value.to_string())),
     }
 }
@@ -45,7 +196,7 @@ mod tests {
 
     #[test]
     fn every_figure_has_a_line_of_its_own() {
-        let stats = serde_json::to_value(pinstone::Stats::default()).unwrap();
+        let stats = serde_json::to_value(Stats::default()).unwrap();
         let mut figures = Vec::new();
         flatten(&stats, "", &mut figures);
         let find = |name: &str| figures.iter().find(|(found, _)| found == name).unwrap().1.clone();
@@ -53,5 +204,78 @@ mod tests {
         assert_eq!(find("blob_log.segment_count"), "0");
         assert_eq!(find("recovery.clean"), "false");
         assert_eq!(find("poisoned"), "-");
+    }
+
+    fn level(number: u8, times: u64) -> LevelStats {
+        let mut level = LevelStats::default();
+        level.level = number;
+        level.table_count = 2 * times;
+        level.bytes = 20_480 * times;
+        level.entry_count = 1_250 * times;
+        level.score = 0.125;
+        level.written_bytes = 4_096 * times;
+        level.asked_count = 1_000;
+        level.filtered_count = 300 * times;
+        level.found_count = 100;
+        level.device_read_count = 7;
+        level
+    }
+
+    #[test]
+    fn levels_and_memory_are_tables() {
+        let mut stats = Stats::default();
+        stats.index.levels = vec![level(0, 1), LevelStats::default(), level(2, 2)];
+        stats.index.write_amplification = 4.5;
+        stats.memory.limit_bytes = 1 << 20;
+        stats.memory.cache_bytes = 1 << 18;
+        (stats.memory.cache_asked_count, stats.memory.cache_missed_count) = (1_000, 25);
+        let text = text(&stats).unwrap();
+        let after = |from: &str| &text[text.find(from).unwrap()..];
+        snapbox::assert_data_eq!(after("\nindex "), snapbox::str![[r#"
+
+index       tables      bytes  entries  score  read    written  look-ups  filtered  found  device reads
+level 0          2  20.00 KiB    1,250   0.12   0 B   4.00 KiB     1,000       300    100             7
+level 2          4  40.00 KiB    2,500   0.12   0 B   8.00 KiB     1,000       600    100             7
+all levels       6  60.00 KiB    3,750          0 B  12.00 KiB     2,000       900    200            14
+
+index.debt_bytes           0
+index.flush_count          0
+index.flushed_bytes        0
+index.memtable_count       0
+index.memtable_entry_count 0
+index.move_count           0
+index.rewrite_count        0
+index.write_amplification  4.50
+index.filter_hit_rate      50.0 %
+
+names       tables  bytes  entries  score  read  written  look-ups  filtered  found  device reads
+all levels       0    0 B        0          0 B      0 B         0         0      0             0
+
+names.debt_bytes           0
+names.flush_count          0
+names.flushed_bytes        0
+names.memtable_count       0
+names.memtable_entry_count 0
+names.move_count           0
+names.rewrite_count        0
+names.write_amplification  0.00
+names.filter_hit_rate      -
+
+memory                                  bytes  of the limit
+memtables of the index                    0 B         0.0 %
+memtables of names                        0 B         0.0 %
+directories and filters of tables         0 B         0.0 %
+cached pages and blocks            256.00 KiB        25.0 %
+directories of digest lists               0 B         0.0 %
+what sealing will write                   0 B         0.0 %
+in use                             256.00 KiB        25.0 %
+limit                                1.00 MiB
+
+memory.cache_asked_count         1000
+memory.cache_missed_count        25
+memory.directories_rebuilt_count 0
+memory.filters_ignored_count     0
+memory.cache_hit_rate            97.5 %
+"#]]);
     }
 }

@@ -231,7 +231,9 @@ mod tests {
         (stats.memory.cache_asked_count, stats.memory.cache_missed_count) = (1_000, 25);
         let text = text(&stats).unwrap();
         let after = |from: &str| &text[text.find(from).unwrap()..];
-        snapbox::assert_data_eq!(after("\nindex "), snapbox::str![[r#"
+        snapbox::assert_data_eq!(
+            after("\nindex "),
+            snapbox::str![[r#"
 
 index       tables      bytes  entries  score  read    written  look-ups  filtered  found  device reads
 level 0          2  20.00 KiB    1,250   0.12   0 B   4.00 KiB     1,000       300    100             7
@@ -276,6 +278,7 @@ memory.cache_missed_count        25
 memory.directories_rebuilt_count 0
 memory.filters_ignored_count     0
 memory.cache_hit_rate            97.5 %
-"#]]);
+"#]]
+        );
     }
 }

@@ -208,38 +208,61 @@ pub(crate) fn step(inner: &Inner, entry_count: u64) -> Result<bool> {
 }
 
 fn step_holding(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
-    if work.has_failed {
-        return Ok(false);
+    inner.writer.poison.check()?;
+    let has_stepped = is_stepped::<Names>(inner, work, step_flush::<Names>, entry_count)
+        || is_stepped::<Index>(inner, work, step_flush::<Index>, entry_count)
+        || is_stepped::<Names>(inner, work, step_rewrite::<Names>, entry_count)
+        || is_stepped::<Index>(inner, work, step_rewrite::<Index>, entry_count);
+    match work.failure.take_if(|_| !has_stepped) {
+        Some(error) => Err(error),
+        None => Ok(has_stepped),
     }
-    attempt(inner, work, |work| {
-        Ok(step_flushes(inner, work, entry_count)?
-            || step_rewrite::<Names>(inner, work, entry_count)?
-            || step_rewrite::<Index>(inner, work, entry_count)?)
-    })
 }
 
-/// Does some work. If it fails, what is under way is given up, and waits (F3).
-fn attempt(
+type Step = fn(&Inner, &mut Work, u64) -> Result<bool>;
+
+/// Does a little of a tree's work, if there is any and it has not failed. That it fails stops nothing
+/// of the other tree's.
+fn is_stepped<T: StoreTree>(inner: &Inner, work: &mut Work, step: Step, entry_count: u64) -> bool {
+    if T::work(work).has_failed {
+        return false;
+    }
+    match attempt::<T>(inner, work, |work| step(inner, work, entry_count)) {
+        Ok(has_stepped) => has_stepped,
+        Err(error) => {
+            tracing::warn!(%error, tree = T::KIND.word(), "flushing or compaction waits");
+            work.failure.get_or_insert(error);
+            false
+        }
+    }
+}
+
+/// Does some work of a tree. If it fails, what is under way there is given up, and waits (F3).
+fn attempt<T: StoreTree>(
     inner: &Inner,
     work: &mut Work,
     act: impl FnOnce(&mut Work) -> Result<bool>,
 ) -> Result<bool> {
     let done = inner.writer.poison.check().map_err(Error::from).and_then(|()| act(work));
     if done.is_err() {
-        abandon(work);
+        let work = T::work(work);
+        abandon_tree(work);
         work.has_failed = true;
     }
     done
 }
 
+/// Flushes a little of what waits, of either tree.
 fn step_flushes(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
-    Ok(step_flush::<Names>(inner, work, entry_count)?
-        || step_flush::<Index>(inner, work, entry_count)?)
+    let names = |work: &mut Work| step_flush::<Names>(inner, work, entry_count);
+    let index = |work: &mut Work| step_flush::<Index>(inner, work, entry_count);
+    Ok(attempt::<Names>(inner, work, names)? || attempt::<Index>(inner, work, index)?)
 }
 
 /// Has the work go on after a failure.
 pub(crate) fn begin_again(inner: &Inner) {
-    inner.trees.work.lock().has_failed = false;
+    let mut work = inner.trees.work.lock();
+    (work.index.has_failed, work.names.has_failed, work.failure) = (false, false, None);
 }
 
 /// Gives up what is under way: nothing of it stays.
@@ -264,7 +287,7 @@ fn abandon_tree<T: Tree, M>(work: &mut TreeWork<T, M>) {
 pub(crate) fn flush_behind(inner: &Inner) -> Result<()> {
     while Index::frozen_count(inner).max(Names::frozen_count(inner)) >= FROZEN_MAX {
         let mut work = inner.trees.work.lock();
-        if !attempt(inner, &mut work, |work| step_flushes(inner, work, u64::MAX))? {
+        if !step_flushes(inner, &mut work, u64::MAX)? {
             // It waits for segments to be sealed.
             break;
         }

@@ -41,6 +41,17 @@ struct RootInner {
     log: Appender,
     /// Bytes of the log's first record.
     first_bytes: u64,
+    /// The root says that the store is closed, and nothing is to take that back.
+    is_closed: bool,
+}
+
+impl RootInner {
+    fn check_open(&self) -> Result<(), WalError> {
+        if self.is_closed {
+            return Err(WalError::Poisoned { cause: "it was closed".to_owned() });
+        }
+        Ok(())
+    }
 }
 
 /// Bytes reserved for a root log beyond its first record, so that edits can be written when the
@@ -60,7 +71,7 @@ impl Root {
         assert_eq!(header.epoch, writer.epoch, "a writer writes a root log of its own");
         let (log, first_bytes) = create_log(&writer, header, &state)?;
         writer.synced.raise(LogKind::Root, log.end());
-        let inner = Mutex::new(RootInner { state, log, first_bytes });
+        let inner = Mutex::new(RootInner { state, log, first_bytes, is_closed: false });
         Ok(Self { writer, inner })
     }
 
@@ -167,10 +178,12 @@ impl Root {
         self.append(&mut self.inner.lock(), &[Edit::Seal { log, ordinal, epoch, seal }])
     }
 
-    /// Records that the store is closed, with the logs durable to these ends.
+    /// Records that the store is closed, with the logs durable to these ends. Nothing is appended after
+    /// that: it stays the last word.
     pub(crate) fn close(&self, ends: Ends) -> Result<(), WalError> {
         let mut inner = self.inner.lock();
         self.append(&mut inner, &[Edit::Closed(ends)])?;
+        inner.is_closed = true;
         // What was reserved is zeros, there or not: this needs no sync.
         Ok(inner.log.segment().file.set_len(inner.log.end().offset_bytes())?)
     }
@@ -216,6 +229,7 @@ impl Root {
         }
         let mut inner = self.inner.lock();
         self.writer.poison.check()?;
+        inner.check_open()?;
         let old = inner.log.segment().header;
         let Some(ordinal) = old.ordinal.next().filter(|ordinal| ordinal.next().is_some()) else {
             return Ok(());
@@ -241,7 +255,7 @@ impl Root {
             return Err(self.writer.poison.after(error));
         }
         self.writer.synced.raise(LogKind::Root, log.end());
-        *inner = RootInner { state, log, first_bytes };
+        *inner = RootInner { state, log, first_bytes, is_closed: false };
         // What cannot be removed now is removed at the next open.
         let _ = disk.remove(old.file_name());
         let log = &inner.log;
@@ -249,6 +263,7 @@ impl Root {
     }
 
     fn append(&self, inner: &mut RootInner, edits: &[Edit]) -> Result<(), WalError> {
+        inner.check_open()?;
         let mut frame = FrameBuilder::with_capacity(0);
         if !edits.is_empty() {
             frame.push(self.writer.store, RecordKind::RootEdit, &encode(edits));

@@ -11,6 +11,7 @@ use pinstone_compaction::{TableError, TableId};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
 use pinstone_disk::{DiskError, Epoch, Ordinal, TableKind};
 
+use crate::error::Error;
 use crate::options::Options;
 use crate::state::digest_index::Memtable;
 use crate::state::pointers::NameMemtable;
@@ -41,8 +42,8 @@ pub(crate) struct Work {
     pub(crate) names: TreeWork<Names, NameMemtable>,
     /// Tables that were replaced, whose files may still be there after a crash.
     pub(crate) lingering: BTreeSet<TableId>,
-    /// Something failed since the work was last begun: it waits until it is begun again.
-    pub(crate) has_failed: bool,
+    /// Why a tree's work waits, told once nothing else is due.
+    pub(crate) failure: Option<Error>,
 }
 
 /// Work on one tree.
@@ -50,6 +51,8 @@ pub(crate) struct Work {
 pub(crate) struct TreeWork<T: Tree, M> {
     pub(crate) flush: Option<Flush<T, M>>,
     pub(crate) rewrite: Option<Rewrite<T>>,
+    /// It failed since the work was last begun: it waits until it is begun again.
+    pub(crate) has_failed: bool,
     /// Bytes of an entry of what is being rewritten, about.
     pub(crate) entry_bytes: u64,
     pub(crate) figures: TreeFigures,
@@ -57,7 +60,13 @@ pub(crate) struct TreeWork<T: Tree, M> {
 
 impl<T: Tree, M> Default for TreeWork<T, M> {
     fn default() -> Self {
-        Self { flush: None, rewrite: None, entry_bytes: 0, figures: TreeFigures::default() }
+        Self {
+            flush: None,
+            rewrite: None,
+            has_failed: false,
+            entry_bytes: 0,
+            figures: TreeFigures::default(),
+        }
     }
 }
 

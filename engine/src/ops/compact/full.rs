@@ -40,11 +40,9 @@ pub(crate) fn compact(inner: &Inner, progress: impl Fn(u64, u64)) -> Result<()> 
     };
     loop {
         let mut work = inner.trees.work.lock();
-        let goes_on = attempt(inner, &mut work, |work| {
-            Ok(step_flushes(inner, work, STEP_ENTRIES)?
-                || names.step(inner, work)?
-                || index.step(inner, work)?)
-        })?;
+        let goes_on = step_flushes(inner, &mut work, STEP_ENTRIES)?
+            || attempt::<Names>(inner, &mut work, |work| names.step(inner, work))?
+            || attempt::<Index>(inner, &mut work, |work| index.step(inner, work))?;
         if !goes_on {
             names.check_reached(inner)?;
             index.check_reached(inner)?;
@@ -66,7 +64,7 @@ fn flush(inner: &Inner) -> Result<()> {
     let until = flush_count(&inner.trees.work.lock()) + waiting_count;
     loop {
         let mut work = inner.trees.work.lock();
-        let goes_on = attempt(inner, &mut work, |work| step_flushes(inner, work, STEP_ENTRIES))?;
+        let goes_on = step_flushes(inner, &mut work, STEP_ENTRIES)?;
         if !goes_on || flush_count(&work) >= until {
             return Ok(());
         }

@@ -277,6 +277,7 @@ memory.cache_asked_count         1000
 memory.cache_missed_count        25
 memory.directories_rebuilt_count 0
 memory.filters_ignored_count     0
+memory.filters_left_out_count    0
 memory.cache_hit_rate            97.5 %
 "#]]
         );

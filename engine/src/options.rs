@@ -69,7 +69,7 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Entries of one memtable of the digest index, at most: it is written as a table then. Default:
     /// as many as `memory_bytes` allows. Fewer make more and smaller tables, and less to read at
-    /// open.
+    /// open: what no table has yet is read there, up to four memtables of each tree.
     pub memtable_entries_max: u64,
     /// Tables in level 0 of a tree that make it due to be rewritten into the next level. Default:
     /// 6; a look-up may ask each of them.

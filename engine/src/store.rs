@@ -215,9 +215,10 @@ impl StoreBuilder {
 
 impl Store {
     /// Opens the store at `path`, creating it where the directory is absent or empty, and mends
-    /// what a crash left. Costs reading the root log, the digest list of every sealed segment of
-    /// the blob log, its unsealed segments, and the whole pointer log, and a few syncs; after a
-    /// crash, also a copy of those unsealed segments that are not known to be durable.
+    /// what a crash left. Costs reading the root log, the end of each table, and of both logs what
+    /// is not in tables yet: digest lists of sealed segments, commits, and segments that are not
+    /// sealed; and a few syncs. That grows with the count of tables, not of values. After a crash,
+    /// also a copy of those unsealed segments that are not known to be durable.
     ///
     /// # Errors
     /// [`crate::Error::Locked`] if it is open already, here or in another process;

@@ -367,8 +367,9 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
         return begin_rewrite::<T>(inner, work, &levels, &plan);
     }
     let rewrite = T::work(work).rewrite.as_mut().expect("it is under way");
+    let before_bytes = rewrite.done_bytes();
     let goes_on = rewrite.step(entry_count).map_err(|error| after(inner, error))?;
-    let bytes = T::work(work).entry_bytes.saturating_mul(entry_count);
+    let bytes = rewrite.done_bytes() - before_bytes;
     inner.trees.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
     if !goes_on {
         finish_rewrite::<T>(inner, work)?;
@@ -410,8 +411,6 @@ fn begin_rewrite<T: StoreTree>(
     let figures = &mut T::work(work).figures;
     figures.rewrite_count += 1;
     figures.read_bytes[usize::from(plan.target)] += plan.input_bytes();
-    let entry_count: u64 = plan.inputs().map(|meta| meta.entry_count).sum();
-    T::work(work).entry_bytes = plan.input_bytes() / entry_count.max(1);
     T::work(work).rewrite = Some(rewrite);
     Ok(true)
 }

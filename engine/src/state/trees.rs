@@ -53,20 +53,12 @@ pub(crate) struct TreeWork<T: Tree, M> {
     pub(crate) rewrite: Option<Rewrite<T>>,
     /// It failed since the work was last begun: it waits until it is begun again.
     pub(crate) has_failed: bool,
-    /// Bytes of an entry of what is being rewritten, about.
-    pub(crate) entry_bytes: u64,
     pub(crate) figures: TreeFigures,
 }
 
 impl<T: Tree, M> Default for TreeWork<T, M> {
     fn default() -> Self {
-        Self {
-            flush: None,
-            rewrite: None,
-            has_failed: false,
-            entry_bytes: 0,
-            figures: TreeFigures::default(),
-        }
+        Self { flush: None, rewrite: None, has_failed: false, figures: TreeFigures::default() }
     }
 }
 

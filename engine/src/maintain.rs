@@ -3,7 +3,8 @@
 //! so that no segment waits for a compaction.
 //!
 //! - M1: a step either completes or leaves things as they were, to be tried again.
-//! - M2: no clock: the thread sleeps until something is due, and works until nothing is.
+//! - M2: threads sleep until something is due, and work until nothing is. What is right never depends on
+//!   a clock: it only bounds the rate of compaction, if the options do.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

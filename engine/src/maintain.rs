@@ -125,16 +125,19 @@ const STEP_ENTRIES: u64 = 2048;
 fn maintain_trees(inner: &Inner) -> Result<()> {
     compact::begin_again(inner);
     let compacted = || inner.trees.compacted_bytes.load(Ordering::Relaxed);
-    let (begun, before) = (env::monotonic(), compacted());
-    while compact::step(inner, STEP_ENTRIES)? {
+    let (begun, mut own_bytes) = (env::monotonic(), 0);
+    loop {
+        let before = compacted();
+        if !compact::step(inner, STEP_ENTRIES)? {
+            return Ok(());
+        }
+        // What others do meanwhile is theirs, but for what falls into these moments.
+        own_bytes += compacted() - before;
         env::yield_now();
-        let bytes = compacted() - before;
         let rate = inner.options.compaction_bytes_per_second;
-        inner
-            .compact_signal
-            .rest(inner, begun + Duration::from_secs_f64(bytes as f64 / rate as f64));
+        let until = begun + Duration::from_secs_f64(own_bytes as f64 / rate as f64);
+        inner.compact_signal.rest(inner, until);
     }
-    Ok(())
 }
 
 /// After a write: has done, or has the thread do, what became due.
@@ -159,7 +162,7 @@ pub(crate) fn after_write(inner: &Inner) -> Result<()> {
 pub(crate) fn all(inner: &Inner) -> Result<()> {
     logs(inner)?;
     compact::begin_again(inner);
-    while compact::step(inner, u64::MAX)? {}
+    while compact::step(inner, STEP_ENTRIES)? {}
     inner.root.rewrite()?;
     Ok(())
 }

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use pinstone::{Batch, CommitId, Digest, Error, Maintenance, Store};
+use pinstone::{Batch, CheckOptions, CommitId, Digest, Error, Maintenance, Store};
 use pinstone_disk::Disk;
 use pinstone_disk::env::{Mutex, explore, spawn, yield_now};
 use pinstone_disk::sim::{CrashState, SimDisk};
@@ -176,4 +176,114 @@ fn equal_values_put_at_once_are_stored_once() {
         assert_eq!(*new.lock(), 2);
         assert_eq!(store.stats().value_count, 2);
     });
+}
+
+/// With segments, memtables and tables so small that a few values make much of each.
+fn open_tiny(disk: &Arc<SimDisk>, maintenance: Maintenance) -> Store {
+    Store::builder()
+        .segment_bytes(4 << 10)
+        .pointer_segment_bytes(4 << 10)
+        .append_buffer_bytes(1 << 10)
+        .reserve_bytes(32 << 10)
+        .memtable_entries_max(1)
+        .level0_tables(1)
+        .level_ratio(2)
+        .table_bytes(4 << 10)
+        .maintenance(maintenance)
+        .open_on(Arc::clone(disk) as Arc<dyn Disk>)
+        .unwrap()
+}
+
+/// So few of them fit into a segment that each second one begins another.
+fn large(name: u8, id: u8) -> Vec<u8> {
+    [name, id].repeat(900)
+}
+
+fn maintaining(store: &Store) -> Box<dyn FnOnce() + Send> {
+    let store = store.clone();
+    Box::new(move || (0..4).for_each(|_| store.maintain().unwrap()))
+}
+
+fn is_sound(store: &Store) {
+    let report = store.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).unwrap();
+    assert_eq!(report.findings, []);
+}
+
+/// Asks in one thread alone: who looks into a segment's list while another thread loads it waits by a
+/// lock of the cache's own, which the scheduler does not know.
+fn asking<T: Clone + Send + 'static>(
+    known: &Arc<Mutex<Vec<T>>>,
+    count: usize,
+    ask: impl Fn(&T) + Send + 'static,
+) -> Box<dyn FnOnce() + Send> {
+    let known = Arc::clone(known);
+    Box::new(move || {
+        loop {
+            let all = known.lock().clone();
+            // Those of late are on their way from memory to tables.
+            all.iter().rev().take(4).for_each(&ask);
+            if all.len() == count {
+                return;
+            }
+            yield_now();
+        }
+    })
+}
+
+#[test]
+fn a_value_is_found_at_every_moment_of_a_flush() {
+    for maintenance in [Maintenance::Inline, Maintenance::Thread] {
+        explore(schedules() / 2, move || {
+            let disk = SimDisk::new(1);
+            let store = open_tiny(&disk, maintenance);
+            let known = Arc::new(Mutex::new(Vec::<Digest>::new()));
+            let putting = |of: u8| -> Box<dyn FnOnce() + Send> {
+                let (store, known) = (store.clone(), Arc::clone(&known));
+                Box::new(move || {
+                    for id in 0..5 {
+                        let digest = store.put(&large(of, id)).unwrap().digest;
+                        known.lock().push(digest);
+                    }
+                })
+            };
+            let ask = {
+                let store = store.clone();
+                move |digest: &Digest| assert!(store.contains(digest).unwrap(), "it was put")
+            };
+            at_once([putting(1), putting(2), asking(&known, 10, ask), maintaining(&store)]);
+            let stats = store.stats();
+            assert!(stats.index.flush_count > 0, "nothing was flushed");
+            assert_eq!(stats.value_count, 10);
+            is_sound(&store);
+        });
+    }
+}
+
+#[test]
+fn a_name_is_found_at_every_moment_of_a_flush() {
+    for maintenance in [Maintenance::Inline, Maintenance::Thread] {
+        explore(schedules() / 2, move || {
+            let disk = SimDisk::new(1);
+            let store = open_tiny(&disk, maintenance);
+            let digest = store.put(&[7]).unwrap().digest;
+            let known = Arc::new(Mutex::new(Vec::<String>::new()));
+            let committing: Box<dyn FnOnce() + Send> = {
+                let (store, known) = (store.clone(), Arc::clone(&known));
+                Box::new(move || {
+                    for id in 0..10 {
+                        let name = format!("{id}{}", "-".repeat(900));
+                        store.commit(Batch::new().set(&name, digest)).unwrap();
+                        known.lock().push(name);
+                    }
+                })
+            };
+            let ask = {
+                let store = store.clone();
+                move |name: &String| assert_eq!(store.pointer(name).unwrap(), Some(digest))
+            };
+            at_once([committing, asking(&known, 10, ask), maintaining(&store)]);
+            assert!(store.stats().names.flush_count > 0, "nothing was flushed");
+            is_sound(&store);
+        });
+    }
 }

@@ -196,10 +196,9 @@ fn step(inner: &Inner) -> Result<bool> {
     grown.map(|()| true)
 }
 
-/// Before a log grows: returns once nothing full is unsealed, and few memtables wait to be written.
-/// Of each log at most two segments are
-/// unsealed then, the one that is full by now and the next: what recovery copies, and what is set
-/// aside for that, stay bounded.
+/// Before a log grows: returns once nothing full is unsealed, and few memtables wait to be written. Of
+/// each log at most two segments are unsealed then, the one that is full by now and the next: what
+/// recovery copies, and what is set aside for that, stay bounded.
 ///
 /// # Errors
 /// Why it cannot be sealed, or written; the log must not grow then.

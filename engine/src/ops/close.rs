@@ -68,6 +68,8 @@ fn seal_all(inner: &Inner) -> Result<()> {
 /// Ends both logs and tells the root. What could add to them, to the root or to the reserve waits
 /// meanwhile, and then finds that writing has ended.
 fn settle(inner: &Inner) -> Result<()> {
+    let mut work = inner.trees.work.lock();
+    compact::abandon(&mut work);
     let _maintaining = inner.maintaining.lock();
     let mut log = inner.pointer_log.lock();
     let _growing = inner.growing.lock();

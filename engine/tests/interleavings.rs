@@ -7,8 +7,11 @@
 #![cfg(feature = "shuttle")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod common;
+
 use std::sync::Arc;
 
+use common::tiny_tables;
 use pinstone::{Batch, CheckOptions, CommitId, Digest, Error, Maintenance, Store};
 use pinstone_disk::Disk;
 use pinstone_disk::env::{Mutex, explore, spawn, yield_now};
@@ -180,18 +183,7 @@ fn equal_values_put_at_once_are_stored_once() {
 
 /// With segments, memtables and tables so small that a few values make much of each.
 fn open_tiny(disk: &Arc<SimDisk>, maintenance: Maintenance) -> Store {
-    Store::builder()
-        .segment_bytes(4 << 10)
-        .pointer_segment_bytes(4 << 10)
-        .append_buffer_bytes(1 << 10)
-        .reserve_bytes(32 << 10)
-        .memtable_entries_max(1)
-        .level0_tables(1)
-        .level_ratio(2)
-        .table_bytes(4 << 10)
-        .maintenance(maintenance)
-        .open_on(Arc::clone(disk) as Arc<dyn Disk>)
-        .unwrap()
+    tiny_tables().maintenance(maintenance).open_on(Arc::clone(disk) as Arc<dyn Disk>).unwrap()
 }
 
 /// So few of them fit into a segment that each second one begins another.

@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::model::{Edit, Model};
-use common::{Verdict, caught, ensure, pool, script, told};
+use common::{Verdict, caught, ensure, pool, script, tiny_tables, told};
 use pinstone::{Digest, Maintenance, Store, StoreBuilder};
 use pinstone_disk::Disk;
 use pinstone_disk::sim::{CrashState, Fault, SimDisk};
@@ -37,16 +37,7 @@ const COMMITS_LONG: u64 = 420;
 const COMMITS_AFTER: u64 = 6;
 
 fn builder() -> StoreBuilder {
-    Store::builder()
-        .segment_bytes(4 << 10)
-        .pointer_segment_bytes(4 << 10)
-        .append_buffer_bytes(1 << 10)
-        .reserve_bytes(32 << 10)
-        .memtable_entries_max(1)
-        .level0_tables(1)
-        .level_ratio(2)
-        .table_bytes(4 << 10)
-        .maintenance(Maintenance::Inline)
+    tiny_tables().maintenance(Maintenance::Inline)
 }
 
 fn open(disk: &Arc<SimDisk>) -> Verdict<Store> {

@@ -351,10 +351,7 @@ pub fn read_list(
     segment: &SegmentFile,
     footer: &Footer,
 ) -> Result<Vec<ListEntry>, WalError> {
-    let mut list = Vec::new();
-    let layout = Layout::of(footer);
-    layout.walk(disk, &segment.file, &footer.list_hash, |entry| list.push(entry))?;
-    Ok(list)
+    Ok(read_pages(disk, segment, footer)?.0)
 }
 
 /// As [`read_list`], and the directory must be as it was sealed, too.
@@ -366,14 +363,25 @@ pub fn check_list(
     segment: &SegmentFile,
     footer: &Footer,
 ) -> Result<Vec<ListEntry>, WalError> {
-    let mut list = Vec::new();
+    let (list, made) = read_pages(disk, segment, footer)?;
     let layout = Layout::of(footer);
-    let made = layout.walk(disk, &segment.file, &footer.list_hash, |entry| list.push(entry))?;
     if layout.read_directory(disk, &segment.file)? != made {
         let offset = layout.page_offset(layout.page_count);
         return Err(layout.corrupt(offset, "its digest list's directory is not the pages'"));
     }
     Ok(list)
+}
+
+/// All entries, and the directory as the pages make it.
+fn read_pages(
+    disk: &dyn Disk,
+    segment: &SegmentFile,
+    footer: &Footer,
+) -> Result<(Vec<ListEntry>, Box<[u32]>), WalError> {
+    let mut list = Vec::new();
+    let keep = |entry| list.push(entry);
+    let made = Layout::of(footer).walk(disk, &segment.file, &footer.list_hash, keep)?;
+    Ok((list, made))
 }
 
 /// The digest list of one sealed segment, to look digests up in; many threads at once. In memory it

@@ -24,6 +24,20 @@ pub mod race;
 pub mod replay;
 pub mod script;
 
+/// Options of a store with segments, memtables and tables so small that a few values make much of
+/// each.
+pub fn tiny_tables() -> pinstone::StoreBuilder {
+    pinstone::Store::builder()
+        .segment_bytes(4 << 10)
+        .pointer_segment_bytes(4 << 10)
+        .append_buffer_bytes(1 << 10)
+        .reserve_bytes(32 << 10)
+        .memtable_entries_max(1)
+        .level0_tables(1)
+        .level_ratio(2)
+        .table_bytes(4 << 10)
+}
+
 /// A fact that holds, or what was seen instead.
 pub type Verdict<T = ()> = Result<T, String>;
 

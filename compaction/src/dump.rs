@@ -19,16 +19,13 @@
 mod fields;
 mod tail;
 
-use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, Reader, size};
-use pinstone_disk::dump::Dump;
-use pinstone_disk::{
-    AnyHeader, FileHeader, FileName, FormatError, HEADER_BYTES, TRAILER_BYTES, TableKind,
-};
+use pinstone_disk::dump::{Dump, Fields};
+use pinstone_disk::{AnyHeader, FileHeader, FileName, HEADER_BYTES, TRAILER_BYTES, TableKind};
 
 use crate::edit::LevelEdit;
 use crate::table::container::{Footer, UNITS_START};
@@ -39,7 +36,6 @@ use crate::table::index::{
 use crate::table::name_block::{self, Block, RUN_ENTRIES};
 use crate::table::names::{self, BLOCK_SOUGHT_BYTES, first_block};
 
-use fields::{Fields, count};
 use tail::{Parts, Tail, identity, said_parts, table_kind};
 
 /// Dumps a table; `None` if the file is none. What is damaged is shown as far as it can be, with an
@@ -69,19 +65,21 @@ pub fn dump_file(name: Option<&FileName>, bytes: &[u8]) -> Option<Dump> {
 ///
 /// Cost: linear in the edit; memory for a row a field.
 pub fn level_edit(dump: &mut Dump, origin: u64, bytes: &[u8]) -> usize {
-    let (reader, rows_before) = (Reader::new(bytes), dump.rows().len());
-    let mut fields = Fields { dump, structure: "level_edit", origin, reader };
-    let shown = fields.level_edit();
+    let rows_before = dump.rows().len();
+    let mut fields = Fields::new(dump, "level_edit", origin, bytes);
+    let shown = fields::level_edit(&mut fields);
     let structure = fields.structure;
     let last = dump.rows()[rows_before..].last();
     let taken = last.map_or(0, |row| size(row.offset - origin) + row.len);
     let decoded = LevelEdit::decode(&mut Reader::new(bytes)).map(drop);
     if let Err(error) = decoded.and(shown) {
-        let at = origin.saturating_add(error.offset as u64);
-        dump.note(at, structure, "invalid", format_args!("expected {}", error.what));
+        dump.malformed(origin, structure, error);
     }
     taken
 }
+
+/// Where a header has its version.
+const VERSION_OFFSET_BYTES: u64 = 8;
 
 /// Where a header has nothing.
 const HEADER_RESERVED: Range<u64> = 48..60;
@@ -144,17 +142,8 @@ impl<'a> Walk<'a> {
     }
 
     fn fields<'d>(&'d mut self, structure: &'static str, range: Range<u64>) -> Fields<'a, 'd> {
-        let reader = Reader::new(self.slice(range.clone()));
-        Fields { dump: &mut self.dump, structure, origin: range.start, reader }
-    }
-
-    fn invalid(&mut self, offset: u64, structure: &'static str, why: impl fmt::Display) {
-        self.dump.note(offset, structure, "invalid", why);
-    }
-
-    fn expected(&mut self, offset: u64, structure: &'static str, error: Malformed) {
-        let at = offset.saturating_add(error.offset as u64);
-        self.invalid(at, structure, format_args!("expected {}", error.what));
+        let bytes = self.slice(range.clone());
+        Fields::new(&mut self.dump, structure, range.start, bytes)
     }
 
     fn sum_agrees(&self, range: Range<u64>) -> bool {
@@ -176,45 +165,30 @@ impl<'a> Walk<'a> {
         }
         match tail.footer {
             Some((start, _)) => self.footer(start..tail.trailer_start.unwrap_or(u64::MAX), tail),
-            None => self.invalid(end, "table_footer", "there is none"),
+            None => self.dump.invalid(end, "table_footer", "there is none"),
         }
         match tail.trailer_start {
             Some(start) => self.trailer(start, tail),
-            None => self.invalid(self.bytes.len() as u64, "trailer", "there is none"),
+            None => self.dump.invalid(self.bytes.len() as u64, "trailer", "there is none"),
         }
     }
 
     /// The header, and what follows it up to the first unit.
     fn header(&mut self, end: u64) {
-        let mut fields = self.fields("header", 0..HEADER_BYTES as u64);
-        let shown = (|| {
-            fields.text("magic", 8)?;
-            fields.repeated()?;
-            fields.bytes("reserved", 12)?;
-            fields.hex32("header_crc")
-        })();
+        let shown = self.fields("header", 0..HEADER_BYTES as u64).header(|_| true);
         match (shown, AnyHeader::decode(&FileName::Current, self.bytes)) {
-            (Err(error), _) => self.expected(0, "header", error),
-            (_, Err(FormatError::Corrupt { offset_bytes, what, .. })) => {
-                self.invalid(offset_bytes, "header", what);
-            }
-            (_, Err(FormatError::Unsupported { what, .. })) => self.invalid(8, "header", what),
+            (Err(error), _) => self.dump.malformed(0, "header", error),
+            (_, Err(error)) => self.dump.refused(VERSION_OFFSET_BYTES, "header", &error),
             (_, Ok(_)) => {
                 let reserved = self.slice(HEADER_RESERVED);
                 if let Some(at) = reserved.iter().position(|byte| *byte != 0) {
                     let at = HEADER_RESERVED.start + at as u64;
-                    self.invalid(at, "header", "expected zeros");
+                    self.dump.invalid(at, "header", "expected zeros");
                 }
             }
         }
         let padding = HEADER_BYTES as u64..UNITS_START.min(end);
-        let zeros = self.slice(padding.clone());
-        if let Some(at) = zeros.iter().position(|byte| *byte != 0) {
-            self.invalid(padding.start + at as u64, "padding", "expected zeros");
-        }
-        if !zeros.is_empty() {
-            self.dump.push(padding.start, zeros.len(), "padding", "zeros", count(zeros.len()));
-        }
+        self.dump.push_padding(padding.start, self.slice(padding.clone()));
     }
 
     /// Pages, directory and filters, which end at `end`.
@@ -261,7 +235,7 @@ impl<'a> Walk<'a> {
     /// What stands at `start` is not known.
     fn nothing_begins(&mut self, start: u64, end: u64, structure: &'static str) {
         let what = if start < end { "none begins here" } else { "there is none" };
-        self.invalid(start, structure, what);
+        self.dump.invalid(start, structure, what);
     }
 
     fn index_page(&mut self, range: Range<u64>) {
@@ -273,10 +247,10 @@ impl<'a> Walk<'a> {
             fields.bytes("reserved", 10)?;
             fields.structure = "index_row";
             for _ in 0..usize::from(row_count).min(PAGE_ROWS) {
-                fields.hex("key", IndexKey::BYTES)?;
+                fields::hex(&mut fields, "key", IndexKey::BYTES)?;
                 fields.u8("size_class", |class| class.to_string())?;
-                fields.big_endian("ordinal")?;
-                fields.big_endian("offset")?;
+                fields::big_endian(&mut fields, "ordinal")?;
+                fields::big_endian(&mut fields, "offset")?;
             }
             fields.structure = "index_page";
             let left = fields.reader.left();
@@ -289,13 +263,13 @@ impl<'a> Walk<'a> {
         self.units.tops.push(top.map(|top| u32::from_be_bytes(*top)));
         let is_sound = match shown {
             Ok(_) if !self.sum_agrees(range.clone()) || page.len() != PAGE_BYTES => {
-                self.invalid(range.start, "index_page", "its checksum does not match");
+                self.dump.invalid(range.start, "index_page", "its checksum does not match");
                 false
             }
             shown => match shown.and(index::is_page(page)) {
                 Ok(()) => true,
                 Err(error) => {
-                    self.expected(range.start, "index_page", error);
+                    self.dump.malformed(range.start, "index_page", error);
                     false
                 }
             },
@@ -309,7 +283,11 @@ impl<'a> Walk<'a> {
             if self.units.last_row.is_some_and(|last| last >= *row) {
                 self.units.are_sound = false;
                 let at = range.start + (PAGE_HEADER_BYTES + number * ROW_BYTES) as u64;
-                self.invalid(at, "index_row", "expected a row that comes after the one before");
+                self.dump.invalid(
+                    at,
+                    "index_row",
+                    "expected a row that comes after the one before",
+                );
             }
             if self.units.entry_count == 0 {
                 self.units.first = row[..IndexKey::BYTES].to_vec();
@@ -333,17 +311,17 @@ impl<'a> Walk<'a> {
             for _ in 0..page_count {
                 fields.hex32("top")?;
             }
-            fields.filter_ends(filter_count, &mut filter_ends)
+            fields::filter_ends(&mut fields, filter_count, &mut filter_ends)
         })();
         let directory = self.slice(range.clone());
         self.derived.update(directory.get(..4).unwrap_or(&[]));
         if !self.sum_agrees(range.clone()) {
-            self.invalid(range.start, "index_directory", "its checksum does not match");
+            self.dump.invalid(range.start, "index_directory", "its checksum does not match");
             return None;
         }
         let decoded = index::Directory::decode(directory, self.units.count, filters_bytes);
         if let Err(error) = shown.and(decoded.map(drop)) {
-            self.expected(range.start, "index_directory", error);
+            self.dump.malformed(range.start, "index_directory", error);
             return None;
         }
         let tops = directory[DIRECTORY_HEADER_BYTES..].as_chunks::<4>().0;
@@ -353,7 +331,7 @@ impl<'a> Walk<'a> {
             && self.units.are_sound
         {
             let at = range.start + (DIRECTORY_HEADER_BYTES + 4 * page) as u64;
-            self.invalid(at, "page_key", "its page begins with another key");
+            self.dump.invalid(at, "page_key", "its page begins with another key");
         }
         Some(filter_ends)
     }
@@ -422,7 +400,8 @@ impl<'a> Walk<'a> {
         let entries_end = run_offsets.unwrap_or(bytes.len().saturating_sub(4).max(4));
         let entries_end = entries_end.min(bytes.len());
         let mut fields = self.fields("name_block", range.start..range.start + entries_end as u64);
-        let entries = fields.hex32("crc").and_then(|_| fields.name_entries(entry_count));
+        let entries =
+            fields.hex32("crc").and_then(|_| fields::name_entries(&mut fields, entry_count));
         let tail = range.start + entries_end as u64..range.end;
         let mut fields = self.fields("run_offset", tail);
         let runs = if run_offsets.is_some() { run_count } else { 0 };
@@ -436,12 +415,12 @@ impl<'a> Walk<'a> {
             Err(error) => {
                 self.units.are_sound = false;
                 if self.sum_agrees(range.clone()) {
-                    return self.expected(range.start, "name_block", error);
+                    return self.dump.malformed(range.start, "name_block", error);
                 }
-                self.invalid(range.start, "name_block", "its checksum does not match");
+                self.dump.invalid(range.start, "name_block", "its checksum does not match");
                 // It may help to know where the entries end to make sense.
                 if let (Err(error), Ok(_)) = (entries, ended) {
-                    self.expected(range.start, "name_entry", error);
+                    self.dump.malformed(range.start, "name_entry", error);
                 }
             }
         }
@@ -467,7 +446,7 @@ impl<'a> Walk<'a> {
             self.units.first.clone_from(first);
         } else if name_block::order(before, (first, *first_commit)).is_ge() {
             self.units.are_sound = false;
-            self.invalid(
+            self.dump.invalid(
                 start + 4,
                 "name_entry",
                 "expected an entry that comes after the one before",
@@ -488,13 +467,13 @@ impl<'a> Walk<'a> {
             let block_count = fields.u32("block_count")?;
             let filter_count = fields.u32("filter_count")?;
             for _ in 0..block_count {
-                fields.block_key()?;
+                fields::block_key(&mut fields)?;
             }
-            fields.filter_ends(filter_count, &mut filter_ends)
+            fields::filter_ends(&mut fields, filter_count, &mut filter_ends)
         })();
         self.derived.update(self.slice(range.clone()).get(..4).unwrap_or(&[]));
         if !self.sum_agrees(range.clone()) {
-            self.invalid(range.start, "name_directory", "its checksum does not match");
+            self.dump.invalid(range.start, "name_directory", "its checksum does not match");
             return None;
         }
         let decoded =
@@ -510,12 +489,12 @@ impl<'a> Walk<'a> {
                 });
                 if misled.is_some() {
                     let why = "it does not lead to its entries";
-                    self.invalid(range.start, "name_directory", why);
+                    self.dump.invalid(range.start, "name_directory", why);
                 }
                 Some(filter_ends)
             }
             Err(error) => {
-                self.expected(range.start, "name_directory", error);
+                self.dump.malformed(range.start, "name_directory", error);
                 None
             }
         }
@@ -541,7 +520,7 @@ impl<'a> Walk<'a> {
                     self.filter(at..end);
                     at = end;
                 }
-                _ => return self.invalid(at, "filter", "none begins here"),
+                _ => return self.dump.invalid(at, "filter", "none begins here"),
             }
         }
     }
@@ -563,9 +542,9 @@ impl<'a> Walk<'a> {
         let bytes = Bytes::copy_from_slice(self.slice(range.clone()));
         self.derived.update(bytes.get(..4).unwrap_or(&[]));
         if !self.sum_agrees(range.clone()) {
-            self.invalid(range.start, "filter", "its checksum does not match");
+            self.dump.invalid(range.start, "filter", "its checksum does not match");
         } else if let Err(error) = Filter::decode(&bytes, self.seed, range.start) {
-            self.expected(range.start, "filter", error);
+            self.dump.malformed(range.start, "filter", error);
         }
     }
 
@@ -574,7 +553,7 @@ impl<'a> Walk<'a> {
         let mut fields = self.fields("table_footer", range.clone());
         let shown = (|| {
             fields.text("magic", 8)?;
-            fields.repeated()?;
+            fields.repeated(|_| true)?;
             for field in ["entry_count", "unit_count", "units_end", "directory_end", "filters_end"]
             {
                 fields.u64(field)?;
@@ -584,30 +563,30 @@ impl<'a> Walk<'a> {
             }
             fields.digest("units_hash")?;
             fields.digest("derived_hash")?;
-            fields.key(kind, "first_key_bytes", "first_key")?;
-            fields.key(kind, "last_key_bytes", "last_key")?;
+            fields::key(&mut fields, kind, "first_key_bytes", "first_key")?;
+            fields::key(&mut fields, kind, "last_key_bytes", "last_key")?;
             let replaced_count = fields.varint("replaced_count")?;
             fields.structure = "replaced_table";
             for _ in 0..replaced_count {
                 fields.u32("ordinal")?;
                 fields.u32("epoch")?;
-                fields.key(kind, "first_key_bytes", "first_key")?;
-                fields.key(kind, "until_key_bytes", "until_key")?;
+                fields::key(&mut fields, kind, "first_key_bytes", "first_key")?;
+                fields::key(&mut fields, kind, "until_key_bytes", "until_key")?;
             }
             Ok(())
         })();
         let structure = fields.structure;
         if tail.trailer.is_ok() && !tail.is_confirmed() {
             let why = "it is not the one that its trailer names";
-            self.invalid(range.start, "table_footer", why);
+            self.dump.invalid(range.start, "table_footer", why);
         }
         let decoded = Footer::decode(self.kind, &self.header, self.slice(range.clone()));
         match (shown, decoded) {
-            (Err(error), _) => self.expected(range.start, structure, error),
+            (Err(error), _) => self.dump.malformed(range.start, structure, error),
             (_, Err(Malformed { offset: 0, .. })) => {
-                self.invalid(range.start, "table_footer", "it is another file's");
+                self.dump.invalid(range.start, "table_footer", "it is another file's");
             }
-            (_, Err(error)) => self.expected(range.start, structure, error),
+            (_, Err(error)) => self.dump.malformed(range.start, structure, error),
             (_, Ok(footer)) => self.check_footer(range.start, &footer),
         }
     }
@@ -617,43 +596,31 @@ impl<'a> Walk<'a> {
         let &Footer { units_end, directory_end, filters_end, .. } = footer;
         let parts = Parts { units_end, directory_end, filters_end };
         if !parts.ascend() || filters_end != start {
-            self.invalid(start, "table_footer", "its offsets do not fit the file");
+            self.dump.invalid(start, "table_footer", "its offsets do not fit the file");
         }
         if self.derived.finalize() != footer.derived_hash {
             let why = "its directory and filters are not the ones that it was written with";
-            self.invalid(start, "table_footer", why);
+            self.dump.invalid(start, "table_footer", why);
         }
         if self.units.hasher.finalize() != footer.units_hash {
             let why = "its units are not the ones that it was written with";
-            return self.invalid(start, "table_footer", why);
+            return self.dump.invalid(start, "table_footer", why);
         }
         let units = &self.units;
         let found = (units.count, units.entry_count, units.commits.unwrap_or((0, 0)));
         let said = (footer.unit_count, footer.entry_count, footer.commits);
         let keys = (units.first[..] == footer.first[..], units.last[..] == footer.last[..]);
         if units.are_sound && (found != said || keys != (true, true)) {
-            self.invalid(start, "table_footer", "it does not say what its units hold");
+            self.dump.invalid(start, "table_footer", "it does not say what its units hold");
         }
     }
 
     fn trailer(&mut self, start: u64, tail: &Tail<'_>) {
         let mut fields = self.fields("trailer", start..start + TRAILER_BYTES as u64);
         // All its bytes are there: only a meaning can be wrong.
-        let _shown = (|| {
-            fields.digest("footer_hash")?;
-            fields.u64("footer_offset")?;
-            fields.u32("footer_bytes")?;
-            fields.u16("version")?;
-            fields.bytes("reserved", 6)?;
-            fields.hex32("trailer_crc")?;
-            fields.text("magic", 8)
-        })();
-        match &tail.trailer {
-            Ok(_) => {}
-            Err(FormatError::Corrupt { offset_bytes, what, .. }) => {
-                self.invalid(*offset_bytes, "trailer", what);
-            }
-            Err(FormatError::Unsupported { what, .. }) => self.invalid(start, "trailer", what),
+        let _shown = fields.trailer();
+        if let Err(error) = &tail.trailer {
+            self.dump.refused(start, "trailer", error);
         }
     }
 }

@@ -1,13 +1,20 @@
 //! Annotated dumps: what each byte of a file means, one row a field.
 //!
-//! A decoder pushes rows while it walks bytes; [`Dump::render`] sets them beside the bytes. The
-//! same dump serves the command-line tools and the tests' expectations.
+//! A decoder pushes rows while it walks bytes, most of them by [`Fields`]; [`Dump::render`] sets them
+//! beside the bytes. What is wrong with a structure is a row `invalid` that takes no bytes. The same
+//! dump serves the command-line tools and the tests' expectations.
 //!
 //! - U1: rows come out in the order in which they were pushed.
 //! - U2: a dump of the same bytes is the same text, whatever the machine.
 
+mod fields;
+
+pub use fields::{Fields, digest_kind};
+
 use std::fmt::{self, Write as _};
-use std::ops::Range;
+
+use crate::codec::Malformed;
+use crate::container::FormatError;
 
 /// The most bytes that a row shows in full.
 const SHOWN_BYTES_MAX: usize = 8;
@@ -59,16 +66,27 @@ impl Dump {
         self.rows.push(Row { offset, len, structure, field, value: value.to_string() });
     }
 
-    /// Adds a field that takes `range` of the bytes that are walked, as a
-    /// [`crate::codec::Reader`] counts them.
-    pub fn push_range(
+    /// Adds a field of `len` bytes at `offset` of the file, of which the row says only how many they
+    /// are.
+    pub fn push_count(
         &mut self,
-        range: Range<usize>,
+        offset: u64,
+        len: usize,
         structure: &'static str,
         field: &'static str,
-        value: impl fmt::Display,
     ) {
-        self.push(self.origin + range.start as u64, range.len(), structure, field, value);
+        self.push(offset, len, structure, field, count(len));
+    }
+
+    /// Adds `bytes` at `offset` of the file, all of which should be zeros; nothing if there are none.
+    pub fn push_padding(&mut self, offset: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if let Some(at) = bytes.iter().position(|byte| *byte != 0) {
+            self.invalid(offset + at as u64, "padding", "expected zeros");
+        }
+        self.push_count(offset, bytes.len(), "padding", "zeros");
     }
 
     /// Adds what is said of the file and stands nowhere in it, such as why decoding ended.
@@ -80,6 +98,27 @@ impl Dump {
         value: impl fmt::Display,
     ) {
         self.push(offset, 0, structure, field, value);
+    }
+
+    /// Says what is wrong with a structure, at this offset of the file.
+    pub fn invalid(&mut self, offset: u64, structure: &'static str, why: impl fmt::Display) {
+        self.note(offset, structure, "invalid", why);
+    }
+
+    /// Says why a structure could not be decoded that was read from this offset of the file on.
+    pub fn malformed(&mut self, origin: u64, structure: &'static str, error: Malformed) {
+        let at = origin.saturating_add(error.offset as u64);
+        self.invalid(at, structure, format_args!("expected {}", error.what));
+    }
+
+    /// Says why a structure was refused: where the error says, or else at this offset of the file.
+    pub fn refused(&mut self, offset: u64, structure: &'static str, error: &FormatError) {
+        match error {
+            FormatError::Corrupt { offset_bytes, what, .. } => {
+                self.invalid(*offset_bytes, structure, what);
+            }
+            FormatError::Unsupported { what, .. } => self.invalid(offset, structure, what),
+        }
     }
 
     /// Adds a row for each stretch of `bytes` that no row covers yet, and sorts all by offset.
@@ -98,8 +137,7 @@ impl Dump {
             let gap_bytes = self.bytes_of(bytes, gap.start, usize_of(gap.end - gap.start));
             let zeros = gap_bytes.iter().all(|byte| *byte == 0);
             let field = if zeros { "zeros" } else { "undecoded" };
-            let count = gap_bytes.len();
-            self.push(gap.start, count, "gap", field, format_args!("{count} bytes"));
+            self.push_count(gap.start, gap_bytes.len(), "gap", field);
         }
         self.rows.sort_by_key(|row| row.offset);
     }
@@ -135,6 +173,10 @@ impl Dump {
     }
 }
 
+fn count(len: usize) -> String {
+    format!("{len} bytes")
+}
+
 fn usize_of(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -154,21 +196,14 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::Reader;
     use expect_test::expect;
 
     fn decode(bytes: &[u8], origin: u64) -> Dump {
         let mut dump = Dump::starting_at(origin);
-        let mut reader = Reader::new(bytes);
-        let start = reader.offset();
-        let magic = reader.u32("magic").unwrap();
-        dump.push_range(start..reader.offset(), "header", "magic", format_args!("{magic:#x}"));
-        let start = reader.offset();
-        reader.take(12, "name").unwrap();
-        dump.push_range(start..reader.offset(), "header", "name", "\"twelve bytes\"");
-        let start = reader.offset();
-        let count = reader.varint("count").unwrap();
-        dump.push_range(start..reader.offset(), "header", "entry_count", count);
+        let mut fields = Fields::new(&mut dump, "header", origin, bytes);
+        fields.hex32("magic").unwrap();
+        fields.text("name", 12).unwrap();
+        fields.varint("entry_count").unwrap();
         dump
     }
 
@@ -183,6 +218,22 @@ mod tests {
             00000004  7477656c7665..  header.name         "twelve bytes"
             00000010  ac02            header.entry_count  300
             00000012                  walk.end            nothing more was decoded
+        "#]]
+        .assert_eq(&dump.render(BYTES));
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_read_has_no_row() {
+        let mut dump = Dump::new();
+        let mut fields = Fields::new(&mut dump, "header", 0, &BYTES[..6]);
+        fields.u32("magic").unwrap();
+        let error = fields.text("name", 12).unwrap_err();
+        assert_eq!(fields.u16("rest"), Ok(0x7774), "what could not be read is still there");
+        dump.malformed(0, "header", error);
+        expect![[r#"
+            00000000  50494e31  header.magic    827214160
+            00000004  7477      header.rest     30580
+            00000004            header.invalid  expected name
         "#]]
         .assert_eq(&dump.render(BYTES));
     }

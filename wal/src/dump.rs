@@ -11,11 +11,13 @@
 //!
 //! What an edit of the root means is the root's: its user decodes that payload.
 
+use std::convert::identity;
+
 use pinstone_disk::codec::{Malformed, Reader, size};
-use pinstone_disk::dump::Dump;
+use pinstone_disk::dump::{Dump, Fields, digest_kind};
 use pinstone_disk::{
-    AnyHeader, Digest, Epoch, FileKind, FileName, FormatError, HEADER_BYTES, Ordinal, StoreId,
-    TRAILER_BYTES, TRAILER_MAGIC, Trailer,
+    AnyHeader, Digest, FileKind, FileName, HEADER_BYTES, StoreId, TRAILER_BYTES, TRAILER_MAGIC,
+    Trailer,
 };
 
 use crate::digest_list::{
@@ -31,7 +33,7 @@ pub type DumpPayload<'a> = &'a dyn Fn(&mut Dump, u64, &[u8]);
 
 /// Shows a payload as so many bytes.
 pub fn opaque_payload(dump: &mut Dump, offset: u64, payload: &[u8]) {
-    dump.push(offset, payload.len(), "record", "payload", count(payload.len()));
+    dump.push_count(offset, payload.len(), "record", "payload");
 }
 
 /// Dumps a segment, sealed or not, or CURRENT: whatever begins as our files do, or is called like
@@ -46,7 +48,7 @@ pub fn dump_file(name: Option<&FileName>, bytes: &[u8], root_edit: DumpPayload<'
             return walk.dump;
         }
         Some(FileName::Reserve) => {
-            walk.dump.push(0, bytes.len(), "reserve", "space", count(bytes.len()));
+            walk.dump.push_count(0, bytes.len(), "reserve", "space");
             return walk.dump;
         }
         _ => {}
@@ -57,7 +59,7 @@ pub fn dump_file(name: Option<&FileName>, bytes: &[u8], root_edit: DumpPayload<'
         (Some(FileKind::Current), ..)
         | (_, None, Some(FileName::Current | FileName::CurrentTemp)) => {
             if bytes.len() > HEADER_BYTES {
-                walk.invalid(HEADER_BYTES as u64, "header", "expected the file's end");
+                walk.dump.invalid(HEADER_BYTES as u64, "header", "expected the file's end");
             }
         }
         (Some(FileKind::Log(log)), Some(header), _) => {
@@ -67,7 +69,7 @@ pub fn dump_file(name: Option<&FileName>, bytes: &[u8], root_edit: DumpPayload<'
             let store_id = header.map_or(StoreId([0; 16]), |header| header.store_id);
             walk.segment(SegmentHeader { store_id, log, ordinal, epoch });
         }
-        _ => walk.invalid(0, "file", "it is none of a store's"),
+        _ => walk.dump.invalid(0, "file", "it is none of a store's"),
     }
     walk.dump.push_gaps(bytes);
     walk.dump
@@ -79,124 +81,14 @@ struct Walk<'a> {
     root_edit: DumpPayload<'a>,
 }
 
-/// Reads fields one after the other and pushes a row for each.
-struct Fields<'a, 'd> {
-    dump: &'d mut Dump,
-    structure: &'static str,
-    origin: u64,
-    reader: Reader<'a>,
+/// Whether a file of this kind may be dumped here.
+fn is_ours(kind: FileKind) -> bool {
+    !matches!(kind, FileKind::Table(_))
 }
 
-impl<'a> Fields<'a, '_> {
-    fn show(&mut self, start: usize, field: &'static str, value: impl std::fmt::Display) {
-        let at = self.origin + start as u64;
-        self.dump.push(at, self.reader.offset() - start, self.structure, field, value);
-    }
-
-    fn u8(&mut self, field: &'static str, say: impl Fn(u8) -> String) -> Result<u8, Malformed> {
-        let start = self.reader.offset();
-        let number = self.reader.u8(field)?;
-        self.show(start, field, say(number));
-        Ok(number)
-    }
-
-    fn u16(&mut self, field: &'static str) -> Result<u16, Malformed> {
-        let start = self.reader.offset();
-        let number = self.reader.u16(field)?;
-        self.show(start, field, number);
-        Ok(number)
-    }
-
-    fn u32(&mut self, field: &'static str) -> Result<u32, Malformed> {
-        let start = self.reader.offset();
-        let number = self.reader.u32(field)?;
-        self.show(start, field, number);
-        Ok(number)
-    }
-
-    fn hex32(&mut self, field: &'static str) -> Result<u32, Malformed> {
-        let start = self.reader.offset();
-        let number = self.reader.u32(field)?;
-        self.show(start, field, format_args!("{number:#010x}"));
-        Ok(number)
-    }
-
-    fn u64(&mut self, field: &'static str) -> Result<u64, Malformed> {
-        let start = self.reader.offset();
-        let number = self.reader.u64(field)?;
-        self.show(start, field, number);
-        Ok(number)
-    }
-
-    fn position(&mut self, field: &'static str) -> Result<(), Malformed> {
-        let start = self.reader.offset();
-        let position = LogPosition::from_number(self.reader.u64(field)?);
-        self.show(start, field, position);
-        Ok(())
-    }
-
-    fn varint(&mut self, field: &'static str) -> Result<usize, Malformed> {
-        let start = self.reader.offset();
-        let number = self.reader.varint_usize(field)?;
-        self.show(start, field, number);
-        Ok(number)
-    }
-
-    fn text(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], Malformed> {
-        let start = self.reader.offset();
-        let text = self.reader.take(len, field)?;
-        self.show(start, field, format_args!("\"{}\"", text.escape_ascii()));
-        Ok(text)
-    }
-
-    fn digest(&mut self, field: &'static str) -> Result<Digest, Malformed> {
-        let start = self.reader.offset();
-        let digest = Digest::from_bytes(self.reader.array(field)?);
-        self.show(start, field, digest);
-        Ok(digest)
-    }
-
-    fn bytes(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], Malformed> {
-        let start = self.reader.offset();
-        let bytes = self.reader.take(len, field)?;
-        self.show(start, field, count(len));
-        Ok(bytes)
-    }
-
-    fn file_kind(&mut self) -> Result<u8, Malformed> {
-        self.u8("file_kind", |kind| match FileKind::from_number(kind) {
-            Some(FileKind::Log(log)) => format!("{kind}, {} log", log.word()),
-            Some(FileKind::Current) => format!("{kind}, CURRENT"),
-            Some(FileKind::Table(_)) | None => format!("{kind}, unknown"),
-        })
-    }
-
-    /// The fields that header and footer have in common.
-    fn identity(&mut self) -> Result<AnyHeader, Malformed> {
-        self.u16("version")?;
-        let kind = self.file_kind()?;
-        self.u8("digest_kind", digest_kind)?;
-        self.hex32("compatible")?;
-        self.hex32("read_only_compatible")?;
-        self.hex32("incompatible")?;
-        let start = self.reader.offset();
-        let store_id = StoreId(self.reader.array("store_id")?);
-        self.show(start, "store_id", store_id);
-        let ordinal = Ordinal(self.u32("ordinal")?);
-        let epoch = Epoch(self.u32("epoch")?);
-        Ok(AnyHeader { store_id, kind, ordinal, epoch })
-    }
-}
-
-fn count(len: usize) -> String {
-    format!("{len} bytes")
-}
-
-fn digest_kind(kind: u8) -> String {
-    match kind {
-        1 => "1, BLAKE3-256".to_owned(),
-        kind => format!("{kind}, unknown"),
-    }
+fn position(fields: &mut Fields<'_, '_>, field: &'static str) -> Result<LogPosition, Malformed> {
+    let read = |reader: &mut Reader<'_>, what| reader.u64(what).map(LogPosition::from_number);
+    fields.field(field, read, identity)
 }
 
 impl<'a> Walk<'a> {
@@ -211,41 +103,24 @@ impl<'a> Walk<'a> {
         origin: u64,
         bytes: &'b [u8],
     ) -> Fields<'b, '_> {
-        Fields { dump: &mut self.dump, structure, origin, reader: Reader::new(bytes) }
-    }
-
-    fn invalid(&mut self, offset: u64, structure: &'static str, why: impl std::fmt::Display) {
-        self.dump.note(offset, structure, "invalid", why);
-    }
-
-    fn expected(&mut self, offset: u64, structure: &'static str, error: Malformed) {
-        let at = offset.saturating_add(error.offset as u64);
-        self.invalid(at, structure, format_args!("expected {}", error.what));
+        Fields::new(&mut self.dump, structure, origin, bytes)
     }
 
     /// The file's header as it stands: its kind, and whose file it is. `None` if it is not there.
     fn header(&mut self) -> Option<AnyHeader> {
-        let decode = |walk: &mut Self| {
-            let mut fields = walk.fields("header", 0);
-            fields.text("magic", 8)?;
-            let identity = fields.identity()?;
-            fields.bytes("reserved", 12)?;
-            fields.hex32("header_crc")?;
-            Ok(identity)
-        };
-        match decode(self) {
-            Ok(identity) => {
+        match self.fields("header", 0).header(is_ours) {
+            Ok(header) => {
                 let name = FileName::Current;
                 if let Err(error) = AnyHeader::decode(&name, self.bytes) {
                     // The error names a file; the reader knows which one it dumps.
                     let text = error.to_string();
                     let why = text.strip_prefix("CURRENT ").unwrap_or(&text).to_owned();
-                    self.invalid(0, "header", why);
+                    self.dump.invalid(0, "header", why);
                 }
-                Some(identity)
+                Some(header)
             }
             Err(error) => {
-                self.expected(0, "header", error);
+                self.dump.malformed(0, "header", error);
                 None
             }
         }
@@ -260,15 +135,8 @@ impl<'a> Walk<'a> {
     /// Zeros from `start` to `end`, as far as the file goes.
     fn padding(&mut self, start: u64, end: u64) {
         let end = end.min(self.bytes.len() as u64);
-        let Some(zeros) = self.bytes.get(size(start)..size(end)) else { return };
-        if zeros.is_empty() {
-            return;
-        }
-        let len = zeros.len();
-        if let Some(at) = zeros.iter().position(|byte| *byte != 0) {
-            self.invalid(start + at as u64, "padding", "expected zeros");
-        }
-        self.dump.push(start, len, "padding", "zeros", count(len));
+        let zeros = self.bytes.get(size(start)..size(end)).unwrap_or(&[]);
+        self.dump.push_padding(start, zeros);
     }
 
     fn frames(&mut self, header: SegmentHeader, frames_end_bytes: u64) {
@@ -280,14 +148,18 @@ impl<'a> Walk<'a> {
             match FrameHeader::decode(seed, at, rest) {
                 Ok(frame) => {
                     if frame.sequence != sequence {
-                        self.invalid(at, "frame", format_args!("expected sequence {sequence}"));
+                        self.dump.invalid(
+                            at,
+                            "frame",
+                            format_args!("expected sequence {sequence}"),
+                        );
                     }
                     sequence = frame.sequence.wrapping_add(1);
                     at = self.frame(header, at, &frame, frames_end_bytes);
                 }
                 Err(error) => {
                     let Some(dirty) = rest.iter().position(|byte| *byte != 0) else { return };
-                    self.expected(at, "frame", error);
+                    self.dump.malformed(at, "frame", error);
                     // On to the next place with a valid header, if there is one.
                     let mut next = at + (dirty / FRAME_ALIGN_BYTES * FRAME_ALIGN_BYTES) as u64;
                     next = next.max(at + FRAME_ALIGN_BYTES as u64);
@@ -325,20 +197,24 @@ impl<'a> Walk<'a> {
             fields.hex32("body_check")?;
             fields.u32("epoch")?;
             fields.u32("sequence")?;
-            fields.position("synced_blob")?;
-            fields.position("synced_pointer")?;
-            fields.position("synced_root")
+            position(&mut fields, "synced_blob")?;
+            position(&mut fields, "synced_pointer")?;
+            position(&mut fields, "synced_root")
         })();
         let body_start = at + FRAME_HEADER_BYTES as u64;
         let body_end = body_start + u64::from(frame.body_bytes);
         let end = at + frame_bytes(u64::from(frame.body_bytes));
         if end > limit {
-            self.invalid(at, "frame", format_args!("it ends at {end}, past its segment's end"));
+            self.dump.invalid(
+                at,
+                "frame",
+                format_args!("it ends at {end}, past its segment's end"),
+            );
         }
         let body = self.bytes.get(size(body_start)..size(body_end.min(limit))).unwrap_or(&[]);
         if frame.kind == FrameKind::Void {
             let len = size(end.min(limit).saturating_sub(body_start));
-            self.dump.push(body_start, len, "void", "body", count(len));
+            self.dump.push_count(body_start, len, "void", "body");
             return end;
         }
         self.records(header, body_start, body, frame);
@@ -358,7 +234,7 @@ impl<'a> Walk<'a> {
             at += len_bytes;
         }
         if check.value() != frame.body_check {
-            self.invalid(start, "frame", "its records are not the ones that its header names");
+            self.dump.invalid(start, "frame", "its records are not the ones that its header names");
         }
     }
 
@@ -380,12 +256,12 @@ impl<'a> Walk<'a> {
         let (kind, payload_at, payload) = match head {
             Ok(head) => head,
             Err(error) => {
-                self.expected(offset, "record", error);
+                self.dump.malformed(offset, "record", error);
                 return None;
             }
         };
         if let Err(error) = Record::read(seed, bytes) {
-            self.expected(offset, "record", error);
+            self.dump.malformed(offset, "record", error);
         }
         let payload_offset = offset + payload_at as u64;
         match RecordKind::from_number(kind) {
@@ -406,10 +282,10 @@ impl<'a> Walk<'a> {
                 let len = fields.reader.left();
                 let value = fields.bytes("bytes", len).unwrap_or(&[]);
                 if Digest::of(value) != digest {
-                    self.invalid(offset, "value", "its bytes have another digest");
+                    self.dump.invalid(offset, "value", "its bytes have another digest");
                 }
             }
-            Err(error) => self.expected(offset, "value", error),
+            Err(error) => self.dump.malformed(offset, "value", error),
         }
     }
 
@@ -417,7 +293,7 @@ impl<'a> Walk<'a> {
         let mut fields = self.fields_of("commit", offset, payload);
         let shown = (|| {
             fields.u64("id")?;
-            fields.position("depends_upto")?;
+            position(&mut fields, "depends_upto")?;
             fields.u8("flags", |flags| flags.to_string())?;
             let change_count = fields.varint("change_count")?;
             fields.structure = "change";
@@ -436,7 +312,7 @@ impl<'a> Walk<'a> {
         })();
         let structure = fields.structure;
         if let Err(error) = shown.and_then(|()| crate::CommitRecord::decode(payload).map(drop)) {
-            self.expected(offset, structure, error);
+            self.dump.malformed(offset, structure, error);
         }
     }
 
@@ -453,7 +329,7 @@ impl<'a> Walk<'a> {
         // Its bytes are there: only a meaning can be wrong.
         let shown = (|| {
             fields.text("magic", 8)?;
-            let of = fields.identity()?;
+            let of = fields.repeated(is_ours)?;
             fields.u64("frame_count")?;
             fields.u64("record_count")?;
             let frames_end_bytes = fields.u64("frames_end")?;
@@ -464,32 +340,22 @@ impl<'a> Walk<'a> {
             let list_page_count = fields.u64("list_pages")?;
             fields.digest("frames_hash")?;
             fields.digest("list_hash")?;
-            fields.structure = "trailer";
-            fields.digest("footer_hash")?;
-            fields.u64("footer_offset")?;
-            fields.u32("footer_bytes")?;
-            fields.u16("version")?;
-            fields.bytes("reserved", 6)?;
-            fields.hex32("trailer_crc")?;
-            fields.text("magic", 8)?;
+            fields.trailer()?;
             Ok::<_, Malformed>((of, frames_end_bytes, list_offset_bytes, list_page_count))
         })();
         let (of, frames_end_bytes, list_offset_bytes, list_page_count) = shown.ok()?;
         match Trailer::decode(&header.file_name(), self.bytes.len() as u64, trailer) {
             Ok(trailer) if trailer.footer_offset_bytes == start && trailer.is_of(footer) => {}
-            Ok(_) => self.invalid(start, "footer", "it is not the one that its trailer names"),
-            Err(FormatError::Corrupt { offset_bytes, what, .. }) => {
-                self.invalid(offset_bytes, "trailer", what);
-            }
-            Err(FormatError::Unsupported { what, .. }) => self.invalid(start, "trailer", what),
+            Ok(_) => self.dump.invalid(start, "footer", "it is not the one that its trailer names"),
+            Err(error) => self.dump.refused(start, "trailer", &error),
         }
         if of.kind != header.log as u8 || SegmentHeader::of(header.log, &of) != header {
-            self.invalid(start, "footer", "it is another file's");
+            self.dump.invalid(start, "footer", "it is another file's");
         }
         let list_end =
             list_bytes(list_page_count).and_then(|bytes| list_offset_bytes.checked_add(bytes));
         if frames_end_bytes != list_offset_bytes || list_end != Some(start) {
-            self.invalid(start, "footer", "its offsets do not fit the file");
+            self.dump.invalid(start, "footer", "its offsets do not fit the file");
             return Some(start);
         }
         let pages = (0..list_page_count).map(|page| page * DIGEST_PAGE_BYTES as u64);
@@ -525,7 +391,7 @@ impl<'a> Walk<'a> {
             Ok::<_, Malformed>(crc)
         })();
         if shown.is_ok_and(|crc| header.seed().at(offset, &[&page[4..]]) != crc) {
-            self.invalid(offset, "digest_page", "its checksum does not match");
+            self.dump.invalid(offset, "digest_page", "its checksum does not match");
             return None;
         }
         page[DIGEST_PAGE_HEADER_BYTES..].first_chunk().map(|top| u32::from_be_bytes(*top))
@@ -555,10 +421,10 @@ impl<'a> Walk<'a> {
             Ok::<_, Malformed>(crc)
         })();
         if shown.is_ok_and(|crc| header.seed().at(offset, &[&directory[4..]]) != crc) {
-            self.invalid(offset, "list_directory", "its checksum does not match");
+            self.dump.invalid(offset, "list_directory", "its checksum does not match");
         }
         for at in others {
-            self.invalid(at, "page_key", "its page begins with another digest");
+            self.dump.invalid(at, "page_key", "its page begins with another digest");
         }
     }
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pinstone_compaction::TableId;
-use pinstone_compaction::table::container::Tables;
 use pinstone_compaction::table::index::{IndexBuilder, IndexKey, IndexTable, Row};
+use pinstone_compaction::table::shared::Tables;
 use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Digest, Disk, Epoch, Ordinal, StoreId, TableKind};
 

@@ -15,7 +15,7 @@ use pinstone_compaction::merge::NameEntry;
 use pinstone_compaction::name_scan::{NameRange, NameScan};
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::run::{Names, RunOptions, RunWriter, Tree};
-use pinstone_compaction::table::container::Tables;
+use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId};
 use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Digest, Disk, Epoch, Ordinal, StoreId};

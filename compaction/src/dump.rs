@@ -28,8 +28,9 @@ use pinstone_disk::dump::{Dump, Fields};
 use pinstone_disk::{AnyHeader, FileHeader, FileName, HEADER_BYTES, TRAILER_BYTES, TableKind};
 
 use crate::edit::LevelEdit;
-use crate::table::container::{Footer, UNITS_START};
+use crate::table::container::UNITS_START;
 use crate::table::filter::{FILTER_HEADER_BYTES, Filter};
+use crate::table::footer::Footer;
 use crate::table::index::{
     self, DIRECTORY_HEADER_BYTES, IndexKey, PAGE_BYTES, PAGE_HEADER_BYTES, PAGE_ROWS, ROW_BYTES,
 };

@@ -14,7 +14,7 @@ use crate::edit::LevelEdit;
 use crate::error::TableError;
 use crate::levels::{LEVELS_MAX, LevelFault, Levels};
 use crate::run::Tree;
-use crate::table::container::Tables;
+use crate::table::shared::Tables;
 use crate::table::{TableId, TableMeta};
 
 /// A tree's levels, their tables open.

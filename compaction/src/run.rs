@@ -28,9 +28,11 @@ use crate::edit::LevelEdit;
 use crate::error::TableError;
 use crate::merge::{Merge, NameEntry};
 use crate::plan::{INPUT_TABLES_MAX, Plan, whole_bytes};
-use crate::table::container::{REPLACED_TABLES_MAX, Replaced, TableFile, Tables};
+use crate::table::container::TableFile;
+use crate::table::footer::{REPLACED_TABLES_MAX, Replaced};
 use crate::table::index::{IndexBuilder, IndexTable, Row, Rows};
 use crate::table::names::{Entries, NameBuilder, NameTable};
+use crate::table::shared::Tables;
 use crate::table::{TableId, TableMeta};
 
 /// A tree, to who writes its tables whatever is in them.

@@ -4,10 +4,12 @@ pub mod builder;
 pub mod container;
 pub mod filter;
 pub mod filter_set;
+pub mod footer;
 pub mod index;
 pub mod name_block;
 pub mod names;
 pub mod probes;
+pub mod shared;
 
 use std::ops::RangeInclusive;
 

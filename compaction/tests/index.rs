@@ -6,10 +6,11 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use pinstone_compaction::table::container::{Replaced, Tables};
+use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::{
     FILTER_PAGES, IndexBuilder, IndexKey, IndexTable, PAGE_BYTES, PAGE_ROWS, Row,
 };
+use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::sim::{Fault, SimDisk};
 use pinstone_disk::{Digest, Disk, Epoch, FormatError, Ordinal, StoreId, TableKind};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_compaction::merge::NameEntry;
-use pinstone_compaction::table::container::Tables;
 use pinstone_compaction::table::names::{NameBuilder, NameTable, TableCursor};
+use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Digest, Disk, Epoch, FormatError, Ordinal, StoreId, TableKind};

@@ -15,8 +15,9 @@ use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
 use pinstone_compaction::run::{
     CARRIED_TABLES_MAX, Index, Names, Rewrite, RunOptions, RunWriter, Tree,
 };
-use pinstone_compaction::table::container::{Replaced, Tables};
+use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::{IndexKey, Row};
+use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_disk::sim::{Fault, SimDisk};

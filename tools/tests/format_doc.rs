@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use pinstone::{Batch, Maintenance, Options, Store};
 use pinstone_compaction::edit::LevelEdit;
-use pinstone_compaction::table::container::{Replaced, Tables};
+use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::{IndexBuilder, IndexKey, Row as IndexRow};
 use pinstone_compaction::table::names::NameBuilder;
+use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::dump::{Dump, Row};
 use pinstone_disk::sim::SimDisk;

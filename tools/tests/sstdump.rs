@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use pinstone::{Batch, Store};
 use pinstone_compaction::TableId;
-use pinstone_compaction::table::container::Tables;
 use pinstone_compaction::table::names::NameBuilder;
+use pinstone_compaction::table::shared::Tables;
 use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Digest, Disk, Epoch, Ordinal, StoreId, TableKind};
 

@@ -10,7 +10,8 @@ use pinstone_disk::{
     StoreId, TRAILER_BYTES, TRAILER_MAGIC, TableKind, Trailer,
 };
 
-use crate::table::container::{FOOTER_MAGIC, UNITS_START};
+use crate::table::container::UNITS_START;
+use crate::table::footer::FOOTER_MAGIC;
 
 /// The tree whose table this is.
 pub(super) fn table_kind(name: Option<&FileName>, bytes: &[u8]) -> Option<TableKind> {

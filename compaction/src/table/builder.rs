@@ -16,8 +16,10 @@ use pinstone_disk::codec::size;
 use pinstone_disk::{DiskExt, File, FileHeader, OpenMode, Trailer};
 
 use crate::error::TableError;
-use crate::table::container::{FOOTER_BYTES_MAX, Footer, Replaced, Tables, UNITS_START};
+use crate::table::container::UNITS_START;
 use crate::table::filter_set::FilterSetBuilder;
+use crate::table::footer::{FOOTER_BYTES_MAX, Footer, Replaced};
+use crate::table::shared::Tables;
 use crate::table::{TableId, TableMeta};
 
 /// Bytes gathered before they are written together.
@@ -141,7 +143,7 @@ impl TableBuilder {
     /// # Panics
     /// If it has no entries, or more units than a table may have; if a key is none of its tree; if
     /// its footer is longer than a reader accepts, as it cannot be with
-    /// [`REPLACED_TABLES_MAX`](super::container::REPLACED_TABLES_MAX) replaced tables.
+    /// [`REPLACED_TABLES_MAX`](super::footer::REPLACED_TABLES_MAX) replaced tables.
     pub fn finish(mut self, leads: &[u8], contents: Contents) -> Result<TableMeta, TableError> {
         assert!(contents.entry_count > 0, "no table is empty");
         let units_end = self.end();

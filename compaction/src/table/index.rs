@@ -25,10 +25,12 @@ use pinstone_disk::codec::{Malformed, Reader, size};
 
 use crate::error::TableError;
 use crate::table::builder::{Contents, DIRECTORY_COUNTS_BYTES, TableBuilder};
-use crate::table::container::{Replaced, Resident, TableFile, Tables, UNITS_START, Unit, zeros};
+use crate::table::container::{Resident, TableFile, UNITS_START};
 use crate::table::filter::digest_key;
 use crate::table::filter_set::FilterSet;
+use crate::table::footer::Replaced;
 use crate::table::probes::{ProbeFigures, count};
+use crate::table::shared::{Tables, Unit};
 use crate::table::{TableId, TableMeta};
 
 /// Bytes of a page.
@@ -399,6 +401,15 @@ pub(crate) fn is_page(page: &[u8]) -> Result<(), Malformed> {
     reader.take(row_count * ROW_BYTES, "rows")?;
     let unused_bytes = reader.left();
     zeros(&mut reader, unused_bytes)
+}
+
+/// Reads `count` bytes that are written as zeros.
+fn zeros(reader: &mut Reader<'_>, count: usize) -> Result<(), Malformed> {
+    let start = reader.offset();
+    match reader.take(count, "zeros")?.iter().position(|byte| *byte != 0) {
+        None => Ok(()),
+        Some(at) => Err(Malformed { offset: start + at, what: "zeros" }),
+    }
 }
 
 /// The rows of a page that was checked (I3).

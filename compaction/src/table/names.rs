@@ -23,13 +23,15 @@ use pinstone_disk::codec::{Malformed, Reader, put_varint, size};
 use crate::error::TableError;
 use crate::merge::NameEntry;
 use crate::table::builder::{Contents, TableBuilder};
-use crate::table::container::{Replaced, Resident, TableFile, Tables, UNITS_START, Unit};
+use crate::table::container::{Resident, TableFile, UNITS_START};
 use crate::table::filter::name_key;
 use crate::table::filter_set::FilterSet;
+use crate::table::footer::Replaced;
 use crate::table::name_block::{
     Block, BlockBuilder, Cursor, Entry, NAME_BYTES_MAX, equal_bytes, order,
 };
 use crate::table::probes::{ProbeFigures, count};
+use crate::table::shared::{Tables, Unit};
 use crate::table::{TableId, TableMeta};
 
 /// Bytes after which a block ends.

@@ -25,7 +25,7 @@ use pinstone_compaction::plan::{self, Plan};
 use pinstone_compaction::run::{
     CARRIED_TABLES_MAX, Index, Merged, Names, Rewrite, RunWriter, Tree,
 };
-use pinstone_compaction::table::container::Replaced;
+use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::Row;
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::env::Ordering;

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use pinstone_compaction::TableId;
 use pinstone_compaction::open_levels::OpenLevels;
-use pinstone_compaction::table::container::Tables;
+use pinstone_compaction::table::shared::Tables;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
 use pinstone_disk::{
     DirectoryState, Disk, DiskError, Epoch, FileName, Lock, LogKind, Ordinal, StdDisk, StoreId,

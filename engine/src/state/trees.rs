@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pinstone_compaction::levels::LEVELS_MAX;
 use pinstone_compaction::plan::Shape;
 use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tree};
-use pinstone_compaction::table::container::Tables;
+use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
 use pinstone_disk::{DiskError, Epoch, Ordinal, TableKind};

@@ -7,7 +7,7 @@ use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::merge::{Readers, Versions};
 use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
 use pinstone_compaction::run::{Rewrite, RunOptions, RunWriter, Tree};
-use pinstone_compaction::table::container::Tables;
+use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::env::AtomicU64;
 use pinstone_disk::sim::SimDisk;

@@ -1,0 +1,257 @@
+//! What the tables of a store share: the disk, the open files, the cache of units, the counts, and
+//! how much memory directories and filters may take.
+//!
+//! - C1: no more files are kept open than was said at first, and about as many bytes of units cached
+//!   as was said last.
+//! - C2: the directories and filters that open tables hold are counted, and never let go: who is about
+//!   to read a filter asks first whether there is room.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pinstone_disk::codec::size;
+use pinstone_disk::env::{AtomicU64, FixedSeed, Mutex, Ordering};
+use pinstone_disk::{Disk, File, OpenMode, StoreId};
+
+use crate::error::TableError;
+use crate::table::TableId;
+use crate::table::container::UNITS_START;
+use crate::table::name_block::Block;
+use crate::table::probes::count;
+
+/// What the tables of a store share: the disk, the open files, the cache, the counts.
+#[derive(Debug)]
+pub struct Tables {
+    disk: Arc<dyn Disk>,
+    store_id: StoreId,
+    files: Cache<TableId, Arc<dyn File>, quick_cache::UnitWeighter>,
+    units: Cache<UnitKey, Unit, ByUnitBytes>,
+    /// Bytes that cached units may take; and by how many bytes at least that changes.
+    cache_bytes: Mutex<u64>,
+    cache_step_bytes: u64,
+    /// Bytes of directories and filters in memory.
+    resident_bytes: AtomicU64,
+    unit_asks: AtomicU64,
+    unit_reads: AtomicU64,
+    unit_read_bytes: AtomicU64,
+    directories_rebuilt: AtomicU64,
+    filters_ignored: AtomicU64,
+    /// Bytes of directories and filters beyond which no more filters are read.
+    resident_bytes_max: AtomicU64,
+    filters_left_out: AtomicU64,
+    /// Tables whose files were removed since this was last asked for.
+    removed: Mutex<Vec<TableId>>,
+}
+
+type Cache<K, V, W> = quick_cache::sync::Cache<K, V, W, FixedSeed>;
+
+/// A unit as it is kept in memory, checked.
+#[derive(Clone, Debug)]
+pub enum Unit {
+    /// A page of rows.
+    Page(Bytes),
+    /// A block of names.
+    Block(Block),
+}
+
+/// A unit of a table, by where it begins.
+pub(crate) type UnitKey = (TableId, u64);
+
+/// What a cached unit takes beside its bytes, about: key, handle, the cache's own.
+const CACHED_BESIDES_BYTES: u64 = 128;
+
+/// Steps from nothing to all that the cache was made for.
+const CACHE_STEPS: u64 = 64;
+
+#[derive(Clone, Copy, Debug)]
+struct ByUnitBytes;
+
+impl quick_cache::Weighter<UnitKey, Unit> for ByUnitBytes {
+    fn weight(&self, _key: &UnitKey, unit: &Unit) -> u64 {
+        let len_bytes = match unit {
+            Unit::Page(page) => page.len(),
+            Unit::Block(block) => block.len_bytes(),
+        };
+        len_bytes as u64 + CACHED_BESIDES_BYTES
+    }
+}
+
+/// Figures of what tables share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TablesFigures {
+    /// Bytes of cached units.
+    pub cache_bytes: u64,
+    /// Bytes of directories and filters in memory.
+    pub resident_bytes: u64,
+    /// Units asked for.
+    pub unit_asks: u64,
+    /// Of these, not found in the cache, and read from the device.
+    pub unit_reads: u64,
+    /// Bytes of these.
+    pub unit_read_bytes: u64,
+    /// Directories that were damaged and made again from the units. Such a table does without
+    /// filters until it is rewritten.
+    pub directories_rebuilt: u64,
+    /// Filters that were damaged, and are done without.
+    pub filters_ignored: u64,
+    /// Look-ups that did without a filter because there was no memory for it.
+    pub filters_left_out: u64,
+}
+
+impl Tables {
+    /// What the tables of this store share. At most `open_files_max` files are kept open, and about
+    /// `cache_bytes` of units in memory, until [`set_cache_bytes`](Self::set_cache_bytes) says
+    /// otherwise: give the most that it will be.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        store_id: StoreId,
+        open_files_max: usize,
+        cache_bytes: u64,
+    ) -> Arc<Self> {
+        let unit_count = size(cache_bytes / (UNITS_START + CACHED_BESIDES_BYTES)).max(1);
+        let lifecycle = quick_cache::sync::DefaultLifecycle::default();
+        let units = Cache::with(unit_count, cache_bytes, ByUnitBytes, FixedSeed, lifecycle);
+        let (by_count, lifecycle) =
+            (quick_cache::UnitWeighter, quick_cache::sync::DefaultLifecycle::default());
+        let capacity = open_files_max as u64;
+        let files = Cache::with(open_files_max, capacity, by_count, FixedSeed, lifecycle);
+        Arc::new(Self {
+            disk,
+            store_id,
+            files,
+            units,
+            cache_bytes: Mutex::new(cache_bytes),
+            cache_step_bytes: (cache_bytes / CACHE_STEPS).max(1),
+            resident_bytes: AtomicU64::new(0),
+            unit_asks: AtomicU64::new(0),
+            unit_reads: AtomicU64::new(0),
+            unit_read_bytes: AtomicU64::new(0),
+            directories_rebuilt: AtomicU64::new(0),
+            filters_ignored: AtomicU64::new(0),
+            resident_bytes_max: AtomicU64::new(u64::MAX),
+            filters_left_out: AtomicU64::new(0),
+            removed: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The store that the tables are of.
+    pub fn store_id(&self) -> StoreId {
+        self.store_id
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// Keeps no more than `cache_bytes` of units in memory from now on; what is above it goes before
+    /// this returns. With 0 nothing is kept.
+    ///
+    /// Changes nothing by less than a 64th of what [`new`](Self::new) was given: what is asked for
+    /// is rounded down to a multiple of that. So it may be called whenever what else is in memory
+    /// changes; and the cache, which forgets a little of what it knows of past use with each change,
+    /// keeps most of it.
+    pub fn set_cache_bytes(&self, cache_bytes: u64) {
+        let cache_bytes = cache_bytes - cache_bytes % self.cache_step_bytes;
+        let mut now = self.cache_bytes.lock();
+        if *now != cache_bytes {
+            *now = cache_bytes;
+            self.units.set_capacity(cache_bytes);
+        }
+    }
+
+    /// Reads no more filters while directories and filters in memory take so many bytes or more; what
+    /// look-ups need then is read from the device. At first there is no bound.
+    pub fn set_resident_bytes_max(&self, bytes: u64) {
+        self.resident_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What it comes to now.
+    pub fn figures(&self) -> TablesFigures {
+        TablesFigures {
+            cache_bytes: self.units.weight(),
+            resident_bytes: self.resident_bytes.load(Ordering::Relaxed),
+            unit_asks: self.unit_asks.load(Ordering::Relaxed),
+            unit_reads: self.unit_reads.load(Ordering::Relaxed),
+            unit_read_bytes: self.unit_read_bytes.load(Ordering::Relaxed),
+            directories_rebuilt: self.directories_rebuilt.load(Ordering::Relaxed),
+            filters_ignored: self.filters_ignored.load(Ordering::Relaxed),
+            filters_left_out: self.filters_left_out.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The tables whose files were removed since this was last asked, because their last reader let
+    /// go of them, in the order of their removal. A crash may bring the files back until the directory
+    /// is synced after this; until then, what replaced a table must go on naming it.
+    pub fn take_removed(&self) -> Vec<TableId> {
+        std::mem::take(&mut self.removed.lock())
+    }
+
+    /// A table's file, open.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    pub(crate) fn file(&self, id: TableId) -> Result<Arc<dyn File>, TableError> {
+        let open = || self.disk.open(id.file_name(), OpenMode::Read);
+        Ok(self.files.get_or_insert_with(&id, open)?)
+    }
+
+    /// The unit with this key; from the cache, unless `read` must read it and `open` check it.
+    ///
+    /// # Errors
+    /// What `read` and `open` say.
+    pub(crate) fn unit(
+        &self,
+        key: UnitKey,
+        read: impl FnOnce() -> Result<Bytes, TableError>,
+        open: impl FnOnce(Bytes) -> Result<Unit, TableError>,
+    ) -> Result<Unit, TableError> {
+        count(&self.unit_asks);
+        self.units.get_or_insert_with(&key, || {
+            let bytes = read()?;
+            count(&self.unit_reads);
+            self.unit_read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            open(bytes)
+        })
+    }
+
+    /// Removes the file of a table that nobody reads any more and no durable root names (T4 of
+    /// [`container`](super::container)).
+    pub(crate) fn remove(&self, id: TableId) {
+        self.files.remove(&id);
+        // What cannot be removed now is removed at the next open: no root names it.
+        if self.disk.remove(id.file_name()).is_ok() {
+            self.removed.lock().push(id);
+        }
+    }
+
+    /// A filter may be read, to stay in memory; counts that it may not.
+    pub(crate) fn may_hold_more(&self) -> bool {
+        let held_bytes = self.resident_bytes.load(Ordering::Relaxed);
+        let may = held_bytes < self.resident_bytes_max.load(Ordering::Relaxed);
+        if !may {
+            count(&self.filters_left_out);
+        }
+        may
+    }
+
+    /// Counts memory that directories and filters hold from now on.
+    pub(crate) fn note_resident(&self, bytes: u64) {
+        self.resident_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts it no longer.
+    pub(crate) fn forget_resident(&self, bytes: u64) {
+        self.resident_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts that a directory was damaged and made again.
+    pub(crate) fn note_rebuilt_directory(&self) {
+        count(&self.directories_rebuilt);
+    }
+
+    /// Counts that a filter was damaged and is done without.
+    pub(crate) fn note_ignored_filter(&self) {
+        count(&self.filters_ignored);
+    }
+}

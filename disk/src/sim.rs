@@ -23,15 +23,21 @@
 //! What it leaves out: damage to what is durable (see [`SimDisk::corrupt`]), and names that a
 //! journaling file system would not lose apart, such as both names of a renamed file.
 
+mod counters;
 mod crash;
+mod fault;
+mod file;
 mod inode;
 mod random;
 mod state;
 #[cfg(test)]
 mod tests;
 
+pub use counters::SimCounters;
+pub use crash::CrashState;
+pub use fault::{Crashed, Fault, Filter, is_crash};
+
 use std::fmt;
-use std::io;
 
 use rustix::io::Errno;
 
@@ -40,201 +46,11 @@ use crate::error::{DiskError, Operation};
 use crate::file_name::FileName;
 use crate::vfs::{Batch, Disk, File, Lock, OpenMode, run_op};
 use bytes::Bytes;
+use file::{SimFile, SimLock};
 use state::{Call, Space, State, Verdict};
 
 /// The process id that simulated processes write into their lock file.
 pub const SIM_PID: u32 = 4242;
-
-static ZERO_BLOCK: [u8; 64 * 1024] = [0; 64 * 1024];
-
-/// What can go wrong with one operation, short of a crash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fault {
-    /// Any operation: it does nothing and fails. After a sync that failed so, the bytes are still
-    /// to be synced.
-    Eio,
-    /// Creations, writes and allocations: no space, nothing done.
-    Enospc,
-    /// Opens, creations, locks and lists: too many open files.
-    Emfile,
-    /// Writes of more than one byte: a part is written.
-    ShortWrite,
-    /// Reads of more than one byte: a part is read.
-    ShortRead,
-    /// Reads, writes and syncs: nothing done, to be tried again. Never twice running, so that
-    /// whoever retries comes to an end.
-    Interrupted,
-    /// Syncs of files: fails, and calls the unsynced bytes clean. Reads see them, later syncs
-    /// succeed without writing them, a crash or [`SimDisk::drop_caches`] loses them.
-    SyncFailsThenClean,
-    /// As [`Self::SyncFailsThenClean`], for lack of space found only when space was allotted.
-    SyncEnospc,
-}
-
-impl Fault {
-    fn applies_to(self, operation: Operation) -> bool {
-        use Operation as O;
-        match self {
-            Self::Eio => true,
-            Self::Enospc => matches!(operation, O::Create | O::Write | O::Allocate),
-            Self::Emfile => matches!(operation, O::Open | O::Create | O::Lock | O::List),
-            Self::ShortWrite => operation == O::Write,
-            Self::ShortRead => operation == O::Read,
-            Self::Interrupted => matches!(operation, O::Read | O::Write | O::Sync),
-            Self::SyncFailsThenClean | Self::SyncEnospc => operation == O::Sync,
-        }
-    }
-
-    fn errno(self) -> Errno {
-        match self {
-            Self::Eio | Self::SyncFailsThenClean => Errno::IO,
-            Self::Enospc | Self::SyncEnospc => Errno::NOSPC,
-            Self::Emfile => Errno::MFILE,
-            Self::ShortWrite | Self::ShortRead | Self::Interrupted => Errno::INTR,
-        }
-    }
-}
-
-/// Which of the states that a crash could leave. Unsynced things are numbered from 0 up to
-/// [`SimDisk::unsynced`]: changes of names first, then each file's sectors and its length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CrashState {
-    /// All that was unsynced is lost.
-    Nothing,
-    /// All is kept, but for what a failed sync called clean.
-    Everything,
-    /// All is kept but this one.
-    OneMissing(usize),
-    /// All is lost but this one.
-    OneAlone(usize),
-    /// Each is kept, lost or damaged, as this seed says.
-    Random(u64),
-}
-
-/// Which operations a fault meets: those of a kind, on a file, from the n-th such on.
-///
-/// ```
-/// use pinstone_disk::{Operation, sim::Filter};
-/// let third_sync = Filter::any().operation(Operation::Sync).nth(3);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Filter {
-    operation: Option<Operation>,
-    file: Option<FileName>,
-    nth: u64,
-    last: u64,
-}
-
-impl Filter {
-    /// All operations.
-    pub fn any() -> Self {
-        Self { operation: None, file: None, nth: 1, last: u64::MAX }
-    }
-
-    /// Only those of this kind.
-    #[must_use]
-    pub fn operation(self, operation: Operation) -> Self {
-        Self { operation: Some(operation), ..self }
-    }
-
-    /// Only those on this file; a rename is one on the old name.
-    #[must_use]
-    pub fn file(self, file: FileName) -> Self {
-        Self { file: Some(file), ..self }
-    }
-
-    /// Only the n-th such from now, counted from 1.
-    #[must_use]
-    pub fn nth(self, nth: u64) -> Self {
-        Self { nth, last: nth, ..self }
-    }
-
-    /// Only the n-th such from now and all after it.
-    #[must_use]
-    pub fn from_nth(self, nth: u64) -> Self {
-        Self { nth, last: u64::MAX, ..self }
-    }
-}
-
-macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// How often each effect occurred, so that a harness can prove that it saw them. A disk
-        /// counts its own life: [`SimDisk::after_crash`] starts with what the crash did.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        #[non_exhaustive]
-        pub struct SimCounters {
-            $($(#[doc = $doc])+ pub $name: u64,)+
-        }
-
-        impl std::ops::AddAssign for SimCounters {
-            fn add_assign(&mut self, other: Self) {
-                $(self.$name += other.$name;)+
-            }
-        }
-    };
-}
-
-counters! {
-    /// Operations that failed with EIO, failed syncs included.
-    eio,
-    /// Operations that failed for lack of space, by fault or by capacity.
-    enospc,
-    /// Operations that failed for lack of descriptors.
-    emfile,
-    /// Writes of a part only, by fault or by capacity.
-    short_writes,
-    /// Reads of a part only, by fault.
-    short_reads,
-    /// Operations that were interrupted.
-    interrupts,
-    /// Syncs that failed and called clean what they had not written.
-    failed_syncs,
-    /// Sectors that those syncs called clean.
-    sectors_claimed,
-    /// Of those, the ones that turned back when caches were dropped.
-    sectors_reverted,
-    /// Of those, the ones that were lost by the crash.
-    sectors_forgotten,
-    /// Crashes.
-    crashes,
-    /// Writes that had partly happened when the crash came.
-    torn_writes,
-    /// Batches whose chains did not run in their order.
-    batches_reordered,
-    /// Unsynced sectors that a crash left as they were.
-    sectors_old,
-    /// Unsynced sectors that a crash kept.
-    sectors_new,
-    /// Unsynced sectors that a crash left as they were between two writes.
-    sectors_between,
-    /// Unsynced sectors of which a crash left zeros.
-    sectors_zero,
-    /// Unsynced sectors of which a crash left garbage.
-    sectors_garbage,
-    /// Unsynced lengths that a crash left as they were.
-    lengths_old,
-    /// Unsynced lengths that a crash kept.
-    lengths_new,
-    /// Unsynced lengths that a crash left at another one.
-    lengths_between,
-    /// Unsynced changes of names that a crash kept.
-    names_kept,
-    /// Unsynced changes of names that a crash lost.
-    names_lost,
-    /// Of the renames kept, those that left the old name too.
-    renames_halved,
-}
-
-/// The error of an operation on a crashed [`SimDisk`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the simulated machine has crashed")]
-pub struct Crashed;
-
-/// Whether `error` comes from a crashed [`SimDisk`].
-pub fn is_crash(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Crashed>())
-}
 
 /// A simulated disk. See the module for how it is used and what it promises.
 pub struct SimDisk {
@@ -442,7 +258,7 @@ impl Disk for SimDisk {
         };
         state.add_handle(inode);
         let writable = mode != OpenMode::Read;
-        Ok(Arc::new(SimFile { state: Arc::clone(&self.state), name, inode, writable }))
+        Ok(Arc::new(SimFile::new(&self.state, name, inode, writable)))
     }
 
     fn list(&self) -> Result<Vec<String>, DiskError> {
@@ -496,7 +312,7 @@ impl Disk for SimDisk {
             state.inode_mut(inode).write(sequence, 0, text.as_bytes());
             state.inode_mut(inode).set_len(sequence, text.len() as u64);
         }
-        Ok(Ok(Box::new(SimLock { state: Arc::clone(&self.state) })))
+        Ok(Ok(Box::new(SimLock::new(&self.state))))
     }
 
     fn random(&self) -> Result<[u8; 16], DiskError> {
@@ -532,175 +348,5 @@ impl Disk for SimDisk {
             self.state().counters.batches_reordered += 1;
         }
         results
-    }
-}
-
-struct SimLock {
-    state: Arc<Mutex<State>>,
-}
-
-impl fmt::Debug for SimLock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SimLock")
-    }
-}
-
-impl Lock for SimLock {}
-
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        self.state.lock().locked = false;
-    }
-}
-
-struct SimFile {
-    state: Arc<Mutex<State>>,
-    name: FileName,
-    inode: u64,
-    writable: bool,
-}
-
-impl fmt::Debug for SimFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SimFile({})", self.name)
-    }
-}
-
-impl Drop for SimFile {
-    fn drop(&mut self) {
-        self.state.lock().drop_handle(self.inode);
-    }
-}
-
-impl SimFile {
-    fn begin(&self, call: Call) -> Result<MutexGuard<'_, State>, io::Error> {
-        let mut state = self.state.lock();
-        match state.begin(call) {
-            Verdict::Go => self.check(call).map(|()| state),
-            verdict => Err(verdict.error()),
-        }
-    }
-
-    /// Refuses what the handle or the simulation is not made for.
-    fn check(&self, call: Call) -> io::Result<()> {
-        use Operation as O;
-        let writes = matches!(call.operation, O::SetLength | O::Allocate | O::Write);
-        if writes && !self.writable {
-            return Err(Errno::BADF.into());
-        }
-        if writes && call.end().is_none_or(|end| end > inode::FILE_BYTES_MAX) {
-            return Err(Errno::FBIG.into());
-        }
-        Ok(())
-    }
-}
-
-impl File for SimFile {
-    fn name(&self) -> FileName {
-        self.name
-    }
-
-    fn len_bytes(&self) -> Result<u64, DiskError> {
-        let call = Call::on(Operation::Length, self.name);
-        let state = self.begin(call).map_err(|error| call.failed(error))?;
-        Ok(state.inode(self.inode).len())
-    }
-
-    fn set_len(&self, len_bytes: u64) -> Result<(), DiskError> {
-        let call = Call::on(Operation::SetLength, self.name).of(0, len_bytes);
-        let mut state = self.begin(call).map_err(|error| call.failed(error))?;
-        let sequence = state.next_sequence();
-        state.inode_mut(self.inode).set_len(sequence, len_bytes);
-        Ok(())
-    }
-
-    fn allocate(&self, len_bytes: u64) -> Result<(), DiskError> {
-        let call = Call::on(Operation::Allocate, self.name).of(0, len_bytes);
-        let mut state = self.begin(call).map_err(|error| call.failed(error))?;
-        let inode = state.inode(self.inode);
-        let more = inode.taken_sectors_with(len_bytes).saturating_sub(inode.taken_sectors());
-        state.make_room(more).map_err(|errno| call.failed(errno.into()))?;
-        let sequence = state.next_sequence();
-        state.inode_mut(self.inode).allocate(sequence, len_bytes);
-        Ok(())
-    }
-
-    fn read_at(&self, offset_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        let spare = buffer.capacity() - buffer.len();
-        let call = Call::on(Operation::Read, self.name).of(offset_bytes, spare as u64);
-        let mut state = self.state.lock();
-        let verdict = state.begin(call);
-        let inode = state.inode(self.inode);
-        let left = usize::try_from(inode.len().saturating_sub(offset_bytes)).unwrap_or(usize::MAX);
-        let mut count = spare.min(left);
-        match verdict {
-            Verdict::Go => {}
-            Verdict::Injected(Fault::ShortRead) => count = state.short_read_of(count),
-            verdict => return Err(verdict.error()),
-        }
-        let start = buffer.len();
-        extend_by_zeros(buffer, count);
-        state.inode(self.inode).read(offset_bytes, &mut buffer[start..]);
-        Ok(count)
-    }
-
-    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<usize> {
-        let call = Call::on(Operation::Write, self.name).of(offset_bytes, data.len() as u64);
-        let mut state = self.state.lock();
-        let verdict = state.begin(call);
-        self.check(call)?;
-        let count = match verdict {
-            Verdict::Go => data.len(),
-            Verdict::Injected(Fault::ShortWrite) => state.short_write_of(data.len()),
-            Verdict::CrashesNow => {
-                let torn = state.torn_write_of(data.len());
-                if let Ok(torn) = state.fitting_part_of(self.inode, offset_bytes, torn) {
-                    let sequence = state.next_sequence();
-                    state.inode_mut(self.inode).write(sequence, offset_bytes, &data[..torn]);
-                }
-                return Err(verdict.error());
-            }
-            verdict => return Err(verdict.error()),
-        };
-        let count = state.fitting_part_of(self.inode, offset_bytes, count)?;
-        let sequence = state.next_sequence();
-        state.inode_mut(self.inode).write(sequence, offset_bytes, &data[..count]);
-        Ok(count)
-    }
-
-    /// What is written while it is under way is not part of it, as on a real disk.
-    fn sync_data(&self) -> io::Result<()> {
-        let call = Call::on(Operation::Sync, self.name);
-        let began = {
-            let mut state = self.state.lock();
-            match state.begin(call) {
-                Verdict::Go => state.sequence,
-                verdict => {
-                    if matches!(
-                        verdict,
-                        Verdict::Injected(Fault::SyncFailsThenClean | Fault::SyncEnospc)
-                    ) {
-                        state.fail_sync(self.inode);
-                    }
-                    return Err(verdict.error());
-                }
-            }
-        };
-        yield_now();
-        let mut state = self.state.lock();
-        if state.crashed {
-            return Err(Verdict::Crashed.error());
-        }
-        state.inode_mut(self.inode).sync(began);
-        Ok(())
-    }
-}
-
-/// As `resize`, by block copies: unoptimised builds, in which tests run, resize byte by byte.
-fn extend_by_zeros(buffer: &mut Vec<u8>, count: usize) {
-    let end = buffer.len() + count;
-    while buffer.len() < end {
-        let part = (end - buffer.len()).min(ZERO_BLOCK.len());
-        buffer.extend_from_slice(&ZERO_BLOCK[..part]);
     }
 }

@@ -7,9 +7,25 @@
 //! whole. So a random state first draws a habit for each file (all kept, all lost, kept up to a
 //! point, or independent with some probability) and one for the names, and then decides by it.
 
+use super::counters::SimCounters;
 use super::inode::{SECTOR_BYTES, Sector};
 use super::random::Random;
-use super::{CrashState, SimCounters};
+
+/// Which of the states that a crash could leave. Unsynced things are numbered from 0 up to
+/// [`SimDisk::unsynced`](super::SimDisk::unsynced): changes of names first, then each file's sectors and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashState {
+    /// All that was unsynced is lost.
+    Nothing,
+    /// All is kept, but for what a failed sync called clean.
+    Everything,
+    /// All is kept but this one.
+    OneMissing(usize),
+    /// All is lost but this one.
+    OneAlone(usize),
+    /// Each is kept, lost or damaged, as this seed says.
+    Random(u64),
+}
 
 /// What becomes of an unsynced sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

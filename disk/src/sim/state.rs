@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::crash::{Chooser, NameFate};
+use super::counters::SimCounters;
+use super::crash::{Chooser, CrashState, NameFate};
+use super::fault::{Crashed, Fault, Filter};
 use super::inode::{Inode, SECTOR_BYTES, Sector};
 use super::random::Random;
-use super::{CrashState, Crashed, Fault, Filter, SimCounters};
 use crate::error::{DiskError, Operation};
 use crate::file_name::FileName;
 

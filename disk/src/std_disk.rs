@@ -9,33 +9,27 @@
 //! - S3: a directory that [`StdDisk::create`] returns is named durably: each directory's parent is
 //!   synced before the next one is made in it, so a death on the way leaves at most the last one
 //!   unsynced, and that one's parent is synced by the next call.
-//! - S4: at most one lock on a directory, whichever processes or handles ask.
+//! - S4: at most one lock on a directory: see `lock`.
 
-use std::fs::TryLockError;
-use std::io::{self, Read as _};
+mod lock;
+#[cfg(test)]
+mod tests;
+
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{self as sys, AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use crate::error::{DiskError, Operation, is_no_space};
+use crate::error::{DiskError, Operation};
 use crate::file_name::FileName;
 use crate::helper::Helper;
 use crate::vfs::{Batch, Disk, File, Lock, OpenMode};
-
-/// How often a held lock is tried before it counts as another's.
-const LOCK_TRIES: u32 = 26;
-/// The wait between two tries: 250 ms in all. The kernel may keep the files of a process that is
-/// gone for some milliseconds when requests of its were still in flight.
-const LOCK_WAIT: Duration = Duration::from_millis(10);
-/// The longest text that is read back as a process id.
-const PID_TEXT_BYTES_MAX: u64 = 20;
+use lock::StdLock;
 
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 const DIRECTORY_MODE: Mode = Mode::RWXU;
@@ -219,12 +213,8 @@ impl Disk for StdDisk {
         let file = self
             .open_regular(FileName::Lock, OFlags::RDWR | OFlags::CREATE)
             .map_err(|errno| failed(errno.into()))?;
-        let lock = StdLock { file: file.into() };
-        if !try_for_a_while(|| lock.file.try_lock(), wait_for_lock).map_err(failed)? {
-            return Ok(Err(lock.written_pid()));
-        }
-        lock.write_pid().map_err(failed)?;
-        Ok(Ok(Box::new(lock)))
+        let locked = StdLock::of(file).map_err(failed)?;
+        Ok(locked.map(|lock| Box::new(lock) as Box<dyn Lock>))
     }
 
     fn random(&self) -> Result<[u8; 16], DiskError> {
@@ -311,69 +301,6 @@ impl File for StdFile {
     }
 }
 
-/// The lock file, locked. The lock belongs to the open file, so a second one in this process is
-/// refused like any other (S4).
-#[derive(Debug)]
-#[expect(clippy::disallowed_types, reason = "the standard library's file has the portable lock")]
-struct StdLock {
-    file: std::fs::File,
-}
-
-impl Lock for StdLock {}
-
-impl Drop for StdLock {
-    fn drop(&mut self) {
-        // Closing would release it too, but not while a child process still has a copy of it.
-        let _unlocked = self.file.unlock();
-    }
-}
-
-impl StdLock {
-    /// Writes before it cuts, so that the block which the file already has is used again: on a full
-    /// disk there may be no other. The text only serves messages, so a lack of space is no failure.
-    fn write_pid(&self) -> io::Result<()> {
-        let text = format!("{}\n", std::process::id());
-        let written = self
-            .file
-            .write_all_at(text.as_bytes(), 0)
-            .and_then(|()| self.file.set_len(text.len() as u64));
-        match written {
-            Err(error) if is_no_space(&error) => Ok(()),
-            written => written,
-        }
-    }
-
-    fn written_pid(&self) -> Option<u32> {
-        let mut text = String::new();
-        (&self.file).take(PID_TEXT_BYTES_MAX).read_to_string(&mut text).ok()?;
-        text.lines().next()?.parse().ok()
-    }
-}
-
-/// Tries a bounded number of times, waiting in between; whether it was had.
-fn try_for_a_while(
-    mut try_lock: impl FnMut() -> Result<(), TryLockError>,
-    mut wait: impl FnMut(),
-) -> io::Result<bool> {
-    for attempt in 0..LOCK_TRIES {
-        if attempt > 0 {
-            wait();
-        }
-        match try_lock() {
-            Ok(()) => return Ok(true),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-    }
-    Ok(false)
-}
-
-#[expect(clippy::disallowed_methods, reason = "nothing tells of a lock's release")]
-fn wait_for_lock() {
-    std::thread::sleep(LOCK_WAIT);
-}
-
 fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     retry_on_intr(|| sys::openat(sys::CWD, path, flags, Mode::empty()))
@@ -413,278 +340,4 @@ fn list(directory: impl AsFd) -> rustix::io::Result<Vec<String>> {
     }
     names.sort_unstable();
     Ok(names)
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::disallowed_methods, reason = "what the disk did is looked at from outside")]
-
-    use std::fs;
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-
-    use bytes::Bytes;
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::file_name::LogKind;
-    use crate::identity::{Epoch, Ordinal};
-    use crate::vfs::{Batch, DiskExt as _, Op};
-
-    const A: FileName =
-        FileName::Segment { log: LogKind::Blob, ordinal: Ordinal::FIRST, epoch: Epoch::FIRST };
-
-    fn disk() -> (TempDir, Arc<StdDisk>) {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = StdDisk::open(directory.path()).unwrap();
-        (directory, disk)
-    }
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().permissions().mode() & 0o777
-    }
-
-    #[test]
-    fn what_is_written_is_read() {
-        let (_directory, disk) = disk();
-        let file = disk.open(A, OpenMode::Create).unwrap();
-        disk.write(&file, 5, Bytes::from_static(b"hello")).unwrap();
-        disk.sync(&file).unwrap();
-        disk.sync_dir().unwrap();
-        let reader = disk.open(A, OpenMode::Read).unwrap();
-        assert_eq!(reader.name(), A);
-        assert_eq!(reader.len_bytes().unwrap(), 10);
-        assert_eq!(disk.read(&reader, 0, 10).unwrap(), &b"\0\0\0\0\0hello"[..]);
-        assert_eq!(disk.read(&reader, 8, 10).unwrap(), "lo", "a read ends where the file does");
-        assert_eq!(disk.read(&reader, 11, 10).unwrap(), "");
-        assert_eq!(disk.read(&reader, 3, 0).unwrap(), "");
-        assert!(reader.write_at(0, b"x").is_err());
-        file.set_len(6).unwrap();
-        assert_eq!(disk.read(&reader, 5, 10).unwrap(), "h");
-    }
-
-    #[test]
-    fn a_read_keeps_what_the_buffer_holds_and_fills_no_more_than_its_room() {
-        let (_directory, disk) = disk();
-        let file = disk.open(A, OpenMode::Create).unwrap();
-        disk.write(&file, 0, Bytes::from(vec![7; 10_000])).unwrap();
-        let mut buffer = Vec::with_capacity(100);
-        buffer.extend_from_slice(b"kept");
-        let room = buffer.capacity() - buffer.len();
-        assert_eq!(file.read_at(0, &mut buffer).unwrap(), room);
-        assert_eq!(&buffer[..5], b"kept\x07");
-        assert_eq!(disk.read(&file, 0, 10).unwrap().len(), 10);
-    }
-
-    #[test]
-    fn chains_run_and_the_failed_one_says_where() {
-        let (_directory, disk) = disk();
-        let file = disk.open(A, OpenMode::Create).unwrap();
-        let reader = disk.open(A, OpenMode::Read).unwrap();
-        let write = |file: &Arc<dyn File>| Op::Write {
-            file: Arc::clone(file),
-            offset_bytes: 3,
-            data: Bytes::from_static(b"abc"),
-        };
-        let read = Op::Read { file: Arc::clone(&file), offset_bytes: 3, len_bytes: 3 };
-        let chains = vec![vec![write(&file), Op::Sync { file }, read], vec![write(&reader)]];
-        let results = disk.run(Batch { chains });
-        assert_eq!(results[0].as_ref().unwrap(), &[Bytes::from_static(b"abc")]);
-        let error = results[1].as_ref().unwrap_err();
-        assert_eq!(error.to_string(), "writing blob-00000001-00000001.log at offset 3");
-    }
-
-    #[test]
-    fn files_and_directories_are_for_their_owner_alone() {
-        let (directory, _disk) = disk();
-        let path = directory.path().join("one/two/three");
-        let disk = StdDisk::create(&path).unwrap();
-        disk.open(A, OpenMode::Create).unwrap();
-        let _lock = disk.lock().unwrap().unwrap();
-        assert_eq!(mode(&directory.path().join("one")), 0o700);
-        assert_eq!(mode(&path), 0o700);
-        assert_eq!(mode(&path.join(A.to_string())), 0o600);
-        assert_eq!(mode(&path.join("LOCK")), 0o600);
-    }
-
-    #[test]
-    fn creating_what_exists_opens_it() {
-        let (directory, disk) = disk();
-        disk.open(A, OpenMode::Create).unwrap();
-        let again = StdDisk::create(directory.path()).unwrap();
-        assert_eq!(again.list().unwrap(), [A.to_string()]);
-        assert_eq!(again.device_and_inode().unwrap(), disk.device_and_inode().unwrap());
-        assert_eq!(again.path(), directory.path());
-        let error = StdDisk::create(directory.path().join(A.to_string())).unwrap_err();
-        assert_eq!(error.operation, Operation::OpenDirectory);
-        assert!(StdDisk::create(directory.path().join(A.to_string()).join("below")).is_err());
-    }
-
-    #[test]
-    fn a_created_file_must_not_exist_and_an_opened_one_must() {
-        let (_directory, disk) = disk();
-        assert!(disk.open(A, OpenMode::Write).unwrap_err().is_not_found());
-        assert!(disk.open(A, OpenMode::Read).unwrap_err().is_not_found());
-        disk.open(A, OpenMode::Create).unwrap();
-        let error = disk.open(A, OpenMode::Create).unwrap_err();
-        assert_eq!(error.source.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(error.operation, Operation::Create);
-    }
-
-    #[test]
-    fn links_are_refused() {
-        let (directory, disk) = disk();
-        let target = directory.path().join("target");
-        fs::write(&target, "text").unwrap();
-        symlink(&target, directory.path().join(A.to_string())).unwrap();
-        symlink(&target, directory.path().join("LOCK")).unwrap();
-        for mode in [OpenMode::Read, OpenMode::Write, OpenMode::Create] {
-            assert!(disk.open(A, mode).is_err());
-        }
-        assert!(disk.lock().is_err());
-        assert_eq!(fs::read(&target).unwrap(), b"text");
-    }
-
-    #[test]
-    fn what_is_no_regular_file_is_refused_without_waiting() {
-        let (directory, disk) = disk();
-        let path = directory.path().join(A.to_string());
-        let flags = Mode::RUSR | Mode::WUSR;
-        sys::mknodat(sys::CWD, &path, FileType::Fifo, flags, 0).unwrap();
-        assert!(disk.open(A, OpenMode::Read).is_err());
-        fs::remove_file(&path).unwrap();
-        fs::create_dir(&path).unwrap();
-        assert!(disk.open(A, OpenMode::Read).is_err());
-    }
-
-    #[test]
-    fn a_store_may_be_reached_through_a_link_and_renamed_while_open() {
-        let (directory, disk) = disk();
-        let link = directory.path().join("link");
-        let store = directory.path().join("store");
-        StdDisk::create(&store).unwrap();
-        symlink(&store, &link).unwrap();
-        let linked = StdDisk::open(&link).unwrap();
-        fs::rename(&store, directory.path().join("moved")).unwrap();
-        linked.open(A, OpenMode::Create).unwrap();
-        assert_eq!(linked.list().unwrap(), [A.to_string()]);
-        assert_ne!(linked.device_and_inode().unwrap(), disk.device_and_inode().unwrap());
-        assert!(StdDisk::open(&link).unwrap_err().is_not_found());
-    }
-
-    #[test]
-    fn names_are_listed_sorted_changed_and_removed() {
-        let (directory, disk) = disk();
-        for name in ["z", "LOCK", "a b"] {
-            fs::write(directory.path().join(name), "").unwrap();
-        }
-        disk.open(FileName::CurrentTemp, OpenMode::Create).unwrap();
-        assert_eq!(disk.list().unwrap(), ["CURRENT.tmp", "LOCK", "a b", "z"]);
-        assert_eq!(disk.list().unwrap().len(), 4, "listing twice lists the same");
-        disk.rename(FileName::CurrentTemp, FileName::Current).unwrap();
-        disk.remove(FileName::Lock).unwrap();
-        assert_eq!(disk.list().unwrap(), ["CURRENT", "a b", "z"]);
-        assert!(disk.remove(FileName::Lock).unwrap_err().is_not_found());
-        let error = disk.rename(FileName::CurrentTemp, A).unwrap_err();
-        assert_eq!(error.to_string(), "renaming CURRENT.tmp");
-    }
-
-    #[test]
-    fn an_allocated_file_has_its_length_and_its_space() {
-        let (directory, disk) = disk();
-        let file = disk.open(A, OpenMode::Create).unwrap();
-        disk.write(&file, 0, Bytes::from_static(b"abc")).unwrap();
-        file.allocate(1 << 20).unwrap();
-        assert_eq!(file.len_bytes().unwrap(), 1 << 20);
-        file.allocate(4096).unwrap();
-        file.allocate(0).unwrap();
-        assert_eq!(file.len_bytes().unwrap(), 1 << 20, "an allocation never shortens");
-        assert_eq!(disk.read(&file, 0, 5).unwrap(), "abc\0\0");
-        let blocks = fs::metadata(directory.path().join(A.to_string())).unwrap().blocks();
-        // Where the file system cannot reserve, only what was written takes blocks.
-        assert!(blocks * 512 >= 1 << 20 || blocks * 512 <= 1 << 16, "{blocks}");
-    }
-
-    #[test]
-    fn an_allocation_that_cannot_be_had_leaves_the_file_as_it_was() {
-        let (_directory, disk) = disk();
-        let file = disk.open(A, OpenMode::Create).unwrap();
-        disk.write(&file, 0, Bytes::from_static(b"abc")).unwrap();
-        let error = file.allocate(i64::MAX.unsigned_abs()).unwrap_err();
-        assert_eq!(error.operation, Operation::Allocate);
-        assert!(error.is_no_space(), "{}", error.source);
-        assert_eq!(file.len_bytes().unwrap(), 3);
-    }
-
-    #[test]
-    fn a_second_lock_is_refused_and_names_the_holder() {
-        let (directory, disk) = disk();
-        let other = StdDisk::open(directory.path()).unwrap();
-        fs::write(directory.path().join("LOCK"), "a longer text that stood there before\n")
-            .unwrap();
-        let lock = disk.lock().unwrap().unwrap();
-        let pid = std::process::id();
-        let text = fs::read(directory.path().join("LOCK")).unwrap();
-        assert_eq!(text, format!("{pid}\n").into_bytes());
-        assert_eq!(disk.lock().unwrap().unwrap_err(), Some(pid));
-        assert_eq!(other.lock().unwrap().unwrap_err(), Some(pid));
-        drop(lock);
-        let lock = other.lock().unwrap().unwrap();
-        fs::write(directory.path().join("LOCK"), "no number").unwrap();
-        assert_eq!(disk.lock().unwrap().unwrap_err(), None);
-        drop(lock);
-    }
-
-    #[test]
-    fn a_held_lock_is_tried_again_a_bounded_number_of_times() {
-        let interrupted = || TryLockError::Error(io::ErrorKind::Interrupted.into());
-        let mut answers =
-            vec![Ok(()), Err(TryLockError::WouldBlock), Err(interrupted())].into_iter().rev();
-        let mut waits = 0;
-        assert!(try_for_a_while(|| answers.next().unwrap(), || waits += 1).unwrap());
-        assert_eq!(waits, 2);
-
-        let (mut tries, mut waits) = (0, 0);
-        let held = || {
-            tries += 1;
-            Err(TryLockError::WouldBlock)
-        };
-        assert!(!try_for_a_while(held, || waits += 1).unwrap());
-        assert_eq!((tries, waits), (LOCK_TRIES, LOCK_TRIES - 1));
-
-        let broken = || Err(TryLockError::Error(Errno::NOLCK.into()));
-        assert!(try_for_a_while(broken, || ()).is_err());
-    }
-
-    #[test]
-    fn a_path_is_absent_empty_full_or_no_directory() {
-        let (directory, disk) = disk();
-        let state = |path: &Path| StdDisk::directory_state(path).unwrap();
-        let path = directory.path();
-        assert_eq!(state(path), DirectoryState::Empty);
-        disk.open(A, OpenMode::Create).unwrap();
-        disk.open(FileName::Current, OpenMode::Create).unwrap();
-        let names = vec!["CURRENT".to_owned(), A.to_string()];
-        let mut sorted = names.clone();
-        sorted.sort_unstable();
-        assert_eq!(state(path), DirectoryState::Holds(sorted));
-        assert_eq!(state(&path.join("none")), DirectoryState::Absent);
-        assert_eq!(state(&path.join("none/below")), DirectoryState::Absent);
-        assert_eq!(state(&path.join("CURRENT")), DirectoryState::NotADirectory);
-        assert_eq!(state(&path.join("CURRENT/below")), DirectoryState::NotADirectory);
-    }
-
-    #[test]
-    fn the_parent_of_a_plain_name_is_here() {
-        assert_eq!(parent(Path::new("store")), Path::new("."));
-        assert_eq!(parent(Path::new("a/store")), Path::new("a"));
-        assert_eq!(parent(Path::new("/")), Path::new("/"));
-    }
-
-    #[test]
-    fn identities_are_random() {
-        let (_directory, disk) = disk();
-        assert_ne!(disk.random().unwrap(), disk.random().unwrap());
-        assert_eq!(disk.engine(), "positioned");
-        assert!(!disk.describe().is_empty());
-    }
 }

@@ -1,15 +1,14 @@
-//! Torn or corrupt: small logs made by scripts, damaged, and judged.
+//! Scripts that make logs, damage them, and have them judged.
 //!
 //! A script's lines run in order. `durable LOG` is a sync that succeeded: frames composed from then
 //! on testify that the log is durable to where it ended then. `sealed LOG ORDINAL`: the root names
 //! that segment as sealed, so it is not scanned. `forget LOG ORDINAL`: the root does not name that
 //! segment any more, its file is there; `remove LOG ORDINAL`: nor is that.
-#![allow(clippy::unwrap_used, reason = "this is test code")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use expect_test::{Expect, expect};
+use expect_test::Expect;
 use pinstone_disk::{Epoch, FormatError, LogKind, Ordinal, StoreId};
 use pinstone_wal::{
     FRAMES_START_BYTES, FrameBuilder, FramePlace, LastSealed, LogPosition, RecordKind, Scan,
@@ -18,8 +17,9 @@ use pinstone_wal::{
 
 const STORE_ID: StoreId = StoreId([9; 16]);
 
+/// Logs in the making, and what the root says of them.
 #[derive(Default)]
-struct World {
+pub(crate) struct World {
     /// Bytes, and where each frame begins.
     segments: BTreeMap<(LogKind, u32), (Vec<u8>, Vec<usize>)>,
     synced: SyncedUpto,
@@ -33,19 +33,19 @@ fn log(word: &str) -> LogKind {
     LogKind::ALL.into_iter().find(|log| log.word() == word).expect("a log's name")
 }
 
-fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
+pub(crate) fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
     SegmentHeader { store_id: STORE_ID, log, ordinal: Ordinal(ordinal), epoch: Epoch::FIRST }
 }
 
 /// A segment without frames.
-fn begun(header: SegmentHeader) -> Vec<u8> {
+pub(crate) fn begun(header: SegmentHeader) -> Vec<u8> {
     let mut bytes = header.encode().to_vec();
     bytes.resize(usize::try_from(FRAMES_START_BYTES).unwrap(), 0);
     bytes
 }
 
 impl World {
-    fn segment(&mut self, log: LogKind, ordinal: u32) -> &mut (Vec<u8>, Vec<usize>) {
+    pub(crate) fn segment(&mut self, log: LogKind, ordinal: u32) -> &mut (Vec<u8>, Vec<usize>) {
         self.segments
             .entry((log, ordinal))
             .or_insert_with(|| (begun(header(log, ordinal)), Vec::new()))
@@ -73,7 +73,7 @@ impl World {
         bytes.extend_from_slice(&encoded);
     }
 
-    fn play(&mut self, line: &str) {
+    pub(crate) fn play(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             [] => {}
@@ -138,7 +138,7 @@ impl World {
         }
     }
 
-    fn judge(&self) -> String {
+    pub(crate) fn judge(&self) -> String {
         let scans: Vec<Scan> = self
             .segments
             .iter()
@@ -184,525 +184,9 @@ impl World {
     }
 }
 
-fn check(script: &str, expected: &Expect) {
+/// Plays the script; what is then found of each log is as expected.
+pub(crate) fn check(script: &str, expected: &Expect) {
     let mut world = World::default();
     script.lines().for_each(|line| world.play(line));
     expected.assert_eq(&world.judge());
-}
-
-#[test]
-fn whole_logs_end_where_they_end() {
-    check(
-        "blob 1 put apple
-         blob 1 put pear
-         durable blob
-         pointer 1 put x
-         blob 1 reserve 4096",
-        &expect![[r#"
-            blob: whole to 1:1536
-            pointer: whole to 1:1024
-        "#]],
-    );
-}
-
-#[test]
-fn a_torn_last_frame_is_cut() {
-    check(
-        "blob 1 put apple
-         durable blob
-         blob 1 put pear
-         pointer 1 put x
-         blob 1 flip 1
-         blob 1 reserve 4096",
-        &expect![[r#"
-            blob: whole to 1:1024, 58 bytes cut
-            pointer: whole to 1:1024
-        "#]],
-    );
-    check(
-        "blob 1 put apple
-         blob 1 put pear
-         blob 1 cut 1",
-        &expect![[r#"
-            blob: whole to 1:1024, 17 bytes cut
-        "#]],
-    );
-}
-
-#[test]
-fn a_hole_before_a_frame_that_testifies_is_corrupt() {
-    check(
-        "blob 1 put apple
-         blob 1 put pear
-         durable blob
-         blob 1 put fig
-         blob 1 zero 1",
-        &expect![[r#"
-            blob: blob-00000001-00000001.log is corrupt at offset 1024: expected a frame's kind; the last good frame ends here, and the frame at 1536 of blob-00000001-00000001.log says that the log was durable to 1:1536
-        "#]],
-    );
-}
-
-#[test]
-fn a_flipped_bit_before_a_frame_that_testifies_is_corrupt() {
-    check(
-        "blob 1 put apple
-         durable blob
-         blob 1 put pear
-         blob 1 flip 0",
-        &expect![[r#"
-            blob: blob-00000001-00000001.log is corrupt at offset 512: expected a record's checksum; the last good frame ends here, and the frame at 1024 of blob-00000001-00000001.log says that the log was durable to 1:1024
-        "#]],
-    );
-}
-
-#[test]
-fn a_file_cut_short_of_what_was_durable_is_corrupt() {
-    check(
-        "blob 1 put apple
-         durable blob
-         pointer 1 put x
-         blob 1 cut 0",
-        &expect![[r#"
-            blob: blob-00000001-00000001.log is corrupt at offset 512: expected a frame's header; the last good frame ends here, and the frame at 512 of pointer-00000001-00000001.log says that the log was durable to 1:1024
-            pointer: whole to 1:1024
-        "#]],
-    );
-}
-
-#[test]
-fn later_valid_bytes_alone_prove_nothing() {
-    check(
-        "blob 1 put apple
-         durable blob
-         blob 1 put pear
-         blob 1 put fig
-         blob 1 put plum
-         blob 1 zero 1",
-        &expect![[r#"
-            blob: whole to 1:1024, 1082 bytes cut
-        "#]],
-    );
-}
-
-#[test]
-fn another_log_testifies() {
-    check(
-        "blob 1 put apple
-         blob 1 put pear
-         durable blob
-         root 1 put x
-         root 1 put y
-         blob 1 flip 1
-         root 1 flip 1",
-        &expect![[r#"
-            blob: blob-00000001-00000001.log is corrupt at offset 1024: expected a record's checksum; the last good frame ends here, and the frame at 512 of root-00000001-00000001.log says that the log was durable to 1:1536
-            root: whole to 1:1024, 55 bytes cut
-        "#]],
-    );
-}
-
-#[test]
-fn a_frame_that_is_cut_itself_testifies_all_the_same() {
-    check(
-        "blob 1 put apple
-         durable blob
-         pointer 1 put x
-         pointer 1 put y
-         blob 1 zero 0
-         pointer 1 zero 0",
-        &expect![[r#"
-            blob: blob-00000001-00000001.log is corrupt at offset 512: expected a frame's kind; the last good frame ends here, and the frame at 1024 of pointer-00000001-00000001.log says that the log was durable to 1:1024
-            pointer: whole to 1:512, 567 bytes cut
-        "#]],
-    );
-}
-
-#[test]
-fn a_header_whose_records_are_damaged_testifies() {
-    check(
-        "blob 1 put apple
-         durable blob
-         pointer 1 put x
-         blob 1 zero 0
-         pointer 1 flip 0",
-        &expect![[r#"
-            blob: blob-00000001-00000001.log is corrupt at offset 512: expected a frame's kind; the last good frame ends here, and the frame at 512 of pointer-00000001-00000001.log says that the log was durable to 1:1024
-            pointer: whole to 1:512, 55 bytes cut
-        "#]],
-    );
-}
-
-#[test]
-fn the_roots_word_at_closing_testifies() {
-    check(
-        "blob 1 put apple
-         pointer 1 put x
-         closed blob
-         closed pointer
-         root 1 put x
-         pointer 1 flip 0",
-        &expect![[r#"
-            blob: whole to 1:1024
-            pointer: pointer-00000001-00000001.log is corrupt at offset 512: expected a record's checksum; the last good frame ends here, and the root, when the store was closed, says that the log was durable to 1:1024
-            root: whole to 1:1024
-        "#]],
-    );
-    check(
-        "blob 1 put apple
-         closed blob
-         blob 1 put pear
-         blob 1 flip 1",
-        &expect![[r#"
-            blob: whole to 1:1024, 58 bytes cut
-        "#]],
-    );
-}
-
-#[test]
-fn damage_in_the_very_last_batch_is_taken_for_torn_until_something_testifies() {
-    let acknowledged = "blob 1 put apple
-        durable blob";
-    check(
-        &format!("{acknowledged}\nblob 1 flip 0"),
-        &expect![[r#"
-        blob: whole to 1:512, 59 bytes cut
-    "#]],
-    );
-    check(
-        &format!("{acknowledged}\nroot 1 witness\nblob 1 flip 0"),
-        &expect![[r#"
-        blob: blob-00000001-00000001.log is corrupt at offset 512: expected a record's checksum; the last good frame ends here, and the frame at 512 of root-00000001-00000001.log says that the log was durable to 1:1024
-        root: whole to 1:1024
-    "#]],
-    );
-}
-
-#[test]
-fn a_log_goes_on_in_the_next_segment_after_its_last_frame() {
-    check(
-        "blob 1 put apple
-         blob 1 last
-         blob 2 put pear
-         durable blob
-         blob 2 put fig
-         blob 2 flip 1
-         blob 3 begin",
-        &expect![[r#"
-            blob: whole to 2:1024, 57 bytes cut
-        "#]],
-    );
-}
-
-#[test]
-fn a_segment_without_its_last_frame_ends_the_log() {
-    check(
-        "blob 1 put apple
-         blob 1 last
-         blob 2 put pear
-         blob 2 put fig
-         blob 1 zero 1",
-        &expect![[r#"
-            blob: whole to 1:1024, 1024 bytes cut
-        "#]],
-    );
-}
-
-#[test]
-fn a_lost_last_frame_that_was_durable_is_corrupt() {
-    check(
-        "blob 1 put apple
-         blob 1 last
-         durable blob
-         blob 2 put pear
-         blob 1 zero 1",
-        &expect![[r#"
-            blob: blob-00000001-00000001.log is corrupt at offset 1024: expected a frame's kind; the last good frame ends here, and the frame at 512 of blob-00000002-00000001.log says that the log was durable to 1:1536
-        "#]],
-    );
-    check(
-        "blob 1 put apple
-         blob 1 last
-         blob 2 put pear
-         durable blob
-         pointer 1 put x
-         blob 1 zero 1",
-        &expect![[r#"
-            blob: blob-00000001-00000001.log is corrupt at offset 1024: expected a frame's kind; the last good frame ends here, and the frame at 512 of pointer-00000001-00000001.log says that the log was durable to 2:1024
-            pointer: whole to 1:1024
-        "#]],
-    );
-}
-
-#[test]
-fn an_only_segment_that_the_root_forgot_is_corrupt_if_anything_testifies_to_it() {
-    check(
-        "blob 1 put apple
-         durable blob
-         pointer 1 put x
-         pointer 1 put y
-         remove blob 1",
-        &expect![[r#"
-            blob: pointer-00000001-00000001.log is corrupt at offset 512: the frame here says that the blob log was durable to 1:1024, and the root names no segment of it
-            pointer: whole to 1:1536
-        "#]],
-    );
-    // Its own frames do.
-    check(
-        "blob 1 put apple
-         durable blob
-         blob 1 put pear
-         forget blob 1",
-        &expect![[r#"
-            blob: blob-00000001-00000001.log is corrupt at offset 1024: the frame here says that the blob log was durable to 1:1024, and the root names no segment of it
-        "#]],
-    );
-    check(
-        "blob 1 put apple
-         closed blob
-         root 1 put x
-         remove blob 1",
-        &expect![[r#"
-            blob: root-00000001-00000001.log is corrupt at offset 512: the root, when the store was closed, says that the blob log was durable to 1:1024, and the root names no segment of it
-            root: whole to 1:1024
-        "#]],
-    );
-}
-
-#[test]
-fn a_segment_after_the_sealed_ones_that_the_root_forgot_is_corrupt_if_anything_testifies_to_it() {
-    check(
-        "blob 1 put apple
-         blob 1 last
-         blob 2 put pear
-         durable blob
-         pointer 1 put x
-         sealed blob 1
-         remove blob 2",
-        &expect![[r#"
-            blob: pointer-00000001-00000001.log is corrupt at offset 512: the frame here says that the blob log was durable to 2:1024, and the root names no segment of it after 1
-            pointer: whole to 1:1024
-        "#]],
-    );
-    // Its own frames do.
-    check(
-        "blob 1 put apple
-         blob 1 last
-         blob 2 put pear
-         durable blob
-         blob 2 put fig
-         sealed blob 1
-         forget blob 2",
-        &expect![[r#"
-            blob: blob-00000002-00000001.log is corrupt at offset 1024: the frame here says that the blob log was durable to 2:1024, and the root names no segment of it after 1
-        "#]],
-    );
-    // The root's word at closing does, which stands in its last record.
-    check(
-        "pointer 1 put x
-         pointer 1 last
-         pointer 2 put y
-         closed pointer
-         root 1 put first
-         root 1 put closing
-         root 1 witness
-         sealed pointer 1
-         remove pointer 2",
-        &expect![[r#"
-            pointer: root-00000001-00000001.log is corrupt at offset 1024: the root, when the store was closed, says that the pointer log was durable to 2:1024, and the root names no segment of it after 1
-            root: whole to 1:2048
-        "#]],
-    );
-}
-
-#[test]
-fn a_segment_after_unsealed_ones_that_the_root_forgot_is_corrupt_if_anything_testifies_to_it() {
-    check(
-        "blob 1 put apple
-         blob 1 last
-         blob 2 put pear
-         durable blob
-         root 1 put x
-         remove blob 2",
-        &expect![[r#"
-            blob: root-00000001-00000001.log is corrupt at offset 512: the frame here says that the blob log was durable to 2:1024, and the root names no segment of it after 1
-            root: whole to 1:1024
-        "#]],
-    );
-    check(
-        "blob 1 put apple
-         blob 1 last
-         blob 2 put pear
-         blob 2 last
-         blob 3 put fig
-         durable blob
-         root 1 put x
-         sealed blob 1
-         remove blob 3",
-        &expect![[r#"
-            blob: root-00000001-00000001.log is corrupt at offset 512: the frame here says that the blob log was durable to 3:1024, and the root names no segment of it after 2
-            root: whole to 1:1024
-        "#]],
-    );
-}
-
-#[test]
-fn what_the_root_does_not_name_and_nothing_testifies_to_is_not_missed() {
-    check(
-        "blob 1 put apple
-         blob 1 last
-         durable blob
-         blob 2 put pear
-         pointer 1 put x
-         sealed blob 1
-         forget blob 2",
-        &expect![[r#"
-            pointer: whole to 1:1024
-        "#]],
-    );
-    check(
-        "blob 1 put apple
-         pointer 1 put x
-         forget blob 1",
-        &expect![[r#"
-            pointer: whole to 1:1024
-        "#]],
-    );
-}
-
-#[test]
-fn testimony_to_sealed_segments_is_met_by_their_being_sealed() {
-    check(
-        "blob 1 put apple
-         blob 1 last
-         blob 2 put pear
-         blob 2 last
-         durable blob
-         pointer 1 put x
-         sealed blob 1
-         sealed blob 2",
-        &expect![[r#"
-            pointer: whole to 1:1024
-        "#]],
-    );
-}
-
-#[test]
-fn an_empty_segment_between_two_ends_the_log() {
-    check(
-        "blob 1 put apple
-         blob 1 last
-         blob 2 begin
-         blob 3 put pear",
-        &expect![[r#"
-            blob: whole to 2:512, 512 bytes cut
-        "#]],
-    );
-}
-
-#[test]
-fn what_stands_after_a_last_frame_is_not_torn() {
-    check(
-        "blob 1 put apple
-         blob 1 last
-         durable blob
-         blob 1 garbage half-a-footer",
-        &expect![[r#"
-            blob: whole to 1:1536, complete
-        "#]],
-    );
-    check(
-        "blob 1 put apple
-         blob 1 last
-         blob 1 put pear",
-        &expect![[r#"
-            blob: whole to 1:1536, complete
-        "#]],
-    );
-}
-
-#[test]
-fn bytes_cut_are_counted_to_the_last_that_is_not_zero() {
-    check(
-        "blob 1 put apple
-         blob 1 reserve 100
-         blob 1 garbage abc
-         blob 1 reserve 10000",
-        &expect![[r#"
-            blob: whole to 1:1024, 103 bytes cut
-        "#]],
-    );
-}
-
-#[test]
-fn a_frame_out_of_sequence_ends_the_log() {
-    let mut world = World::default();
-    for line in ["blob 1 put apple", "blob 1 put pear"] {
-        world.play(line);
-    }
-    // As if a frame had been written twice: bound to its place, and yet not the next one.
-    world.segment(LogKind::Blob, 1).1.push(0);
-    world.play("blob 1 put fig");
-    expect![[r#"
-        blob: whole to 1:1536, 57 bytes cut
-    "#]]
-    .assert_eq(&world.judge());
-}
-
-/// A root position with which the header of a witness at `offset` has the checksum 0: checksums are
-/// linear, so that is a system of 32 equations with 64 unknowns.
-fn position_with_checksum_zero(header: SegmentHeader, offset: u64) -> LogPosition {
-    let crc = |number: u64| witness(header, offset, number).0;
-    let zero = crc(0);
-    // Each row: what a set of bits does to the checksum, and the set.
-    let mut rows: Vec<(u32, u64)> = Vec::new();
-    let reduce = |rows: &[(u32, u64)], mut row: (u32, u64)| {
-        for kept in rows {
-            if row.0 & (1 << kept.0.ilog2()) != 0 {
-                row = (row.0 ^ kept.0, row.1 ^ kept.1);
-            }
-        }
-        row
-    };
-    // The high bits first, for a position that is far.
-    for bit in (0..64).rev() {
-        let row = reduce(&rows, (crc(1 << bit) ^ zero, 1 << bit));
-        if row.0 != 0 {
-            rows.push(row);
-        }
-    }
-    let (left, number) = reduce(&rows, (zero, 0));
-    assert_eq!((left, crc(number)), (0, 0));
-    LogPosition::from_number(number)
-}
-
-fn witness(header: SegmentHeader, offset: u64, root: u64) -> (u32, bytes::Bytes) {
-    let synced = Synced { root: LogPosition::from_number(root), ..Synced::default() };
-    let place = FramePlace { epoch: Epoch::FIRST, sequence: 0, synced, last: false };
-    FrameBuilder::with_capacity(0).finish(header.seed(), offset, &place)
-}
-
-#[test]
-fn a_frame_that_begins_with_zeros_is_found_after_a_hole() {
-    let blob = header(LogKind::Blob, 1);
-    let mut bytes = begun(blob);
-    let hole = bytes.len() as u64 + 4096;
-    bytes.resize(usize::try_from(hole).unwrap(), 0);
-    let position = position_with_checksum_zero(blob, hole);
-    let (_, frame) = witness(blob, hole, position.number());
-    assert_eq!(frame[..8], [0; 8]);
-    bytes.extend_from_slice(&frame);
-    let blob = Scan::of(blob, bytes.into());
-    let root = header(LogKind::Root, 1);
-    let root = Scan::of(root, begun(root).into());
-    let verdict = Verdict {
-        blob: &[&blob],
-        pointer: &[],
-        root: &[&root],
-        others: &[],
-        sealed: LastSealed::default(),
-        closed: Synced::default(),
-    };
-    assert!(judge(&verdict, LogKind::Blob).is_ok());
-    assert!(judge(&verdict, LogKind::Root).is_err(), "it testifies that the root log was durable");
 }

@@ -1,0 +1,8 @@
+//! Torn or corrupt: small logs made by scripts, damaged, and judged.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod script;
+mod segments;
+mod tails;

@@ -29,14 +29,28 @@ pub fn create_segment(
     header: SegmentHeader,
     reserve_bytes: u64,
 ) -> Result<SegmentFile, DiskError> {
+    create_segment_with(disk, header, reserve_bytes, |_| Ok(()))
+}
+
+/// The same, of a segment with what `write` writes into it: all of it takes one sync of the file.
+///
+/// # Errors
+/// Whatever the machine says, or `write`. The file is removed again if it can be.
+pub fn create_segment_with<E: From<DiskError>>(
+    disk: &dyn Disk,
+    header: SegmentHeader,
+    reserve_bytes: u64,
+    write: impl FnOnce(&SegmentFile) -> Result<(), E>,
+) -> Result<SegmentFile, E> {
     let name = header.file_name();
     let file = disk.open(name, OpenMode::Create)?;
     let segment = SegmentFile { header, file };
     let written = (|| {
         segment.file.allocate(reserve_bytes.max(FRAMES_START_BYTES))?;
         disk.write(&segment.file, 0, header.encode().to_vec().into())?;
+        write(&segment)?;
         disk.sync(&segment.file)?;
-        if planted::is(Bug::DirSyncSkipped) { Ok(()) } else { disk.sync_dir() }
+        if planted::is(Bug::DirSyncSkipped) { Ok(()) } else { Ok(disk.sync_dir()?) }
     })();
     if let Err(error) = written {
         // Nothing names the file; what cannot be removed now is removed at the next open.

@@ -312,12 +312,11 @@ pub(crate) fn encoded_crc(encoded: &[u8; FRAME_HEADER_BYTES]) -> u32 {
 }
 
 /// Checks F1 for the frame with this header, of which `body` holds what follows the header to the
-/// end of the file; calls `each` with every record and its offset from the frame's start.
-pub(crate) fn read_body<'a>(
+/// end of the file.
+pub(crate) fn check_body(
     seed: StoreSeed,
     header: &FrameHeader,
-    body: &'a [u8],
-    mut each: impl FnMut(usize, Record<'a>),
+    body: &[u8],
 ) -> Result<(), Malformed> {
     let body_bytes = header.body_bytes as usize;
     let malformed = |offset: usize, what| Malformed { offset: FRAME_HEADER_BYTES + offset, what };
@@ -335,7 +334,6 @@ pub(crate) fn read_body<'a>(
         let record = Record::read(seed, &body[at..body_bytes])
             .map_err(|error| malformed(at + error.offset, error.what))?;
         check.push(record.crc);
-        each(FRAME_HEADER_BYTES + at, record);
         at += record.len_bytes;
     }
     if check.value() != header.body_check {
@@ -345,4 +343,24 @@ pub(crate) fn read_body<'a>(
         return Err(malformed(body_bytes, "zeros after a frame"));
     }
     Ok(())
+}
+
+/// Calls `each` with every record of a frame whose body was found to be right, and the record's
+/// offset from the frame's start.
+pub(crate) fn each_record<'a>(
+    header: &FrameHeader,
+    body: &'a [u8],
+    mut each: impl FnMut(usize, Record<'a>),
+) {
+    let body_bytes = match header.kind {
+        FrameKind::Records => header.body_bytes as usize,
+        FrameKind::Witness | FrameKind::Void => 0,
+    };
+    let mut at = 0;
+    while at < body_bytes {
+        let record = Record::read_unverified(&body[at..body_bytes])
+            .expect("the frame was found to be right, and its bytes are in memory");
+        each(FRAME_HEADER_BYTES + at, record);
+        at += record.len_bytes;
+    }
 }

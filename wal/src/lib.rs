@@ -20,7 +20,7 @@ mod scan;
 mod segment;
 mod writer;
 
-pub use appender::{Appender, Closing, Sealed, create_segment};
+pub use appender::{Appender, Closing, Sealed, create_segment, create_segment_with};
 pub use blob_log::{Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound, copy_bytes};
 pub use commit::{Change, CommitRecord};
 pub use digest_list::{DIGEST_PAGE_BYTES, DigestList, ListEntry, check_list, read_list};

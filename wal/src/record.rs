@@ -93,12 +93,19 @@ impl<'a> Record<'a> {
     /// # Errors
     /// The bytes end within it, or its checksum does not match.
     pub fn read(seed: StoreSeed, bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let record = Self::read_unverified(bytes)?;
+        let header_bytes = record.len_bytes - record.payload.len();
+        if seed.crc(&[&bytes[4..header_bytes], record.payload]) != record.crc {
+            return Err(Malformed { offset: 0, what: "a record's checksum" });
+        }
+        Ok(record)
+    }
+
+    /// Reads the record that `bytes` begins with; its checksum was verified before.
+    pub(crate) fn read_unverified(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let header = RecordHeader::read(bytes)?;
         let mut reader = Reader::new(&bytes[header.len_bytes..]);
         let payload = reader.take(header.payload_bytes, "a record's payload")?;
-        if seed.crc(&[&bytes[4..header.len_bytes], payload]) != header.crc {
-            return Err(Malformed { offset: 0, what: "a record's checksum" });
-        }
         let len_bytes = header.len_bytes + header.payload_bytes;
         Ok(Self { crc: header.crc, kind: header.kind, payload, len_bytes })
     }

@@ -19,7 +19,8 @@ use pinstone_disk::{FileName, LogKind, Ordinal};
 
 use crate::error::{WalError, corrupt};
 use crate::frame::{
-    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Synced, encoded_crc, read_body,
+    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Synced, check_body, each_record,
+    encoded_crc,
 };
 use crate::position::LogPosition;
 use crate::record::{Record, StoreSeed};
@@ -88,7 +89,7 @@ impl Scan {
                 if at + frame.frame_bytes() > SEGMENT_BYTES_MAX {
                     return Err(Malformed { offset: 4, what: "a frame within its segment" });
                 }
-                read_body(store, &frame, &rest[FRAME_HEADER_BYTES..], |_, _| {})?;
+                check_body(store, &frame, &rest[FRAME_HEADER_BYTES..])?;
                 Ok(frame)
             });
             match frame {
@@ -169,40 +170,31 @@ impl Scan {
 
     /// Calls `each` with every record of the frames that begin before `end_bytes`: its frame, its
     /// offset in the segment, and itself.
-    #[expect(clippy::missing_panics_doc, reason = "valid frames are read again, from memory")]
     pub fn records(&self, end_bytes: u64, mut each: impl FnMut(&Frame, u64, Record<'_>)) {
-        let store = StoreSeed::new(&self.header.store_id);
         for frame in self.frames.iter().filter(|frame| frame.offset_bytes < end_bytes) {
-            if frame.header.kind != FrameKind::Records {
-                continue;
-            }
             let body = &self.bytes[size(frame.offset_bytes) + FRAME_HEADER_BYTES..];
-            read_body(store, &frame.header, body, |offset, record| {
+            each_record(&frame.header, body, |offset, record| {
                 each(frame, frame.offset_bytes + offset as u64, record);
-            })
-            .expect("the frame was valid when it was scanned, and its bytes are in memory");
+            });
         }
     }
 
     /// What sealing needs to know of the frames that begin before `end_bytes`; `note` adds what the
     /// log's own records mean.
-    #[expect(clippy::missing_panics_doc, reason = "valid frames are read again, from memory")]
     pub fn sealer(
         &self,
         end_bytes: u64,
         mut note: impl FnMut(&mut Sealer, u64, Record<'_>),
     ) -> Sealer {
         let seed = self.header.seed();
-        let store = StoreSeed::new(&self.header.store_id);
         let mut sealer = Sealer::default();
         for frame in self.frames.iter().filter(|frame| frame.offset_bytes < end_bytes) {
             let mut crcs = Vec::new();
             let body = &self.bytes[size(frame.offset_bytes) + FRAME_HEADER_BYTES..];
-            read_body(store, &frame.header, body, |offset, record| {
+            each_record(&frame.header, body, |offset, record| {
                 crcs.push(record.crc);
                 note(&mut sealer, frame.offset_bytes + offset as u64, record);
-            })
-            .expect("the frame was valid when it was scanned, and its bytes are in memory");
+            });
             let encoded = frame.header.encode(seed, frame.offset_bytes);
             sealer.frame(encoded_crc(&encoded), &crcs, frame.header.body_bytes);
         }

@@ -23,24 +23,21 @@ pub(super) fn replay_values(
     for sealed in &mut before.sealed {
         let Some(unflushed) = &mut sealed.unflushed else { continue };
         index.before_segment(sealed.ordinal);
-        for entry in std::mem::take(&mut unflushed.list) {
-            index.insert(entry.digest, entry.place(sealed.ordinal));
-        }
+        index.insert_all(sealed.ordinal, &std::mem::take(&mut unflushed.list));
     }
     for unsealed in before.kept() {
         let scan = &unsealed.scan;
         index.before_segment(scan.header.ordinal);
-        let mut failed = None;
-        recovery.frames_replayed += scan.frames.len() as u64;
+        let (mut list, mut failed) = (Vec::new(), None);
         scan.records(scan.valid_end_bytes, |_, offset, record| match list_entry(offset, &record) {
-            Ok(entry) => {
-                recovery.values_replayed += 1;
-                index.insert(entry.digest, entry.place(scan.header.ordinal));
-            }
+            Ok(entry) => list.push(entry),
             Err(what) => {
                 failed.get_or_insert((offset, what));
             }
         });
+        index.insert_all(scan.header.ordinal, &list);
+        recovery.frames_replayed += scan.frames.len() as u64;
+        recovery.values_replayed += list.len() as u64;
         if let Some((offset, what)) = failed {
             let name = scan.header.file_name();
             return Err(corrupt(name, offset, format!("expected {what}")).into());

@@ -6,7 +6,7 @@ use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Disk, DiskExt, Epoch};
 use pinstone_wal::{
     Closing, CommitRecord, FRAMES_START_BYTES, LogPosition, Scan, SegmentFile, SegmentHeader,
-    create_segment,
+    create_segment_with,
 };
 
 use super::read::{LogBefore, Unsealed};
@@ -88,12 +88,11 @@ fn copy(
     recovery: &mut Recovery,
 ) -> Result<SegmentFile> {
     let header = SegmentHeader { epoch, ..unsealed.scan.header };
-    let segment = create_segment(disk, header, frames_end_bytes)?;
     let start = usize::try_from(FRAMES_START_BYTES).expect("it is small");
     let end = usize::try_from(frames_end_bytes).expect("the file was read whole");
     let frames: Bytes = unsealed.scan.bytes.slice(start..end);
     recovery.bytes_copied += frames.len() as u64;
-    disk.write(&segment.file, FRAMES_START_BYTES, frames)?;
-    disk.sync(&segment.file)?;
-    Ok(segment)
+    Ok(create_segment_with(disk, header, frames_end_bytes, |copy| {
+        disk.write(&copy.file, FRAMES_START_BYTES, frames)
+    })?)
 }

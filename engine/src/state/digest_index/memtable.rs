@@ -10,6 +10,11 @@ use super::row_of;
 /// Shards: enough that threads seldom meet, few enough to be cheap when empty.
 const SHARD_COUNT: usize = 64;
 
+/// The shard that a value goes to. By the digest's last byte: a map spends the first ones.
+fn shard_number(digest: &Digest) -> usize {
+    usize::from(digest.as_bytes()[31]) % SHARD_COUNT
+}
+
 /// Where the values stand that some segments of the blob log hold.
 #[derive(Debug)]
 pub(crate) struct Memtable {
@@ -47,8 +52,7 @@ impl Memtable {
     }
 
     fn shard(&self, digest: &Digest) -> &RwLock<DigestMap<Place>> {
-        // The last byte: a map spends the first ones.
-        &self.shards[usize::from(digest.as_bytes()[31]) % SHARD_COUNT]
+        &self.shards[shard_number(digest)]
     }
 
     /// The newest copy of a value.
@@ -69,6 +73,25 @@ impl Memtable {
         if let Some(replaced) = replaced {
             self.older.lock().entry(digest).or_default().push(replaced);
         }
+    }
+
+    /// Adds the copies that a segment holds, in the order in which they were written. Shard by shard:
+    /// one of them fits a processor's cache, and all of them do not.
+    pub(super) fn insert_all(&self, ordinal: Ordinal, entries: &[ListEntry]) {
+        let mut by_shard: [Vec<&ListEntry>; SHARD_COUNT] = std::array::from_fn(|_| Vec::new());
+        for entry in entries {
+            by_shard[shard_number(&entry.digest)].push(entry);
+        }
+        for (shard, entries) in self.shards.iter().zip(by_shard) {
+            let mut shard = shard.write();
+            shard.reserve(entries.len());
+            for entry in entries {
+                if let Some(replaced) = shard.insert(entry.digest, entry.place(ordinal)) {
+                    self.older.lock().entry(entry.digest).or_default().push(replaced);
+                }
+            }
+        }
+        self.entry_count.fetch_add(entries.len() as u64, Ordering::Relaxed);
     }
 
     /// All copies as rows of a table, sorted. Takes 16 bytes each.

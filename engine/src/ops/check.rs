@@ -205,7 +205,15 @@ impl Check<'_> {
         }
         for (_, table) in levels.all() {
             self.report.file_count += 1;
-            let checked = check(table);
+            let meta = T::file(table).meta();
+            let there = self.inner.disk.open(meta.id.file_name(), OpenMode::Read);
+            if self.note(there.map_err(WalError::from))?.is_none() {
+                is_whole = false;
+                continue;
+            }
+            // Anew: what its tail said when it was opened is in memory.
+            let opened = T::open(&self.inner.trees.tables, meta.clone());
+            let checked = opened.and_then(|_| check(table));
             self.progress(T::file(table).meta().file_bytes);
             match checked {
                 Ok(()) => {}
@@ -220,22 +228,33 @@ impl Check<'_> {
     }
 
     /// The index leads to every entry of a sealed segment's list.
-    fn is_led_to(&mut self, name: FileName, ordinal: Ordinal, list: &[ListEntry]) {
+    fn is_led_to(&mut self, name: FileName, ordinal: Ordinal, list: &[ListEntry]) -> Result<()> {
         if ordinal < self.flushed_below {
             self.listed_count += list.len() as u64;
         }
         if !self.is_index_whole {
-            return;
+            return Ok(());
         }
         let index = &self.inner.index;
         for entry in list {
             let place = entry.place(ordinal);
             let mut is_found = self.index.in_memory(&entry.digest).any(|found| found == place);
             if !is_found {
-                let _ = self.index.in_tables(&entry.digest, index.key_bits(), |found| {
+                let looked = self.index.in_tables(&entry.digest, index.key_bits(), |found| {
                     is_found |= found == place;
                     if is_found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 });
+                match looked {
+                    Ok(_) => {}
+                    Err(_) if is_found => {}
+                    // It came since the tables were looked at.
+                    Err(TableError::Format(error)) => {
+                        self.is_index_whole = false;
+                        self.note_damage(error);
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             // What was appended since the index was looked at is in what it is now.
             if !is_found && !index.view().in_memory(&entry.digest).any(|found| found == place) {
@@ -243,6 +262,7 @@ impl Check<'_> {
                 self.find(name, Some(u64::from(entry.offset_bytes)), what);
             }
         }
+        Ok(())
     }
 
     /// Tables have no more rows than the lists have entries.
@@ -327,7 +347,7 @@ impl Check<'_> {
         let list = check_list(disk, &segment, &footer);
         let Some(list) = self.note(list)? else { return Ok(()) };
         if name_log(name) == LogKind::Blob {
-            self.is_led_to(name, segment.header.ordinal, &list);
+            self.is_led_to(name, segment.header.ordinal, &list)?;
         }
         if !self.options.read_data {
             self.report.value_count += list.len() as u64;
@@ -431,22 +451,31 @@ impl Check<'_> {
             };
             self.report.pointer_count += 1;
             let pointer = || format!("@{}", Escaped(&name));
-            let held = super::lookup::is_held(self.inner, &digest);
-            if matches!(held, Ok(false)) {
-                self.find(pointer(), None, format!("its value {digest} is not held"));
-            } else if let Err(error) = held {
-                self.find(
-                    pointer(),
-                    None,
-                    format!("its value cannot be looked up: {}", Chain(&error)),
-                );
-            } else if self.bad.contains(&digest)
-                && let Err(error) = super::get::get(self.inner, &digest, crate::Verify::Digest)
-            {
-                self.find(pointer(), None, format!("its value cannot be read: {}", Chain(&error)));
-            }
+            let looked = super::lookup::is_held(self.inner, &digest);
+            let what = match damage(looked)? {
+                Ok(false) => format!("its value {digest} is not held"),
+                Err(error) => format!("its value cannot be looked up: {}", Chain(&error)),
+                Ok(true) if self.bad.contains(&digest) => {
+                    match damage(super::get::get(self.inner, &digest, crate::Verify::Digest))? {
+                        Ok(_) => continue,
+                        Err(error) => format!("its value cannot be read: {}", Chain(&error)),
+                    }
+                }
+                Ok(true) => continue,
+            };
+            self.find(pointer(), None, what);
         }
         Ok(())
+    }
+}
+
+/// What was found, or why it is damaged; what prevents looking is an error.
+fn damage<T>(looked: Result<T>) -> Result<Result<T>> {
+    match looked {
+        Err(error) if !matches!(error, Error::Corrupt { .. } | Error::Unsupported { .. }) => {
+            Err(error)
+        }
+        looked => Ok(looked),
     }
 }
 

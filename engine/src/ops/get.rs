@@ -121,12 +121,15 @@ impl Search<'_> {
             .and_then(|record| match record.kind == RecordKind::Value as u8 {
                 true => ValueRecord::decode(record.payload).map_err(|error| error.what.to_owned()),
                 false => Err("expected a value".to_owned()),
+            })
+            .and_then(|value| match value.digest == *digest {
+                true => Ok(value),
+                false => Err("found another value".to_owned()),
             });
         let value = match read {
-            Ok(value) if value.digest != *digest && said == Said::Guessed => return Ok(None),
-            Ok(value) if value.digest != *digest => return Err(bad("found another value")),
             Ok(value) => value,
-            // Whose record this was, the segment's list says; if that cannot be read, it may be ours.
+            // Whose record should stand here, the segment's list says, and no record does: a device
+            // may have put another's in its place. If that cannot be read, it may be ours.
             Err(_)
                 if said == Said::Guessed
                     && matches!(inner.segments.lists(digest, place), Ok(false)) =>
@@ -151,12 +154,7 @@ fn read_record(inner: &Inner, place: Place) -> Result<Bytes> {
         corrupt(format!("segment {}", place.ordinal), 0, "the index names it, the root does not")
             .into()
     };
-    let file = match inner.segments.file(place.ordinal) {
-        Err(error) if error.is_not_found() => {
-            return Err(corrupt(error.file, 0, "the root names it, and it is not there").into());
-        }
-        file => file?.ok_or_else(missing)?,
-    };
+    let file = inner.segments.file(place.ordinal)?.ok_or_else(missing)?;
     let offset = u64::from(place.offset_bytes);
     let class_bytes = place.class.bytes_max();
     let len_bytes = if class_bytes <= ONE_READ_BYTES_MAX {

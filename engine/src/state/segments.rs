@@ -5,9 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use pinstone_disk::env::{HashMap, RwLock};
-use pinstone_disk::{
-    Digest, Disk, DiskError, Epoch, File, FileName, LogKind, OpenMode, Ordinal, StoreId,
-};
+use pinstone_disk::{Digest, Disk, Epoch, File, FileName, LogKind, OpenMode, Ordinal, StoreId};
 use pinstone_wal::{DigestList, Place, SegmentFile, SegmentHeader, WalError, corrupt, read_footer};
 
 /// What lists' directories take in memory.
@@ -75,7 +73,10 @@ impl Segments {
     }
 
     /// The open file of a segment; `None` if there is no such segment.
-    pub(crate) fn file(&self, ordinal: Ordinal) -> Result<Option<Arc<dyn File>>, DiskError> {
+    ///
+    /// # Errors
+    /// The file is gone; whatever the machine says.
+    pub(crate) fn file(&self, ordinal: Ordinal) -> Result<Option<Arc<dyn File>>, WalError> {
         let epoch = match self.names.read().get(&ordinal) {
             None => return Ok(None),
             Some(Known::Unsealed(segment)) => return Ok(Some(Arc::clone(&segment.file))),
@@ -83,7 +84,12 @@ impl Segments {
         };
         let name = FileName::Segment { log: LogKind::Blob, ordinal, epoch };
         let open = || self.disk.open(name, OpenMode::Read);
-        self.open.get_or_insert_with(&ordinal, open).map(Some)
+        self.open.get_or_insert_with(&ordinal, open).map(Some).map_err(|error| {
+            if error.is_not_found() {
+                return corrupt(name, 0, "the root names it, and it is not there");
+            }
+            error.into()
+        })
     }
 
     /// All segments that the log has, ascending.

@@ -1,0 +1,96 @@
+//! What a check of a store tells, and what it does not.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::tiny_tables;
+use pinstone::{Batch, CheckOptions, Digest, Maintenance, Result, Store};
+use pinstone_disk::Disk;
+use pinstone_disk::sim::{Fault, SimDisk};
+
+fn value(number: u32) -> Vec<u8> {
+    let len = 200 + usize::try_from(number % 5).unwrap() * 150;
+    Digest::of(&number.to_le_bytes()).as_bytes().iter().copied().cycle().take(len).collect()
+}
+
+fn try_open(disk: &Arc<SimDisk>) -> Result<Store> {
+    let builder = tiny_tables().memtable_entries_max(8).open_files_max(2);
+    builder.maintenance(Maintenance::Inline).open_on(Arc::clone(disk) as Arc<dyn Disk>)
+}
+
+fn open(disk: &Arc<SimDisk>) -> Store {
+    try_open(disk).unwrap()
+}
+
+/// What the store has in memory of a table is no reason not to read it: the next open will.
+#[test]
+fn damage_at_a_tables_end_is_found_while_the_store_is_open() {
+    let mut refused = 0;
+    for tree in ["names-", "index-"] {
+        for back in [1, 20, 60, 100, 200, 300] {
+            let disk = SimDisk::new(1);
+            let store = open(&disk);
+            for number in 0..40 {
+                let digest = store.put(&value(number)).unwrap().digest;
+                store.commit(Batch::new().set(format!("{number:0300}"), digest)).unwrap();
+            }
+            let file = disk.names().into_iter().find(|name| name.starts_with(tree)).unwrap();
+            let at = disk.file_bytes(&file).unwrap().len() as u64 - back;
+            disk.corrupt(&file, at, |bytes| bytes[0] ^= 1);
+            let found = store.check(&CheckOptions::default()).unwrap().findings;
+            assert!(found.iter().all(|finding| finding.file == file), "{found:?}");
+            let opens = store.close().is_ok() && try_open(&disk).is_ok();
+            assert!(opens || !found.is_empty(), "byte {at} of {file}: nothing was found");
+            refused += u32::from(!opens);
+        }
+    }
+    assert!(refused > 6, "{refused} were refused by the next open");
+}
+
+#[test]
+fn a_table_that_is_gone_is_found_while_the_store_is_open() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    for number in 0..40 {
+        store.put(&value(number)).unwrap();
+    }
+    let file = disk.names().into_iter().find(|name| name.ends_with(".table")).unwrap();
+    disk.remove(file.parse().unwrap()).unwrap();
+    let found = store.check(&CheckOptions::default()).unwrap().findings;
+    assert!(found.iter().any(|finding| finding.file == file), "{found:?}");
+}
+
+/// What keeps a check from looking is an error, and no finding.
+#[test]
+fn a_failed_operation_is_no_damage() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    for number in 0..60 {
+        let digest = store.put(&value(number)).unwrap().digest;
+        store.commit(Batch::new().set(format!("name {}", number % 25), digest)).unwrap();
+    }
+    store.close().unwrap();
+    for fault in [Fault::Eio, Fault::Emfile] {
+        let (mut failed, mut passed) = (0, 0);
+        for op in 1.. {
+            let image = disk.clean_reopen();
+            let store = open(&image);
+            let op = image.op_count() + op;
+            image.fail_at(op, fault);
+            match store.check(&CheckOptions { read_data: true, ..CheckOptions::default() }) {
+                Ok(report) => {
+                    assert_eq!(report.findings, [], "{fault:?} of operation {op}");
+                    passed += 1;
+                }
+                Err(_) => failed += 1,
+            }
+            if image.op_count() < op {
+                break;
+            }
+        }
+        assert!(failed > 100 && passed > 0, "{fault:?}: {failed} failed, {passed} passed");
+    }
+}

@@ -15,6 +15,9 @@
 //!   [`plan`](crate::plan)), the other half carried on, which the owner keeps to.
 //! - X3: whatever fails, or is given up, leaves no table behind, if they can be removed; nothing
 //!   names them.
+//! - X4: a table that was replaced and may be there yet is named by those tables alone that hold some
+//!   of its keys now, each of them once for keys that stand together: however often these are
+//!   rewritten, what is named does not multiply.
 //!
 //! Which tables to rewrite, when, and how fast, is not decided here.
 
@@ -224,7 +227,7 @@ pub struct RunWriter<T: Tree> {
     options: RunOptions,
     /// What is rewritten: each table, whole.
     inputs: Vec<TableMeta>,
-    /// What those replaced themselves, if it may be there yet.
+    /// What those replaced themselves, if it may be there yet; [`united`].
     carried: Vec<Replaced>,
     current: Option<T::Builder>,
     /// The first key of the current table; none for the first table, which replaces all before it.
@@ -236,6 +239,31 @@ pub struct RunWriter<T: Tree> {
 /// waits until files are gone: they are held by readers of old views, or by a directory that is yet to be
 /// synced.
 pub const CARRIED_TABLES_MAX: usize = REPLACED_TABLES_MAX - INPUT_TABLES_MAX;
+
+/// What several tables say that they replace, each table's keys said once: where they touch or
+/// overlap, as one. In the order of ids and keys.
+pub fn united(replaced: impl IntoIterator<Item = Replaced>) -> Vec<Replaced> {
+    let mut sorted: Vec<_> = replaced.into_iter().collect();
+    sorted.sort_unstable_by(|a, b| {
+        (a.ordinal, a.epoch, &a.first).cmp(&(b.ordinal, b.epoch, &b.first))
+    });
+    let mut united: Vec<Replaced> = Vec::new();
+    for next in sorted {
+        match united.last_mut() {
+            Some(last)
+                if (last.ordinal, last.epoch) == (next.ordinal, next.epoch)
+                    && last.until.as_ref().is_none_or(|until| next.first <= *until) =>
+            {
+                last.until = match (last.until.take(), next.until) {
+                    (Some(last), Some(next)) => Some(last.max(next)),
+                    _ => None,
+                };
+            }
+            _ => united.push(next),
+        }
+    }
+    united
+}
 
 impl<T: Tree> RunWriter<T> {
     /// Writes a run that replaces `inputs`, none for a flush, and goes on naming `carried`.
@@ -295,7 +323,20 @@ impl<T: Tree> RunWriter<T> {
                 until: until.cloned(),
             })
         };
-        self.inputs.iter().filter_map(of_input).chain(self.carried.iter().cloned()).collect()
+        let of_carried = |carried: &Replaced| {
+            let first = self.start.as_ref().map_or(&carried.first, |s| s.max(&carried.first));
+            let until = match (until, &carried.until) {
+                (Some(until), Some(carried)) => Some(until.min(carried)),
+                (until, carried) => until.or(carried.as_ref()),
+            };
+            until.is_none_or(|until| first < until).then(|| Replaced {
+                first: first.clone(),
+                until: until.cloned(),
+                ..carried.clone()
+            })
+        };
+        let inputs = self.inputs.iter().filter_map(of_input);
+        inputs.chain(self.carried.iter().filter_map(of_carried)).collect()
     }
 
     /// Ends the run; its tables' bytes are durable on return, their names are not.

@@ -9,12 +9,13 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use pinstone_compaction::run::Index;
 use pinstone_disk::LogKind;
 use pinstone_disk::env::{self, Condvar, Mutex, MutexGuard, Ordering};
 use pinstone_wal::{Closing, LogPosition, Sealed, SegmentHeader};
 
 use crate::error::Result;
-use crate::ops::compact;
+use crate::ops::compact::{self, StoreTree};
 use crate::options::Maintenance;
 use crate::state::inner::{Inner, PointerLog, count};
 
@@ -196,14 +197,15 @@ fn step(inner: &Inner) -> Result<bool> {
     grown.map(|()| true)
 }
 
-/// Before a log grows: returns once nothing full is unsealed, and few memtables wait to be written. Of
-/// each log at most two segments are unsealed then, the one that is full by now and the next: what
-/// recovery copies, and what is set aside for that, stay bounded.
+/// Before the log grows whose entries go to this tree: returns once nothing full is unsealed, and few
+/// of the tree's memtables wait to be written. Of each log at most two segments are unsealed then, the
+/// one that is full by now and the next: what recovery copies, and what is set aside for that, stay
+/// bounded.
 ///
 /// # Errors
 /// Why it cannot be sealed, or written; the log must not grow then.
-pub(crate) fn seal_behind(inner: &Inner) -> Result<()> {
-    compact::flush_behind(inner)?;
+pub(crate) fn seal_behind<T: StoreTree>(inner: &Inner) -> Result<()> {
+    compact::flush_behind::<T>(inner)?;
     while inner.blob.is_behind() || inner.pointer_behind.load(Ordering::Acquire) {
         // What another thread seals, this waits for.
         if !seal_next(inner)? {
@@ -305,7 +307,7 @@ fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
 /// Adds a segment for the blob log to go on in, unless one waits already; first seals what is full.
 pub(crate) fn grow_blob_log(inner: &Inner) -> Result<()> {
     loop {
-        seal_behind(inner)?;
+        seal_behind::<Index>(inner)?;
         let growing = inner.growing.lock();
         if inner.blob.has_next() || !inner.blob.is_behind() {
             return grow_blob_log_holding(inner, &growing);

@@ -11,7 +11,7 @@ use pinstone::{
 };
 use pinstone_disk::env::{AtomicBool, Ordering};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
-use pinstone_disk::{Disk, Operation};
+use pinstone_disk::{Disk, Operation, TableKind};
 
 /// Small, so that little makes much happen.
 fn small() -> StoreBuilder {
@@ -447,4 +447,139 @@ fn a_damaged_table_of_names_stops_no_compaction_of_the_index() {
     let told = store.maintain().unwrap_err().to_string();
     assert!(told.contains("names-") && told.contains("corrupt"), "{told}");
     all_are_found(&store, 0..1500);
+}
+
+/// A device may put one record's bytes in another's place, or a file in another's: what is read there
+/// is whole, and another value's.
+#[test]
+fn a_value_in_whose_place_another_record_stands_is_never_said_to_be_absent() {
+    const COUNT: u32 = 120;
+    let fixed = |number: u32| {
+        let digest = Digest::of(&number.to_le_bytes());
+        digest.as_bytes().iter().copied().cycle().take(200).collect::<Vec<_>>()
+    };
+    let disk = SimDisk::new(1);
+    let open = |disk: &Arc<SimDisk>| {
+        let builder = small().memtable_entries_max(1).level0_tables(1);
+        builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
+    };
+    let store = open(&disk).unwrap();
+    for number in 0..COUNT {
+        let digest = store.put(&fixed(number)).unwrap().digest;
+        store.commit(Batch::new().set(number.to_string(), digest)).unwrap();
+    }
+    store.close().unwrap();
+
+    let judge = |disk: &Arc<SimDisk>| {
+        let store = open(disk).unwrap();
+        let mut damaged = 0;
+        for number in 0..COUNT {
+            let digest = store.pointer(number.to_string()).unwrap().unwrap();
+            for verify in [Verify::Checksum, Verify::Digest] {
+                match store.get_verified(&digest, verify) {
+                    Ok(Some(bytes)) => assert_eq!(bytes, fixed(number)),
+                    Err(Error::Corrupt { .. }) => damaged += 1,
+                    found => panic!("value {number}: {found:?}"),
+                }
+            }
+        }
+        damaged
+    };
+    let blobs: Vec<_> = disk.names().into_iter().filter(|name| name.starts_with("blob-")).collect();
+    let bytes = disk.file_bytes(&blobs[0]).unwrap();
+    let place_of = |number| bytes.windows(200).position(|window| window == fixed(number));
+    let places: Vec<_> = (0..COUNT).filter_map(place_of).collect();
+    let mut whole = 0;
+    for head_bytes in 36..48 {
+        let image = disk.clean_reopen();
+        let from = bytes[places[1] - head_bytes..places[1] + 200].to_vec();
+        let to = (places[0] - head_bytes) as u64;
+        image.corrupt(&blobs[0], to, |bytes| bytes[..from.len()].copy_from_slice(&from));
+        whole += u32::from(judge(&image) == 2);
+    }
+    assert!(whole > 1, "no record was moved whole");
+    let image = disk.clean_reopen();
+    image.put_file(&blobs[1], disk.file_bytes(&blobs[0]).unwrap());
+    assert!(judge(&image) > 10);
+}
+
+/// A tree whose tables cannot be made holds up the log that needs them, and not the other.
+#[test]
+fn values_go_on_where_names_cannot_be_flushed() {
+    for maintenance in [Maintenance::Inline, Maintenance::Thread] {
+        let disk = SimDisk::new(1);
+        let builder = small().pointer_segment_bytes(4 << 10).maintenance(maintenance);
+        let store = builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+        let name = |number: u32| format!("{:0200}", number * 7919 % 1000);
+        let go = |numbers: std::ops::Range<u32>| {
+            let mut refused = 0;
+            for number in numbers {
+                let digest = store.put(&value(number)).unwrap().digest;
+                if number % 8 == 0 {
+                    let committed = store.commit(Batch::new().set(name(number), digest));
+                    refused += u32::from(committed.is_err());
+                }
+            }
+            refused
+        };
+        assert_eq!(go(0..300), 0);
+        disk.fail_when(
+            Filter::any().operation(Operation::Create).tables(TableKind::Names),
+            Fault::Eio,
+        );
+        let before = store.stats().index.flush_count;
+        assert!(go(300..1800) > 0, "names were flushed");
+        assert!(store.stats().index.flush_count > before + 10);
+        let failed = store.compact();
+        assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
+        assert_eq!(filled(&store.stats().index).len(), 1, "the index is compacted all the same");
+        disk.heal();
+        assert_eq!(go(1800..2200), 0);
+        all_are_found(&store, 0..2200);
+        is_sound(&store);
+    }
+}
+
+/// Tables that readers hold on to are named by those that replaced them, and no more often however
+/// often these are rewritten.
+#[test]
+fn readers_of_old_tables_do_not_make_new_ones_grow() {
+    let bytes_an_entry = |held: bool| {
+        let disk = SimDisk::new(1);
+        let store = small().pointer_segment_bytes(16 << 10).memtable_entries_max(100);
+        let store = store.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+        let digest = store.put(b"value").unwrap().digest;
+        let mut readers = std::collections::VecDeque::new();
+        let mut level0_count = 0;
+        for commit in 0..600_u32 {
+            let mut batch = Batch::new();
+            for number in 0..20_u32 {
+                let number = (commit * 20 + number).wrapping_mul(2_654_435_761) % 5000;
+                batch = batch.set(format!("{number:040}"), digest);
+            }
+            store.commit(batch).unwrap();
+            if held && commit % 50 == 0 {
+                let mut reader = store.pointers_with_prefix("");
+                reader.next().unwrap().unwrap();
+                readers.push_back(reader);
+                readers.truncate(8);
+            }
+            let level0 = store.stats().names.levels.first().map_or(0, |level| level.table_count);
+            level0_count = level0.max(level0_count);
+        }
+        assert!(level0_count <= 4, "{level0_count} tables in level 0");
+        let levels = store.stats().names.levels;
+        let sums = levels.iter().map(|level| (level.bytes, level.entry_count));
+        let (bytes, entries) = sums.fold((0, 0), |sum, level| (sum.0 + level.0, sum.1 + level.1));
+        drop(readers);
+        store.compact().unwrap();
+        let live = store.stats();
+        let live = live.names.levels.iter().chain(&live.index.levels);
+        let live: u64 = live.map(|level| level.table_count).sum();
+        let files = disk.names().iter().filter(|name| name.ends_with(".table")).count();
+        assert_eq!(files as u64, live, "what nobody reads any more goes");
+        bytes / entries
+    };
+    let (alone, held) = (bytes_an_entry(false), bytes_an_entry(true));
+    assert!(held < 2 * alone, "{held} bytes an entry with readers, {alone} without");
 }

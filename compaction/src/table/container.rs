@@ -106,7 +106,7 @@ impl TableFile {
         if said != (meta.entry_count, &meta.first, &meta.last) {
             return Err(corrupt(start, "its footer does not say what the root says"));
         }
-        Ok(Self {
+        let table = Self {
             tables: Arc::clone(tables),
             seed: header.seed(),
             meta,
@@ -114,7 +114,9 @@ impl TableFile {
             doomed: AtomicBool::new(false),
             resident_bytes: AtomicU64::new(0),
             probes: Probes::default(),
-        })
+        };
+        table.note_resident(table.footer.replaced_memory_bytes());
+        Ok(table)
     }
 
     /// What the root says of it.
@@ -159,7 +161,7 @@ impl TableFile {
         self.tables.note_ignored_filter();
     }
 
-    /// Bytes of memory that its directory and filters take.
+    /// Bytes of memory that its directory, its filters, and the names of those that it replaced take.
     pub fn resident_bytes(&self) -> u64 {
         self.resident_bytes.load(Ordering::Relaxed)
     }

@@ -6,7 +6,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::error::Operation;
-use crate::file_name::FileName;
+use crate::file_name::{FileName, TableKind};
 
 /// What can go wrong with one operation, short of a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,7 @@ impl Fault {
 pub struct Filter {
     pub(super) operation: Option<Operation>,
     pub(super) file: Option<FileName>,
+    pub(super) tables: Option<TableKind>,
     pub(super) nth: u64,
     pub(super) last: u64,
 }
@@ -74,7 +75,7 @@ pub struct Filter {
 impl Filter {
     /// All operations.
     pub fn any() -> Self {
-        Self { operation: None, file: None, nth: 1, last: u64::MAX }
+        Self { operation: None, file: None, tables: None, nth: 1, last: u64::MAX }
     }
 
     /// Only those of this kind.
@@ -87,6 +88,12 @@ impl Filter {
     #[must_use]
     pub fn file(self, file: FileName) -> Self {
         Self { file: Some(file), ..self }
+    }
+
+    /// Only those on the tables of this tree.
+    #[must_use]
+    pub fn tables(self, tree: TableKind) -> Self {
+        Self { tables: Some(tree), ..self }
     }
 
     /// Only the n-th such from now, counted from 1.

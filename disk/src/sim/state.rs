@@ -121,11 +121,16 @@ pub(super) struct Rule {
 
 impl Rule {
     fn meets(&mut self, op: u64, call: Call) -> bool {
-        let Filter { operation, file, nth, last } = self.filter;
+        let Filter { operation, file, tables, nth, last } = self.filter;
+        let tree = match call.name {
+            Some(FileName::Table { table, .. }) => Some(table),
+            _ => None,
+        };
         let passes = self.ops.contains(&op)
             && self.fault.applies_to(call.operation)
             && operation.is_none_or(|operation| operation == call.operation)
-            && file.is_none_or(|file| Some(file) == call.name);
+            && file.is_none_or(|file| Some(file) == call.name)
+            && tables.is_none_or(|tables| Some(tables) == tree);
         self.passed += u64::from(passes);
         passes && (nth..=last).contains(&self.passed)
     }

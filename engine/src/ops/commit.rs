@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pinstone_compaction::run::Names;
 use pinstone_disk::env::{Condvar, Mutex, MutexGuard, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch as IoBatch, CommitId, Digest, DiskError, LogKind, Op};
@@ -176,7 +177,7 @@ fn lock_log(inner: &Inner) -> (MutexGuard<'_, PointerLog>, Result<()>) {
             return (log, Ok(()));
         }
         drop(log);
-        if let Err(error) = maintain::seal_behind(inner) {
+        if let Err(error) = maintain::seal_behind::<Names>(inner) {
             return (inner.pointer_log.lock(), Err(error));
         }
     }

@@ -23,7 +23,7 @@ use pinstone_compaction::merge::{Readers, Versions};
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::plan::{self, Plan};
 use pinstone_compaction::run::{
-    CARRIED_TABLES_MAX, Index, Merged, Names, Rewrite, RunWriter, Tree,
+    CARRIED_TABLES_MAX, Index, Merged, Names, Rewrite, RunWriter, Tree, united,
 };
 use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::Row;
@@ -252,13 +252,6 @@ fn attempt<T: StoreTree>(
     done
 }
 
-/// Flushes a little of what waits, of either tree.
-fn step_flushes(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
-    let names = |work: &mut Work| step_flush::<Names>(inner, work, entry_count);
-    let index = |work: &mut Work| step_flush::<Index>(inner, work, entry_count);
-    Ok(attempt::<Names>(inner, work, names)? || attempt::<Index>(inner, work, index)?)
-}
-
 /// Has the work go on after a failure.
 pub(crate) fn begin_again(inner: &Inner) {
     let mut work = inner.trees.work.lock();
@@ -280,14 +273,14 @@ fn abandon_tree<T: Tree, M>(work: &mut TreeWork<T, M>) {
     }
 }
 
-/// Flushes until fewer memtables wait than may.
+/// Flushes until fewer memtables of a tree wait than may.
 ///
 /// # Errors
 /// Why they cannot be flushed.
-pub(crate) fn flush_behind(inner: &Inner) -> Result<()> {
-    while Index::frozen_count(inner).max(Names::frozen_count(inner)) >= FROZEN_MAX {
+pub(crate) fn flush_behind<T: StoreTree>(inner: &Inner) -> Result<()> {
+    while T::frozen_count(inner) >= FROZEN_MAX {
         let mut work = inner.trees.work.lock();
-        if !step_flushes(inner, &mut work, u64::MAX)? {
+        if !attempt::<T>(inner, &mut work, |work| step_flush::<T>(inner, work, u64::MAX))? {
             // It waits for segments to be sealed.
             break;
         }
@@ -394,12 +387,19 @@ fn begin_rewrite<T: StoreTree>(
         Arc::clone(levels.table(meta.id).expect("a plan is made of tables that are there"))
     };
     let inputs: Vec<_> = plan.inputs().map(open).collect();
-    let lingers = |replaced: &&Replaced| {
-        let Replaced { ordinal, epoch, .. } = **replaced;
-        work.lingering.contains(&TableId { table: T::KIND, ordinal, epoch })
+    let carried = |work: &Work| {
+        let all = inputs.iter().flat_map(|table| &T::file(table).footer().replaced);
+        let lingers = |replaced: &&Replaced| {
+            let Replaced { ordinal, epoch, .. } = **replaced;
+            work.lingering.contains(&TableId { table: T::KIND, ordinal, epoch })
+        };
+        united(all.filter(lingers).cloned())
     };
-    let carried = inputs.iter().flat_map(|table| &T::file(table).footer().replaced);
-    let carried: Vec<_> = carried.filter(lingers).cloned().collect();
+    if !carried(work).is_empty() {
+        // Readers may have let go of them since.
+        sync_names(inner, work)?;
+    }
+    let carried = carried(work);
     if carried.len() > CARRIED_TABLES_MAX {
         // Readers hold on to that many; once they let go, it goes on.
         return Ok(false);
@@ -476,16 +476,21 @@ fn make_durable<T: StoreTree>(
 ) -> Result<Vec<Arc<T::Table>>> {
     let open = |meta: &TableMeta| T::open(&inner.trees.tables, meta.clone()).map(Arc::new);
     let opened = new.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let removed = inner.trees.tables.take_removed();
-    inner.disk.sync_dir().map_err(|error| inner.writer.poison.after(error))?;
-    // What was removed before that is durably gone.
-    for id in removed {
-        work.lingering.remove(&id);
-    }
+    sync_names(inner, work)?;
     let mut edits = vec![Edit::Levels(edit.clone())];
     edits.extend(also);
     inner.root.edit(&edits)?;
     Ok(opened)
+}
+
+/// Makes the names of files durable, and what was removed before that durably gone.
+fn sync_names(inner: &Inner, work: &mut Work) -> Result<()> {
+    let removed = inner.trees.tables.take_removed();
+    inner.disk.sync_dir().map_err(|error| inner.writer.poison.after(error))?;
+    for id in removed {
+        work.lingering.remove(&id);
+    }
+    Ok(())
 }
 
 /// What a failure of the machine while tables were written means: a failed sync ends writing.

@@ -1,5 +1,6 @@
 //! put: digest (caller's thread) -> known, intact? -> blob log -> index.
 
+use pinstone_compaction::run::Index;
 use pinstone_disk::Digest;
 use pinstone_wal::{Appended, PreparedValue};
 
@@ -99,7 +100,7 @@ fn append_long(
     oversize_bytes: u64,
 ) -> Result<Outcome> {
     loop {
-        maintain::seal_behind(inner)?;
+        maintain::seal_behind::<Index>(inner)?;
         let growing = inner.growing.lock();
         if is_in_memory(inner, &digest) {
             return Ok(Outcome::Known);

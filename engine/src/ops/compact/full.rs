@@ -17,9 +17,9 @@ use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::Levels;
 use pinstone_compaction::plan::{self, INPUT_TABLES_MAX};
 use pinstone_compaction::run::{CARRIED_TABLES_MAX, Index, Names, Rewrite};
-use pinstone_disk::env;
+use pinstone_disk::env::{self, MutexGuard};
 
-use super::{StoreTree, attempt, begin_rewrite, step_flushes, step_rewrite};
+use super::{StoreTree, attempt, begin_rewrite, step_flush, step_rewrite};
 use crate::error::{Error, Result};
 use crate::maintain;
 use crate::state::inner::Inner;
@@ -33,39 +33,35 @@ const STEP_ENTRIES: u64 = 2048;
 pub(crate) fn compact(inner: &Inner, progress: impl Fn(u64, u64)) -> Result<()> {
     inner.writer.poison.check()?;
     while maintain::seal_next(inner)? {}
-    flush(inner)?;
+    let flushed = (flush::<Names>(inner), flush::<Index>(inner));
     let (names, index) = {
         let mut work = inner.trees.work.lock();
         (Goal::<Names>::new(inner, &mut work), Goal::<Index>::new(inner, &mut work))
     };
-    loop {
-        let mut work = inner.trees.work.lock();
-        let goes_on = step_flushes(inner, &mut work, STEP_ENTRIES)?
-            || attempt::<Names>(inner, &mut work, |work| names.step(inner, work))?
-            || attempt::<Index>(inner, &mut work, |work| index.step(inner, work))?;
-        if !goes_on {
-            names.check_reached(inner)?;
-            index.check_reached(inner)?;
-            break;
-        }
+    let told = |mut work: MutexGuard<'_, Work>| {
         let done_bytes = names.done_bytes(&mut work) + index.done_bytes(&mut work);
         let ahead_bytes = names.ahead_bytes(inner, &mut work) + index.ahead_bytes(inner, &mut work);
         drop(work);
         progress(done_bytes, done_bytes + ahead_bytes);
-        env::yield_now();
-    }
-    Ok(inner.root.rewrite()?)
+    };
+    // That one tree cannot be compacted stops nothing of the other's.
+    let compacted = (
+        flushed.0.and_then(|()| names.reach(inner, told)),
+        flushed.1.and_then(|()| index.reach(inner, told)),
+    );
+    inner.root.rewrite()?;
+    compacted.0.and(compacted.1)
 }
 
 /// Flushes as many memtables as wait now, but those that wait for their segments.
-fn flush(inner: &Inner) -> Result<()> {
-    let flush_count = |work: &Work| work.names.figures.flush_count + work.index.figures.flush_count;
-    let waiting_count = Names::frozen_count(inner) + Index::frozen_count(inner);
-    let until = flush_count(&inner.trees.work.lock()) + waiting_count;
+fn flush<T: StoreTree>(inner: &Inner) -> Result<()> {
+    let flush_count = |work: &mut Work| T::work(work).figures.flush_count;
+    let until = flush_count(&mut inner.trees.work.lock()) + T::frozen_count(inner);
     loop {
         let mut work = inner.trees.work.lock();
-        let goes_on = step_flushes(inner, &mut work, STEP_ENTRIES)?;
-        if !goes_on || flush_count(&work) >= until {
+        let step = |work: &mut Work| step_flush::<T>(inner, work, STEP_ENTRIES);
+        let goes_on = attempt::<T>(inner, &mut work, step)?;
+        if !goes_on || flush_count(&mut work) >= until {
             return Ok(());
         }
         drop(work);
@@ -98,6 +94,21 @@ impl<T: StoreTree> Goal<T> {
         }
         let edit = LevelEdit { removed, ..LevelEdit::new(T::KIND) };
         levels.apply(&edit).expect("what is there can go")
+    }
+
+    /// Goes on until it is reached, and flushes meanwhile what waits; `told` is told after each step.
+    fn reach(&self, inner: &Inner, told: impl Fn(MutexGuard<'_, Work>)) -> Result<()> {
+        loop {
+            let mut work = inner.trees.work.lock();
+            let goes_on = attempt::<T>(inner, &mut work, |work| {
+                Ok(step_flush::<T>(inner, work, STEP_ENTRIES)? || self.step(inner, work)?)
+            })?;
+            if !goes_on {
+                return self.check_reached(inner);
+            }
+            told(work);
+            env::yield_now();
+        }
     }
 
     /// Does a little of it; false if there is nothing left to do, or it must wait.

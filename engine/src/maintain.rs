@@ -14,7 +14,7 @@ use pinstone_disk::LogKind;
 use pinstone_disk::env::{self, Condvar, Mutex, MutexGuard, Ordering};
 use pinstone_wal::{Closing, LogPosition, Sealed, SegmentHeader};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::compact::{self, StoreTree};
 use crate::options::Maintenance;
 use crate::state::inner::{Inner, PointerLog, count};
@@ -96,7 +96,7 @@ fn start_thread(
 ) -> Result<()> {
     let (signal, weak) = (Arc::clone(signal), Arc::downgrade(inner));
     let run = move || run(&signal, &weak, work);
-    env::spawn(name, run).map(drop).map_err(|source| crate::Error::Io {
+    env::spawn(name, run).map(drop).map_err(|source| Error::Io {
         source: pinstone_disk::DiskError::new(
             pinstone_disk::Operation::Open,
             "a maintenance thread",
@@ -226,13 +226,66 @@ pub(crate) fn hold_reserve(inner: &Inner) -> Result<()> {
     Ok(inner.reserve.hold(inner.root.record_bytes())?)
 }
 
-/// Gives back about `bytes` of what is set aside, but nothing that recovery needs; false if there is
-/// nothing else.
-pub(crate) fn release_reserve(inner: &Inner, log: &PointerLog, bytes: u64) -> Result<bool> {
+/// Does what appends a little to the root; if there is no space otherwise, with a little of what is
+/// set aside.
+pub(crate) fn with_reserve(
+    inner: &Inner,
+    log: &PointerLog,
+    act: impl Fn() -> Result<()>,
+) -> Result<()> {
+    let mut step_bytes = RELEASE_BYTES;
+    loop {
+        match act() {
+            Err(error @ Error::NoSpace { .. }) => {
+                if !release_reserve(inner, log, step_bytes, 0)? {
+                    return Err(error);
+                }
+            }
+            done => return done,
+        }
+        step_bytes = step_bytes.saturating_mul(2);
+    }
+}
+
+/// Gives back about `bytes` of what is set aside, but nothing that recovery needs, with
+/// `ahead_bytes` that are about to be appended; false if there is nothing else.
+pub(crate) fn release_reserve(
+    inner: &Inner,
+    log: &PointerLog,
+    bytes: u64,
+    ahead_bytes: u64,
+) -> Result<bool> {
+    let copies_bytes = || copies_bytes(inner, log) + ahead_bytes;
+    Ok(inner.reserve.release(bytes, copies_bytes, inner.root.record_bytes())?)
+}
+
+/// Sees to it that recovery has the space for what it needs, with `ahead_bytes` that are about to be
+/// appended, even if not all is set aside that should be.
+///
+/// # Errors
+/// *No space*: it is not there.
+pub(crate) fn cover(inner: &Inner, log: &PointerLog, ahead_bytes: u64) -> Result<()> {
+    let copies_bytes = copies_bytes(inner, log) + ahead_bytes;
+    Ok(inner.reserve.cover(copies_bytes, inner.root.record_bytes())?)
+}
+
+/// The same, for a root that is about to have up to `root_bytes`; whoever writes next sets aside what
+/// is then still missing.
+///
+/// # Errors
+/// As [`cover`].
+pub(crate) fn cover_root(inner: &Inner, root_bytes: u64) -> Result<()> {
+    // Denied first, counted then: as for whoever gives back (V2).
+    inner.reserve.note_root(root_bytes);
+    let copies_bytes = copies_bytes(inner, &inner.pointer_log.lock());
+    Ok(inner.reserve.cover(copies_bytes, root_bytes)?)
+}
+
+/// Bytes that copies of what is unsealed, and not testified to, take.
+fn copies_bytes(inner: &Inner, log: &PointerLog) -> u64 {
     let [blob, pointer] = [&inner.told_blob, &inner.told_pointer]
         .map(|told| LogPosition::from_number(told.load(Ordering::Acquire)));
-    let copies_bytes = || inner.blob.copies_bytes(blob) + log.copies_bytes(pointer);
-    Ok(inner.reserve.release(bytes, copies_bytes, inner.root.record_bytes())?)
+    inner.blob.copies_bytes(blob) + log.copies_bytes(pointer)
 }
 
 /// Seals the oldest full segment; false if there is none.

@@ -49,7 +49,7 @@ pub struct Options {
     /// Bytes of disk set aside while the store is open and has values, for what must be possible on
     /// a full device: opening after a crash, which copies what is not known durable, and deletions.
     /// While they are not all there, the store takes deletions alone. They are given back on close,
-    /// but for 256 KiB and the length of the root, which is added to them, too, unless this is 0.
+    /// but for some 300 KiB and the length of the root, which is added to them, too, unless this is 0.
     /// Default: 82 MiB, two segments of each log and what is gathered; with smaller segments less
     /// will do. While a value or a commit longer than a segment is not sealed, its length is set
     /// aside as well.

@@ -106,6 +106,7 @@ impl BlobLog {
             frame_start_bytes: segment.frames_end_bytes,
             frame: FrameBuilder::with_capacity(0),
             sealer: segment.sealer,
+            is_dirty: false,
         });
         let written = match (&active, closing.last()) {
             (Some(active), _) => active.start(),
@@ -274,7 +275,11 @@ impl BlobLog {
     /// Bytes that copies of the unsealed segments take on a device, about, of those with anything
     /// beyond `told`.
     pub fn copies_bytes(&self, told: LogPosition) -> u64 {
-        self.append.lock().unsealed_ends().map(|end| copy_bytes(end, told)).sum()
+        let state = self.append.lock();
+        let dirty = state.active.as_ref().filter(|active| active.is_dirty).map(Active::end);
+        let bytes =
+            |end| copy_bytes(end, if dirty == Some(end) { LogPosition::START } else { told });
+        state.unsealed_ends().map(bytes).sum()
     }
 
     /// Takes the oldest full segment, to be sealed. All its frames are durable, and no round syncs

@@ -5,7 +5,7 @@ use pinstone_wal::LogPosition;
 
 use crate::error::Result;
 use crate::ops::compact;
-use crate::state::inner::{Access, Inner, PointerLog};
+use crate::state::inner::{Access, Inner};
 use crate::state::root::Ends;
 use crate::{Error, maintain};
 
@@ -84,7 +84,8 @@ fn settle(inner: &Inner) -> Result<()> {
         inner.disk.sync(file)?;
         pointer = appender.end();
     }
-    tell_root(inner, &log, Ends { blob: inner.blob.figures().end, pointer })?;
+    let ends = Ends { blob: inner.blob.figures().end, pointer };
+    maintain::with_reserve(inner, &log, || Ok(inner.root.close(ends)?))?;
     if let Err(error) = inner.reserve.rest(inner.root.record_bytes()) {
         tracing::warn!(%error, "the reserve stays as it is");
     }
@@ -92,23 +93,6 @@ fn settle(inner: &Inner) -> Result<()> {
     // Before the locks are let go.
     let _ = inner.writer.poison.set("it was closed");
     Ok(())
-}
-
-/// Tells the root where the logs end; if there is no space otherwise, with a little of what is set
-/// aside.
-fn tell_root(inner: &Inner, log: &PointerLog, ends: Ends) -> Result<()> {
-    let mut step_bytes = maintain::RELEASE_BYTES;
-    loop {
-        match inner.root.close(ends).map_err(Error::from) {
-            Err(error @ Error::NoSpace { .. }) => {
-                if !maintain::release_reserve(inner, log, step_bytes)? {
-                    return Err(error);
-                }
-            }
-            told => return told,
-        }
-        step_bytes *= 2;
-    }
 }
 
 /// Closes a store whose last user is gone, if it was not closed before.

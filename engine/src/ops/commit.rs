@@ -24,10 +24,10 @@ use bytes::Bytes;
 use pinstone_compaction::run::Names;
 use pinstone_disk::env::{Condvar, Mutex, MutexGuard, Ordering};
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{Batch as IoBatch, CommitId, Digest, DiskError, LogKind, Op};
+use pinstone_disk::{Batch as IoBatch, CommitId, Digest, DiskError, LogKind, Op, Ordinal};
 use pinstone_wal::{
     Appender, Change, CommitRecord, FRAMES_START_BYTES, FrameBuilder, LogPosition, RecordKind,
-    Sealer, SyncRound, WalError,
+    Sealer, SyncRound, WalError, copy_bytes,
 };
 
 use crate::batch::{Batch, Parts};
@@ -38,6 +38,9 @@ use crate::state::inner::{Inner, PointerLog, Ticket, TicketState, count};
 
 /// Bytes of commits after which a group takes no more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// What a frame has besides its records, at most: a header, and what it is filled up with.
+const FRAME_BESIDES_BYTES: u64 = 1 << 10;
 
 /// While space is short, a segment of the pointer log is no longer than about this.
 const TIGHT_SEGMENT_BYTES: u64 = 32 << 10;
@@ -253,6 +256,7 @@ impl Group {
         log: &mut PointerLog,
     ) -> Result<(), GroupError> {
         self.is_frugal = true;
+        let group_bytes = self.members.iter().map(|member| encoded_bytes(&member.parts)).sum();
         let mut step_bytes = maintain::RELEASE_BYTES;
         loop {
             let outcome = self.commit(inner, log);
@@ -260,10 +264,10 @@ impl Group {
                 return outcome;
             };
             self.changed.clear();
-            if !maintain::release_reserve(inner, log, step_bytes)? {
+            if !maintain::release_reserve(inner, log, step_bytes, ahead_bytes(log, group_bytes))? {
                 return outcome;
             }
-            step_bytes *= 2;
+            step_bytes = step_bytes.saturating_mul(2);
         }
     }
 
@@ -306,8 +310,8 @@ impl Group {
         }
         sync(inner, log, round)?;
         if self.is_frugal || !inner.reserve.is_whole() {
-            // It is durable; and the space to copy it may not be there.
-            if let Err(error) = maintain::testify(inner) {
+            // It is durable; and the space to copy it may not be there later.
+            if let Err(error) = maintain::with_reserve(inner, log, || maintain::testify(inner)) {
                 tracing::warn!(%error, "a deletion is not testified to");
             }
         }
@@ -412,6 +416,12 @@ fn append(
     // Whatever is written next must be copied after a crash, and all of its segment with it: if
     // there may be no space for that, it goes to a segment of its own.
     let is_long = end.is_some_and(|end| end.offset_bytes() > TIGHT_SEGMENT_BYTES);
+    if is_tight {
+        // It will be testified to, and recovery has the space to copy it until then, before it is
+        // there.
+        inner.root.reserve_frames()?;
+        maintain::cover(inner, log, ahead_bytes(log, body_bytes))?;
+    }
     if full || (is_tight && is_long) {
         go_on(inner, log, if is_tight { 0 } else { max })?;
         if is_tight && end.is_some() {
@@ -419,7 +429,11 @@ fn append(
         }
     }
     let appender = log.appender.as_mut().expect("there is one now");
-    let oversize_bytes = appender.sealed_bytes_with(body_bytes).saturating_sub(max);
+    let oversize_bytes = match appender.sealed_bytes_with(body_bytes).saturating_sub(max) {
+        // It is testified to once it is durable, and needs no copy from then on.
+        _ if is_tight => 0,
+        oversize_bytes => oversize_bytes,
+    };
     if oversize_bytes > 0 {
         // It has the segment to itself, and recovery has the space to copy it before it is there.
         inner.reserve.raise(oversize_bytes)?;
@@ -434,6 +448,16 @@ fn append(
         appender.sealer().commit(record.id);
     }
     Ok(())
+}
+
+/// Bytes that a copy of the segment takes to which a frame goes with so many, while space is short.
+fn ahead_bytes(log: &PointerLog, body_bytes: usize) -> u64 {
+    let end_bytes = log.appender.as_ref().map(|appender| appender.end().offset_bytes());
+    let start_bytes = end_bytes.filter(|end_bytes| *end_bytes <= TIGHT_SEGMENT_BYTES);
+    let end_bytes =
+        start_bytes.unwrap_or(FRAMES_START_BYTES) + FRAME_BESIDES_BYTES + body_bytes as u64;
+    let end_bytes = u32::try_from(end_bytes).expect("a group of commits is shorter than 4 GiB");
+    copy_bytes(LogPosition::new(Ordinal::FIRST, end_bytes), LogPosition::START)
 }
 
 /// Has the pointer log go on in a further segment.

@@ -32,6 +32,7 @@ use pinstone_disk::env::Ordering;
 use pinstone_disk::{LogKind, TableKind};
 
 use crate::error::{Error, Result};
+use crate::maintain;
 use crate::state::digest_index::{Memtable, place_of};
 use crate::state::inner::Inner;
 use crate::state::pointers::NameMemtable;
@@ -479,6 +480,7 @@ fn make_durable<T: StoreTree>(
     sync_names(inner, work)?;
     let mut edits = vec![Edit::Levels(edit.clone())];
     edits.extend(also);
+    maintain::cover_root(inner, inner.root.record_bytes_with(&edits))?;
     inner.root.edit(&edits)?;
     Ok(opened)
 }

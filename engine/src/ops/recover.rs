@@ -14,10 +14,11 @@
 //!    does.
 //! 6. Write a new root log with a new epoch, and turn CURRENT to it: one step that swaps all
 //!    files. Then remove what the new root does not name.
+//! 7. If there is no space for that, give back the reserve, which is there for it, and begin anew.
 //!
 //! - R1: nothing is removed or changed before CURRENT is turned and that is durable, but what
-//!   recoveries left that did not complete: it holds nothing of its own, and may hold the space
-//!   that this one needs.
+//!   recoveries left that did not complete, or did not clean up: it holds nothing of its own, and
+//!   may hold the space that this one needs.
 //! - R2: a crash anywhere leaves the old root or the new one, each with all its files.
 //! - R3: epochs and ordinals found in any file's name are not used again.
 
@@ -93,29 +94,45 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     };
     // Again under the lock: another process may have created, or left, a store meanwhile.
     let found = look(&*disk, &path, &options)?;
-    let mut before = match found.current {
-        Some(current) => read_store(&*disk, &found, current)?,
-        None => Before::nothing(StoreId(disk.random()?)),
-    };
-    let replayed = replay(&disk, &options, &mut before)?;
-    let taken = match take_over(&disk, &options, &found, &before, replayed) {
-        Ok(taken) => taken,
-        Err(error) => {
-            // The next open needs it as this one did.
-            if found.reserve
-                && let Err(error) = Reserve::rest_left(&*disk, before.root.record_bytes())
-            {
-                tracing::warn!(%error, "no space is set aside");
-            }
-            return Err(error);
+    let taken = match read_and_take_over(&disk, &options, &found) {
+        Err((Error::NoSpace { .. }, root_bytes)) if found.reserve => {
+            // It holds nothing, so R1 stands. What was begun is what a crash would have left.
+            Reserve::release_left(&*disk)?;
+            let found = look(&*disk, &path, &options)?;
+            read_and_take_over(&disk, &options, &found).inspect_err(|_| {
+                // The next open needs it as this one did.
+                if let Err(error) = Reserve::rest_left(&*disk, root_bytes) {
+                    tracing::warn!(%error, "no space is set aside");
+                }
+            })
         }
+        taken => taken,
     };
-    // Files that are gone give their space back once they are closed.
-    drop(before);
+    let taken = taken.map_err(|(error, _)| error)?;
+    if found.reserve && options.reserve_bytes == 0 {
+        Reserve::release_left(&*disk)?;
+    }
     let inner = Arc::new(begin(disk, path, options, lock, taken)?);
     compact::note_pressure(&inner);
     maintain::start(&inner)?;
     Ok(inner)
+}
+
+/// Reads what was found and takes it over. With an error come the bytes of the next root's first
+/// record, as far as they are known.
+fn read_and_take_over(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+    found: &Found,
+) -> Result<Taken, (Error, u64)> {
+    let read = || match found.current {
+        Some(current) => read_store(&**disk, found, current),
+        None => Ok(Before::nothing(StoreId(disk.random()?))),
+    };
+    let mut before = read().map_err(|error| (error, 0))?;
+    replay(disk, options, &mut before)
+        .and_then(|replayed| take_over(disk, options, found, &before, replayed))
+        .map_err(|error| (error, before.root.record_bytes()))
 }
 
 /// A store that was taken over: its new root is in force.
@@ -169,11 +186,6 @@ fn take_over(
     mut replayed: Replayed,
 ) -> Result<Taken> {
     let recovery = &mut replayed.recovery;
-    if found.reserve {
-        // The copies and the new root may need the space. It holds nothing, so R1 stands.
-        Reserve::release_left(&**disk)?;
-    }
-
     let header = next_root(found, before)?;
     remove_leftovers(&**disk, found, before, recovery)?;
     if found.current_temp {

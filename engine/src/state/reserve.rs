@@ -23,8 +23,10 @@ use pinstone_disk::env::{AtomicBool, Mutex, Ordering};
 use pinstone_disk::{Disk, DiskError, DiskExt, File, FileName, OpenMode};
 use pinstone_wal::{WalError, Writer};
 
-/// What an open writes beyond copies and the root's first record: CURRENT, names, headers of files.
-const OPEN_BYTES: u64 = 32 << 10;
+/// What an open writes beyond copies and the root's first record: CURRENT, names, headers of files. And
+/// the copy of one short segment of the pointer log, which gets its last frame before that is testified
+/// to.
+const OPEN_BYTES: u64 = (32 << 10) + (40 << 10);
 
 /// The share of deletions: a few hundred frames, and what testifies to them.
 const DELETIONS_BYTES: u64 = 224 << 10;
@@ -83,8 +85,8 @@ impl Reserve {
         Self { writer, copies_bytes: bytes, held, is_whole: AtomicBool::new(bytes == 0) }
     }
 
-    /// Gives back what a crash left held. Nothing in the file means anything, so its being cut
-    /// changes nothing of the store.
+    /// Gives back all that the last open left held. Nothing in the file means anything, so its being
+    /// cut changes nothing of the store.
     pub(crate) fn release_left(disk: &dyn Disk) -> Result<(), DiskError> {
         let file = disk.open(FileName::Reserve, OpenMode::Write)?;
         file.set_len(0)?;
@@ -137,6 +139,34 @@ impl Reserve {
         self.sync_name(held)
     }
 
+    /// The root's first record would have `root_bytes` by now: if there is no room for it in what is
+    /// set aside, whoever writes next asks for that.
+    pub(crate) fn note_root(&self, root_bytes: u64) {
+        let mut held = self.held.lock();
+        held.root_bytes = root_bytes;
+        if self.copies_bytes > 0 && held.bytes() < held.wanted_bytes(self.copies_bytes) {
+            self.is_whole.store(false, Ordering::Release);
+        }
+    }
+
+    /// Sees to it that so much is set aside as recovery needs if it has `copies_bytes` to copy and a
+    /// root of `root_bytes` to write, whatever else is not.
+    ///
+    /// # Errors
+    /// *No space*: it is not there. A failed sync ends writing.
+    pub(crate) fn cover(&self, copies_bytes: u64, root_bytes: u64) -> Result<(), WalError> {
+        if self.copies_bytes == 0 {
+            return Ok(());
+        }
+        let mut held = self.held.lock();
+        held.root_bytes = root_bytes;
+        let needed_bytes = copies_bytes + open_bytes(root_bytes);
+        if held.bytes() >= needed_bytes {
+            return Ok(());
+        }
+        self.grow(&mut held, needed_bytes).map_err(|error| self.writer.poison.after(error))
+    }
+
     /// Something unsealed is longer than a segment.
     pub(crate) fn has_oversize(&self) -> bool {
         self.held.lock().oversize_bytes > 0
@@ -174,6 +204,10 @@ impl Reserve {
     /// Durable on return (V3).
     fn grow(&self, held: &mut Held, wanted_bytes: u64) -> Result<(), DiskError> {
         let file = self.open(held)?;
+        if file.len_bytes()? > wanted_bytes {
+            // The last open wanted more.
+            file.set_len(wanted_bytes)?;
+        }
         file.allocate(wanted_bytes).map_err(|error| DiskError {
             file: format!(
                 "{} ({} MiB, for recovery and deletions on a full device)",
@@ -283,10 +317,10 @@ impl Reserve {
     }
 }
 
-/// Has the file take up to `wanted_bytes`, or as much as there is; durable on return (V3).
+/// Has the file take `wanted_bytes`, or as much as there is; durable on return (V3). What its length
+/// says that it takes already is asked for again: a crash may leave a length and no space.
 fn fill(disk: &dyn Disk, file: &Arc<dyn File>, wanted_bytes: u64) -> Result<(), DiskError> {
-    let before_bytes = file.len_bytes()?;
-    let mut bytes = before_bytes;
+    let mut bytes = 0;
     let mut step = wanted_bytes;
     while step >= STEP_BYTES_MIN && bytes < wanted_bytes {
         match file.allocate((bytes + step).min(wanted_bytes)) {
@@ -296,5 +330,8 @@ fn fill(disk: &dyn Disk, file: &Arc<dyn File>, wanted_bytes: u64) -> Result<(), 
         }
         step /= 2;
     }
-    if bytes > before_bytes { disk.sync(file) } else { Ok(()) }
+    if file.len_bytes()? > bytes {
+        file.set_len(bytes)?;
+    }
+    disk.sync(file)
 }

@@ -17,7 +17,7 @@ use pinstone_disk::{
 };
 use pinstone_wal::{
     Appender, FRAMES_START_BYTES, FrameBuilder, LogPosition, RecordKind, Sealed, Sealer,
-    SegmentFile, SegmentHeader, WalError, Writer, corrupt, create_segment,
+    SegmentFile, SegmentHeader, WalError, Writer, corrupt, create_segment, create_segment_with,
 };
 
 use self::edit::encode;
@@ -58,6 +58,9 @@ impl RootInner {
 /// device is full later.
 const RESERVE_BYTES: u64 = 64 << 10;
 
+/// Bytes of a few frames: names of segments, testimony, closing.
+const FRAMES_BYTES: u64 = 8 << 10;
+
 /// A root log longer than this, and than a few times its first record, is written anew.
 const LOG_BYTES_MAX: u64 = 1 << 20;
 
@@ -79,6 +82,15 @@ impl Root {
     pub(crate) fn reserve(&self) -> Result<(), DiskError> {
         let log = &self.inner.lock().log;
         reserve(&*log.segment().file, log.end().offset_bytes() + RESERVE_BYTES)
+    }
+
+    /// Reserves space for a few frames, of testimony and of closing.
+    ///
+    /// # Errors
+    /// *No space*: it is not there.
+    pub(crate) fn reserve_frames(&self) -> Result<(), DiskError> {
+        let log = &self.inner.lock().log;
+        log.segment().file.allocate(log.end().offset_bytes() + FRAMES_BYTES)
     }
 
     /// The header of its log.
@@ -119,6 +131,11 @@ impl Root {
     /// Bytes of the record that the next root log begins with, about.
     pub(crate) fn record_bytes(&self) -> u64 {
         self.inner.lock().state.record_bytes()
+    }
+
+    /// The same once these edits were made, at most.
+    pub(crate) fn record_bytes_with(&self, edits: &[Edit]) -> u64 {
+        self.record_bytes() + encode(edits).len() as u64
     }
 
     /// Ends what a clean close said: something is about to be appended. Durable on return.
@@ -237,14 +254,11 @@ impl Root {
         let header = SegmentHeader { ordinal, ..old };
         let state = RootState { closed: None, ..inner.state.clone() };
         let disk = &*self.writer.disk;
-        let (log, first_bytes) = create_log(&self.writer, header, &state).map_err(|error| {
-            // Nothing names the file; what cannot be removed now is removed at the next open.
-            let _ = disk.remove(header.file_name());
-            match error {
+        let (log, first_bytes) =
+            create_log(&self.writer, header, &state).map_err(|error| match error {
                 WalError::Disk(error) => self.writer.poison.after(error),
                 other => other,
-            }
-        })?;
+            })?;
         if let Err(error) = turn_current(disk, &header) {
             if let Operation::Rename | Operation::SyncDirectory = error.operation {
                 return Err(self.writer.poison.set(format_args!("{error}: {}", error.source)));
@@ -281,7 +295,8 @@ impl Root {
     }
 }
 
-/// Writes a log that begins with `state`, synced.
+/// Writes a log that begins with `state`, synced. If that fails, nothing names the file, and it is
+/// removed if it can be.
 fn create_log(
     writer: &Writer,
     header: SegmentHeader,
@@ -289,10 +304,14 @@ fn create_log(
 ) -> Result<(Appender, u64), WalError> {
     let mut frame = FrameBuilder::with_capacity(0);
     frame.push(writer.store, RecordKind::RootEdit, &encode(&state.edits()));
-    let segment = create_segment(&*writer.disk, header, frame.len_bytes() as u64)?;
-    let mut log = Appender::new(writer.clone(), segment, FRAMES_START_BYTES, Sealer::default());
-    log.append(frame, false)?;
-    writer.disk.sync(&log.segment().file)?;
+    let reserve_bytes = frame.len_bytes() as u64;
+    let mut log = None;
+    create_segment_with(&*writer.disk, header, reserve_bytes, |segment| {
+        let (writer, segment) = (writer.clone(), segment.clone());
+        let begun = Appender::new(writer, segment, FRAMES_START_BYTES, Sealer::default());
+        log.insert(begun).append(frame, false).map(|_| ())
+    })?;
+    let log = log.expect("it was made to write the first frame");
     let first_bytes = log.end().offset_bytes();
     Ok((log, first_bytes))
 }

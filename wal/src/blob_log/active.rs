@@ -47,6 +47,9 @@ pub(super) struct Active {
     pub(super) frame_start_bytes: u64,
     pub(super) frame: FrameBuilder,
     pub(super) sealer: Sealer,
+    /// Past its frames may stand what was left of a value that was refused: it is copied whatever is
+    /// known to be durable.
+    pub(super) is_dirty: bool,
 }
 
 impl AppendState {
@@ -143,6 +146,7 @@ impl Active {
             frame_start_bytes: FRAMES_START_BYTES,
             frame: FrameBuilder::reusing(spare),
             sealer: Sealer::default(),
+            is_dirty: false,
         }
     }
 

@@ -130,6 +130,7 @@ impl BlobLog {
         let AppendState { active, queued, .. } = &mut *state;
         let Queued { segment, offset_bytes, end_bytes, .. } = &*large.room;
         let active = active.as_mut().expect("a large value went to the active segment");
+        active.is_dirty = true;
         assert_eq!(active.segment.header, segment.header, "nothing ends a segment meanwhile");
         let slot = queued.iter().position(|queued| Arc::ptr_eq(queued, &large.room));
         let slot = slot.expect("only its own thread takes it from the queue");

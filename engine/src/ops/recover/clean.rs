@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pinstone_compaction::TableId;
 use pinstone_disk::{Disk, DiskExt, LogKind, OpenMode};
 
-use super::look::Found;
+use super::look::{Found, SegmentName};
 use super::read::Before;
 use crate::error::Result;
 use crate::state::root::Root;
@@ -15,6 +15,9 @@ use crate::stats::Recovery;
 /// epoch stays until CURRENT is turned, so that the epoch is not used again (R3). All of it is
 /// durably gone or empty before CURRENT is turned (creating the root log syncs the names): under a
 /// CURRENT of a later epoch it would testify, of bytes that these recoveries read and a crash took.
+///
+/// One that was ended after it had turned CURRENT, and before it had removed the root log before, may
+/// have left no more space than for the latter: that goes, too, once CURRENT is durably what it is.
 pub(super) fn remove_leftovers(
     disk: &dyn Disk,
     found: &Found,
@@ -22,6 +25,20 @@ pub(super) fn remove_leftovers(
     recovery: &mut Recovery,
 ) -> Result<()> {
     let ours = || found.segments.difference(&before.strangers);
+    if let Some(current) = &before.root_header {
+        let replaced = |name: &&SegmentName| {
+            let SegmentName { log, ordinal, epoch } = **name;
+            log == LogKind::Root && (epoch, ordinal) < (current.epoch, current.ordinal)
+        };
+        let replaced: Vec<_> = ours().filter(replaced).collect();
+        if !replaced.is_empty() {
+            disk.sync_dir()?;
+        }
+        for name in replaced {
+            disk.remove(name.file_name())?;
+            recovery.files_removed += 1;
+        }
+    }
     let leftovers = || ours().filter(|name| Some(name.epoch) > before.epoch());
     let kept = leftovers().max_by_key(|name| name.epoch);
     for name in leftovers() {
@@ -71,10 +88,11 @@ pub(super) fn remove_unnamed(
     }
     let is_named = |id: &TableId| state.tree(id.table).levels.all().any(|(_, meta)| meta.id == *id);
     let mut lingering = BTreeSet::new();
+    let mut tables_removed = 0;
     let tables = found.tables.difference(&before.strange_tables);
     for id in tables.filter(|id| !is_named(id)) {
         match disk.remove(id.file_name()) {
-            Ok(()) => recovery.files_removed += 1,
+            Ok(()) => tables_removed += 1,
             Err(error) if error.is_not_found() => {}
             Err(error) => {
                 tracing::warn!(%error, "a file that is not needed stays");
@@ -82,7 +100,10 @@ pub(super) fn remove_unnamed(
             }
         }
     }
-    if recovery.files_removed > 0 {
+    recovery.files_removed += tables_removed;
+    // Segments may come back with a crash, and the next open removes them again. Of tables it must be
+    // known: those that replace them say so for as long as their files may be there.
+    if tables_removed > 0 {
         // A failed sync is no warning: what a later one says would mean nothing (P6).
         disk.sync_dir()?;
     }

@@ -7,7 +7,10 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use common::{EVERYTHING, Found, Rig, find, header, store, value};
+use common::{
+    BUFFER_BYTES, EVERYTHING, Rig, SEGMENT_BYTES, find, finish, found, header, is_no_space, store,
+    value,
+};
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Batch, Digest, Disk, LogKind, OpenMode, Operation, StdDisk};
@@ -16,19 +19,8 @@ use pinstone_wal::{
     PreparedValue, Scan, SegmentFile, SizeClass, ValueRecord, WalError, Writer,
 };
 
-const SEGMENT_BYTES: u64 = 16 << 10;
-const BUFFER_BYTES: usize = 2 << 10;
-
 fn crashes() -> impl Iterator<Item = CrashState> {
     [CrashState::Nothing, CrashState::Everything].into_iter().chain((0..4).map(CrashState::Random))
-}
-
-fn found(disk: &SimDisk, state: CrashState) -> Found {
-    find(&*disk.after_crash(state), LogKind::Blob).unwrap()
-}
-
-fn is_no_space(error: &WalError) -> bool {
-    matches!(error, WalError::Disk(error) if error.is_no_space())
 }
 
 /// Values small and large, so that frames, segments and large frames all come about.
@@ -44,7 +36,7 @@ fn mixed(count: u64) -> Vec<Vec<u8>> {
 #[test]
 fn a_value_can_be_read_as_soon_as_it_was_put() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk, SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk);
     let values = mixed(60);
     for (index, value) in values.iter().enumerate() {
         assert!(rig.put(value).unwrap());
@@ -93,7 +85,7 @@ fn the_log_goes_on_in_the_next_segment_once_one_has_as_many_values_as_it_may() {
 #[test]
 fn a_recovered_segment_with_more_values_than_it_may_have_takes_no_more() {
     let disk = SimDisk::new(1);
-    let before = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let before = Rig::small(disk.clone());
     let values: Vec<_> = (0..9).map(|n| value(n, 20)).collect();
     values.iter().for_each(|value| assert!(before.put(value).unwrap()));
     before.log.sync_all().unwrap();
@@ -166,7 +158,7 @@ fn many_threads_append_on_a_simulated_disk() {
 
 #[test]
 fn threads_that_append_the_same_values_append_each_once() {
-    let rig = Rig::new(SimDisk::new(1), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(SimDisk::new(1));
     let values = mixed(80);
     let new = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -186,7 +178,7 @@ fn threads_that_append_the_same_values_append_each_once() {
 #[test]
 fn what_was_synced_survives_the_worst_crash() {
     let disk = SimDisk::new(7);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     let values = mixed(70);
     for (index, value) in values.iter().enumerate() {
         rig.put(value).unwrap();
@@ -204,7 +196,7 @@ fn what_was_synced_survives_the_worst_crash() {
 #[test]
 fn all_of_it_is_durable_after_sync_all_even_if_a_full_segment_was_taken() {
     let disk = SimDisk::new(7);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     let values = mixed(20);
     let mut taken = Vec::new();
     for value in &values {
@@ -223,7 +215,7 @@ fn all_of_it_is_durable_after_sync_all_even_if_a_full_segment_was_taken() {
 fn a_random_crash_leaves_a_prefix() {
     for seed in 0..40 {
         let disk = SimDisk::new(seed);
-        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        let rig = Rig::small(disk.clone());
         let values = mixed(30);
         let synced = usize::try_from(seed % 30).unwrap();
         for (index, value) in values.iter().enumerate() {
@@ -243,7 +235,7 @@ fn a_random_crash_leaves_a_prefix() {
 fn a_failed_sync_ends_writing() {
     for fault in [Fault::Eio, Fault::SyncFailsThenClean, Fault::SyncEnospc] {
         let disk = SimDisk::new(1);
-        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        let rig = Rig::small(disk.clone());
         let values = mixed(20);
         values.iter().for_each(|value| assert!(rig.put(value).unwrap()));
         disk.fail_when(Filter::any().operation(Operation::Sync), fault);
@@ -267,7 +259,7 @@ fn a_failed_sync_ends_writing() {
 fn a_failed_write_other_than_for_space_ends_writing() {
     for len in [50, 3000, 20_000] {
         let disk = SimDisk::new(1);
-        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        let rig = Rig::small(disk.clone());
         rig.put(b"first").unwrap();
         rig.log.write_out().unwrap();
         rig.grow().unwrap();
@@ -334,7 +326,7 @@ fn nothing_is_lost_and_nothing_refused_is_found_if_writes_fail_for_space_from_an
     let values = mixed(24);
     let run = |seed, from| {
         let disk = SimDisk::new(seed);
-        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        let rig = Rig::small(disk.clone());
         if let Some(from) = from {
             disk.fail_from(from, Fault::Enospc);
         }
@@ -354,7 +346,7 @@ fn nothing_is_lost_and_nothing_refused_is_found_if_one_write_fails_for_space() {
     let values = mixed(24);
     for at in 1..120 {
         let disk = SimDisk::new(at);
-        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        let rig = Rig::small(disk.clone());
         disk.fail_at(at, Fault::Enospc);
         holds_after_filling_up(&disk, &rig, &values, &format!("at {at}"));
     }
@@ -413,7 +405,7 @@ fn segments_do_not_end_faster_than_they_are_written() {
 #[test]
 fn a_written_value_can_be_synced_on_a_full_device() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     rig.put(b"first").unwrap();
     rig.log.write_out().unwrap();
     rig.put(b"second").unwrap();
@@ -430,7 +422,7 @@ fn a_written_value_can_be_synced_on_a_full_device() {
 #[test]
 fn an_abandoned_round_leaves_its_syncs_to_the_next() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     rig.put(b"first").unwrap();
     let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     let upto = round.upto();
@@ -444,7 +436,7 @@ fn an_abandoned_round_leaves_its_syncs_to_the_next() {
 
 #[test]
 fn a_round_whose_syncs_are_forgotten_ends_writing() {
-    let rig = Rig::new(SimDisk::new(1), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(SimDisk::new(1));
     rig.put(b"first").unwrap();
     let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     assert_eq!(round.chains().len(), 1);
@@ -455,14 +447,14 @@ fn a_round_whose_syncs_are_forgotten_ends_writing() {
 #[test]
 fn a_round_makes_durable_what_it_found_written_and_no_more() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     rig.put(b"first").unwrap();
     let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     // Written while the syncs are on their way.
     let results = disk.run(Batch { chains: round.chains() });
     rig.put(b"second").unwrap();
     rig.log.write_out().unwrap();
-    round.finish(results.into_iter().find_map(Result::err).map_or(Ok(()), Err)).unwrap();
+    finish(round, results);
     assert!(rig.synced.of(LogKind::Blob) <= rig.place(b"second").unwrap().position());
     assert!(rig.synced.of(LogKind::Blob) < rig.log.written_upto());
     rig.log.sync_all().unwrap();
@@ -472,7 +464,7 @@ fn a_round_makes_durable_what_it_found_written_and_no_more() {
 #[test]
 fn a_trimmed_log_is_durable_and_takes_no_more() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     let values = mixed(30);
     for value in &values {
         rig.put(value).unwrap();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{STORE_ID, header, store, value};
+use common::{STORE_ID, begun, header, store, value};
 use pinstone_disk::{Digest, Epoch, FileName, FormatError, LogKind, Ordinal, StoreId};
 use pinstone_wal::{
     FrameBuilder, FrameHeader, FrameKind, FramePlace, LogPosition, PreparedValue, RecordKind, Scan,
@@ -12,13 +12,6 @@ use pinstone_wal::{
 use proptest::prelude::*;
 
 const START: usize = 512;
-
-/// A segment without frames.
-fn begun(header: SegmentHeader) -> Vec<u8> {
-    let mut bytes = header.encode().to_vec();
-    bytes.resize(START, 0);
-    bytes
-}
 
 /// A segment with frames of one to three records, a witness, a void frame and a last one.
 fn segment(payloads: &[Vec<u8>]) -> Vec<u8> {

@@ -6,25 +6,13 @@ mod common;
 use std::sync::Arc;
 
 use common::hooked::{Hooked, take};
-use common::{Found, Rig, find, value};
+use common::{BUFFER_BYTES, Rig, SEGMENT_BYTES, found, is_no_space, value};
 use pinstone_disk::env::Mutex;
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, LogKind, OpenMode, Operation, Ordinal};
 use pinstone_wal::{
-    FRAMES_START_BYTES, FrameKind, Scan, Sealed, SegmentFile, ValueRecord, WalError, read_footer,
-    read_list,
+    FRAMES_START_BYTES, FrameKind, Scan, Sealed, SegmentFile, ValueRecord, read_footer, read_list,
 };
-
-const SEGMENT_BYTES: u64 = 16 << 10;
-const BUFFER_BYTES: usize = 2 << 10;
-
-fn found(disk: &SimDisk, state: CrashState) -> Found {
-    find(&*disk.after_crash(state), LogKind::Blob).unwrap()
-}
-
-fn is_no_space(error: &WalError) -> bool {
-    matches!(error, WalError::Disk(error) if error.is_no_space())
-}
 
 /// A large value is refused while `puts` happen, which come to stand behind it.
 fn refused_while(puts: &[Vec<u8>], large: &[u8], reserve_bytes: u64) -> (Arc<SimDisk>, Rig) {
@@ -233,7 +221,7 @@ fn a_value_that_is_refused_again_and_again_uses_up_no_room() {
 
 /// A segment with one short value, and one that is as long as this; the ordinals of both.
 fn two_values(disk: &Arc<SimDisk>, len: usize) -> (Rig, [u32; 2]) {
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     let values = [value(1, 8), value(2, len)];
     values.iter().for_each(|value| assert!(rig.put(value).unwrap()));
     let ordinals = values.each_ref().map(|value| rig.place(value).unwrap().ordinal.0);
@@ -271,7 +259,7 @@ fn a_value_that_fills_its_segment_to_the_last_byte_stands_in_it_and_one_more_byt
 fn a_value_longer_than_a_segment_has_one_to_itself() {
     for before in [vec![], vec![b"first".to_vec()]] {
         let disk = SimDisk::new(1);
-        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        let rig = Rig::small(disk.clone());
         let values = [before, vec![value(1, 50_000), value(2, 50_000), b"last".to_vec()]].concat();
         values.iter().for_each(|value| assert!(rig.put(value).unwrap()));
         let ordinals: Vec<_> = values.iter().map(|v| rig.place(v).unwrap().ordinal.0).collect();

@@ -6,18 +6,11 @@ mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{EVERYTHING, Rig, find, header, value};
+use common::{EVERYTHING, Rig, SEGMENT_BYTES, find, finish, found, header, value};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Batch, Disk, LogKind, Operation, Ordinal};
 use pinstone_wal::{WalError, create_segment};
-
-const SEGMENT_BYTES: u64 = 16 << 10;
-const BUFFER_BYTES: usize = 2 << 10;
-
-fn values_after(disk: &SimDisk, state: CrashState) -> Vec<Vec<u8>> {
-    find(&*disk.after_crash(state), LogKind::Blob).unwrap().values
-}
 
 fn panics(call: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(call)).is_err()
@@ -26,21 +19,21 @@ fn panics(call: impl FnOnce()) -> bool {
 #[test]
 fn a_round_whose_syncs_nobody_took_makes_nothing_durable() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     rig.put(b"first").unwrap();
     let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     assert!(panics(|| round.finish(Ok(())).unwrap()));
     let durable = rig.synced.of(LogKind::Blob);
     assert!(durable <= rig.place(b"first").unwrap().position());
-    assert_eq!(values_after(&disk, CrashState::Nothing), [b""; 0]);
+    assert_eq!(found(&disk, CrashState::Nothing).values, [b""; 0]);
     // Its syncs are left to the next.
     rig.log.sync_all().unwrap();
-    assert_eq!(values_after(&disk, CrashState::Nothing), [b"first"]);
+    assert_eq!(found(&disk, CrashState::Nothing).values, [b"first"]);
 }
 
 #[test]
 fn the_syncs_of_a_round_are_given_out_once() {
-    let rig = Rig::new(SimDisk::new(1), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(SimDisk::new(1));
     rig.put(b"first").unwrap();
     let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     let _taken = round.chains();
@@ -51,7 +44,7 @@ fn the_syncs_of_a_round_are_given_out_once() {
 
 #[test]
 fn a_round_cannot_be_abandoned_once_its_syncs_are_on_their_way() {
-    let rig = Rig::new(SimDisk::new(1), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(SimDisk::new(1));
     rig.put(b"first").unwrap();
     let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
     let _taken = round.chains();
@@ -62,7 +55,7 @@ fn a_round_cannot_be_abandoned_once_its_syncs_are_on_their_way() {
 #[test]
 fn a_round_with_nothing_to_sync_makes_durable_what_was() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     rig.put(b"first").unwrap();
     rig.log.sync_all().unwrap();
     let durable = rig.synced.of(LogKind::Blob);
@@ -75,7 +68,7 @@ fn a_round_with_nothing_to_sync_makes_durable_what_was() {
 #[test]
 fn rounds_abandoned_over_several_segments_leave_all_their_syncs_to_the_next() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     let mut values = Vec::new();
     while rig.log.closing_count() < 3 {
         let value = value(values.len() as u64, 900);
@@ -88,14 +81,14 @@ fn rounds_abandoned_over_several_segments_leave_all_their_syncs_to_the_next() {
     let chains = round.chains();
     assert_eq!(chains.len(), 4);
     let results = disk.run(Batch { chains });
-    round.finish(results.into_iter().find_map(Result::err).map_or(Ok(()), Err)).unwrap();
-    assert_eq!(values_after(&disk, CrashState::Nothing), values);
+    finish(round, results);
+    assert_eq!(found(&disk, CrashState::Nothing).values, values);
 }
 
 #[test]
 fn segments_end_while_a_round_is_in_flight_and_are_the_next_ones_to_sync() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     let mut values = vec![value(0, 900)];
     rig.put(&values[0]).unwrap();
     let round = rig.log.begin_round_covering(EVERYTHING).unwrap();
@@ -106,20 +99,20 @@ fn segments_end_while_a_round_is_in_flight_and_are_the_next_ones_to_sync() {
         values.push(value);
     }
     let upto = round.upto();
-    round.finish(results.into_iter().find_map(Result::err).map_or(Ok(()), Err)).unwrap();
+    finish(round, results);
     assert_eq!(rig.synced.of(LogKind::Blob), upto);
-    assert_eq!(values_after(&disk, CrashState::Nothing), values[..1]);
+    assert_eq!(found(&disk, CrashState::Nothing).values, values[..1]);
     while let Some(closing) = rig.log.take_closing().unwrap() {
         assert!(rig.synced.of(LogKind::Blob) >= closing.end());
     }
     rig.log.sync_all().unwrap();
-    assert_eq!(values_after(&disk, CrashState::Nothing), values);
+    assert_eq!(found(&disk, CrashState::Nothing).values, values);
 }
 
 #[test]
 fn of_two_segments_offered_the_second_is_given_back() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     rig.put(b"first").unwrap();
     rig.grow().unwrap();
     let third = || create_segment(&*disk, header(LogKind::Blob, 3), SEGMENT_BYTES).unwrap();
@@ -139,7 +132,7 @@ fn a_segment_is_not_offered_out_of_order() {
     let segment =
         |ordinal| create_segment(&*disk, header(LogKind::Blob, ordinal), SEGMENT_BYTES).unwrap();
     let [first, second, third] = [1, 2, 3].map(segment);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     rig.log.offer(second.clone()).unwrap();
     for earlier in [first, second] {
         assert!(panics(|| drop(rig.log.offer(earlier))));
@@ -153,7 +146,7 @@ fn what_was_accepted_before_the_end_is_durable_after_it_and_nothing_is_accepted_
     let refused = AtomicU64::new(0);
     for seed in 0..30 {
         let disk = SimDisk::new(seed);
-        let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+        let rig = Rig::small(disk.clone());
         let accepted = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             for thread in 0..4u64 {
@@ -195,7 +188,7 @@ fn what_was_accepted_before_the_end_is_durable_after_it_and_nothing_is_accepted_
 #[test]
 fn an_end_that_was_refused_for_space_takes_nothing_more_and_can_be_had_later() {
     let disk = SimDisk::new(1);
-    let rig = Rig::new(disk.clone(), SEGMENT_BYTES, BUFFER_BYTES);
+    let rig = Rig::small(disk.clone());
     rig.put(b"first").unwrap();
     rig.grow().unwrap();
     disk.fail_when(Filter::any().operation(Operation::Write), Fault::Enospc);

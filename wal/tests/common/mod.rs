@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pinstone_disk::env::Mutex;
+use pinstone_disk::sim::{CrashState, SimDisk};
 use pinstone_disk::{
-    Bytes, Digest, Disk, DiskExt, Epoch, FileName, LogKind, OpenMode, Ordinal, StoreId,
+    Bytes, Digest, Disk, DiskError, DiskExt, Epoch, FileName, LogKind, OpenMode, Ordinal, StoreId,
 };
 use pinstone_wal::{
-    Appended, BlobLog, BlobLogOptions, LastSealed, LogEnd, LogPosition, Place, Poison,
-    PreparedValue, Record, Scan, Sealed, SegmentFile, SegmentHeader, StoreSeed, Synced, SyncedUpto,
-    ValueRecord, Verdict, WalError, Writer, create_segment, judge, read_header,
+    Appended, BlobLog, BlobLogOptions, FRAMES_START_BYTES, LastSealed, LogEnd, LogPosition, Place,
+    Poison, PreparedValue, Record, Scan, Sealed, SegmentFile, SegmentHeader, StoreSeed, SyncRound,
+    Synced, SyncedUpto, ValueRecord, Verdict, WalError, Writer, create_segment, judge, read_header,
 };
 
 pub const STORE_ID: StoreId = StoreId(*b"a store for test");
@@ -21,6 +22,10 @@ pub const EPOCH: Epoch = Epoch::FIRST;
 
 /// A position after all others: who needs it has everything written.
 pub const EVERYTHING: LogPosition = LogPosition::new(Ordinal(u32::MAX), u32::MAX);
+
+/// Of most logs here: a few values fill a frame, a few frames a segment.
+pub const SEGMENT_BYTES: u64 = 16 << 10;
+pub const BUFFER_BYTES: usize = 2 << 10;
 
 /// The header of a segment of the tests' store.
 pub fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
@@ -30,6 +35,13 @@ pub fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
 /// The seed of the tests' store.
 pub fn store() -> StoreSeed {
     StoreSeed::new(&STORE_ID)
+}
+
+/// A segment without frames.
+pub fn begun(header: SegmentHeader) -> Vec<u8> {
+    let mut bytes = header.encode().to_vec();
+    bytes.resize(usize::try_from(FRAMES_START_BYTES).unwrap(), 0);
+    bytes
 }
 
 /// A blob log, and what a store would add to it.
@@ -46,6 +58,11 @@ pub struct Rig {
 }
 
 impl Rig {
+    /// An empty log of small segments, reserved as a store does it.
+    pub fn small(disk: Arc<dyn Disk>) -> Self {
+        Self::new(disk, SEGMENT_BYTES, BUFFER_BYTES)
+    }
+
     /// An empty log whose segments are reserved as a store does it.
     pub fn new(disk: Arc<dyn Disk>, segment_bytes: u64, buffer_bytes: usize) -> Self {
         Self::reserving(disk, segment_bytes, buffer_bytes, segment_bytes)
@@ -162,6 +179,11 @@ impl Found {
     }
 }
 
+/// What is found of the blob log after a crash.
+pub fn found(disk: &SimDisk, state: CrashState) -> Found {
+    find(&*disk.after_crash(state), LogKind::Blob).unwrap()
+}
+
 /// Scans all segments of a log that `disk` holds, and judges them.
 pub fn find(disk: &dyn Disk, log: LogKind) -> Result<Found, WalError> {
     let mut scans = Vec::new();
@@ -212,6 +234,15 @@ pub fn value(number: u64, len_bytes: usize) -> Vec<u8> {
 
 fn blake3_of(number: u64) -> [u8; 32] {
     *Digest::of(&number.to_le_bytes()).as_bytes()
+}
+
+pub fn is_no_space(error: &WalError) -> bool {
+    matches!(error, WalError::Disk(error) if error.is_no_space())
+}
+
+/// Ends a round whose chains came to these results.
+pub fn finish(round: SyncRound<'_>, results: Vec<Result<Vec<Bytes>, DiskError>>) {
+    round.finish(results.into_iter().find_map(Result::err).map_or(Ok(()), Err)).unwrap();
 }
 
 /// A disk's file, whole.

@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use expect_test::Expect;
-use pinstone_disk::{Epoch, FormatError, LogKind, Ordinal, StoreId};
+use pinstone_disk::{Epoch, FormatError, LogKind, Ordinal};
 use pinstone_wal::{
-    FRAMES_START_BYTES, FrameBuilder, FramePlace, LastSealed, LogPosition, RecordKind, Scan,
-    SegmentHeader, StoreSeed, Synced, SyncedUpto, Verdict, WalError, judge,
+    FrameBuilder, FramePlace, LastSealed, LogPosition, RecordKind, Scan, SegmentHeader, Synced,
+    SyncedUpto, Verdict, WalError, judge,
 };
 
-const STORE_ID: StoreId = StoreId([9; 16]);
+use crate::common::{begun, header, store};
 
 /// Logs in the making, and what the root says of them.
 #[derive(Default)]
@@ -31,17 +31,6 @@ pub(crate) struct World {
 
 fn log(word: &str) -> LogKind {
     LogKind::ALL.into_iter().find(|log| log.word() == word).expect("a log's name")
-}
-
-pub(crate) fn header(log: LogKind, ordinal: u32) -> SegmentHeader {
-    SegmentHeader { store_id: STORE_ID, log, ordinal: Ordinal(ordinal), epoch: Epoch::FIRST }
-}
-
-/// A segment without frames.
-pub(crate) fn begun(header: SegmentHeader) -> Vec<u8> {
-    let mut bytes = header.encode().to_vec();
-    bytes.resize(usize::try_from(FRAMES_START_BYTES).unwrap(), 0);
-    bytes
 }
 
 impl World {
@@ -63,7 +52,7 @@ impl World {
         let (bytes, frames) = self.segment(log, ordinal);
         let mut frame = FrameBuilder::with_capacity(0);
         if let Some(record) = record {
-            frame.push(StoreSeed::new(&STORE_ID), RecordKind::Value, record.as_bytes());
+            frame.push(store(), RecordKind::Value, record.as_bytes());
         }
         let sequence = u32::try_from(frames.len()).unwrap();
         let place = FramePlace { epoch: Epoch::FIRST, sequence, synced, last };

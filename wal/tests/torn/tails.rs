@@ -6,7 +6,8 @@ use pinstone_wal::{
     FrameBuilder, FramePlace, LastSealed, LogPosition, Scan, SegmentHeader, Synced, Verdict, judge,
 };
 
-use crate::script::{World, begun, check, header};
+use crate::common::{begun, header};
+use crate::script::{World, check};
 
 #[test]
 fn whole_logs_end_where_they_end() {

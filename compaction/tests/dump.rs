@@ -3,19 +3,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod common;
+
 use std::sync::Arc;
 
+use common::{STORE_ID, key, tables};
 use expect_test::{Expect, expect};
 use pinstone_compaction::dump::{dump_file, level_edit};
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::table::footer::Replaced;
-use pinstone_compaction::table::index::{IndexBuilder, IndexKey, IndexTable, Row};
+use pinstone_compaction::table::index::{IndexBuilder, IndexTable, Row};
 use pinstone_compaction::table::names::{NameBuilder, NameTable};
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::dump::{Dump, Row as DumpRow};
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Digest, Disk, Epoch, FileName, Ordinal, StoreId, TableKind};
+use pinstone_disk::{Digest, Epoch, FileName, Ordinal, TableKind};
 use proptest::prelude::*;
 
 const INDEX: TableId = TableId { table: TableKind::Index, ordinal: Ordinal(3), epoch: Epoch(2) };
@@ -24,8 +27,7 @@ const NAMES: TableId = TableId { table: TableKind::Names, ordinal: Ordinal(5), e
 /// The file that `write` makes on a disk of its own.
 fn file(id: TableId, write: impl FnOnce(&Arc<Tables>) -> TableMeta) -> (TableMeta, Vec<u8>) {
     let disk = SimDisk::new(1);
-    let tables = Tables::new(Arc::clone(&disk) as Arc<dyn Disk>, StoreId([7; 16]), 4, 1 << 20);
-    let meta = write(&tables);
+    let meta = write(&tables(&disk));
     (meta, disk.file_bytes(&id.file_name().to_string()).unwrap())
 }
 
@@ -42,10 +44,7 @@ fn replaced(first: &'static [u8], until: &'static [u8]) -> Vec<Replaced> {
 fn index(row_count: u64, filter_seed: Option<u64>) -> (TableMeta, Vec<u8>) {
     file(INDEX, |tables| {
         let mut rows: Vec<Row> = (0..row_count)
-            .map(|number| {
-                let key = IndexKey::of(Digest::of(&number.to_le_bytes()).as_bytes(), 56);
-                Row::new(key, (9 << 64) | (1 << 32) | (u128::from(number) * 512))
-            })
+            .map(|number| Row::new(key(number), (9 << 64) | (1 << 32) | (u128::from(number) * 512)))
             .collect();
         rows.sort_unstable();
         let mut builder = IndexBuilder::create(tables, INDEX, filter_seed).unwrap();
@@ -485,7 +484,7 @@ fn is_bounded(dump: &Dump, bytes: &[u8]) {
 
 /// Makes the checksum right of what begins at `start` and ends where `bytes` do.
 fn sum_again(bytes: &mut [u8], id: TableId, start: usize) {
-    let crc = id.header(StoreId([7; 16])).seed().at(start as u64, &[&bytes[start + 4..]]);
+    let crc = id.header(STORE_ID).seed().at(start as u64, &[&bytes[start + 4..]]);
     bytes[start..start + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -592,7 +591,7 @@ fn what_is_false_though_its_checksum_agrees_is_shown_at_its_place() {
 fn is_refused(meta: TableMeta, bytes: &[u8]) -> bool {
     let disk = SimDisk::new(1);
     disk.put_file(&meta.id.file_name().to_string(), bytes);
-    let tables = Tables::new(disk as Arc<dyn Disk>, StoreId([7; 16]), 4, 1 << 20);
+    let tables = tables(&disk);
     let checked = match meta.id.table {
         TableKind::Index => {
             IndexTable::open(&tables, meta).and_then(|table| Arc::new(table).check(drop))

@@ -3,9 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod common;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use common::{STORE_ID, key, key_of_bits, names, tables};
 use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::{
     FILTER_PAGES, IndexBuilder, IndexKey, IndexTable, PAGE_BYTES, PAGE_ROWS, Row,
@@ -13,21 +16,14 @@ use pinstone_compaction::table::index::{
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::sim::{Fault, SimDisk};
-use pinstone_disk::{Digest, Disk, Epoch, FormatError, Ordinal, StoreId, TableKind};
+use pinstone_disk::{Disk, Epoch, Ordinal, StoreId, TableKind};
 use proptest::prelude::*;
 
 const ID: TableId = TableId { table: TableKind::Index, ordinal: Ordinal(3), epoch: Epoch(2) };
 
-fn tables(disk: &Arc<SimDisk>) -> Arc<Tables> {
-    Tables::new(Arc::clone(disk) as Arc<dyn Disk>, StoreId([7; 16]), 4, 1 << 20)
-}
-
 /// Rows of the first `count` numbers' digests, of whose keys only some bits count.
 fn rows(count: u64, bits: u32) -> Vec<Row> {
-    let row = |number: u64| {
-        let digest = Digest::of(&number.to_le_bytes());
-        Row::new(IndexKey::of(digest.as_bytes(), bits), u128::from(number))
-    };
+    let row = |number: u64| Row::new(key_of_bits(number, bits), u128::from(number));
     let mut rows: Vec<Row> = (0..count).map(row).collect();
     rows.sort_unstable();
     rows
@@ -97,8 +93,7 @@ fn a_filter_spares_nearly_every_read_for_absent_keys() {
     let table = IndexTable::open(&tables, write(&tables, &rows, true)).unwrap();
     let before = tables.figures().unit_asks;
     for number in 200_000..220_000u64 {
-        let digest = Digest::of(&number.to_le_bytes());
-        assert_eq!(find(&table, IndexKey::of(digest.as_bytes(), 56)).unwrap(), []);
+        assert_eq!(find(&table, key(number)).unwrap(), []);
     }
     let asks = tables.figures().unit_asks - before;
     assert!(asks < 20_000 / 100, "{asks} pages were read");
@@ -193,14 +188,6 @@ fn every_changed_byte_is_found_and_no_look_up_lies() {
         disk.corrupt(&name, offset, |bytes| bytes[0] ^= 0x10);
     }
     assert!(refused > 500 && answered > 10_000, "{refused} {answered}");
-}
-
-fn names(error: &TableError, name: &str) -> usize {
-    let TableError::Format(FormatError::Corrupt { file, .. }) = error else {
-        panic!("{error} is no damage");
-    };
-    assert_eq!(file, name);
-    1
 }
 
 #[test]
@@ -348,7 +335,7 @@ fn what_should_be_zero_is_refused_at_its_place() {
     let rows = rows(300, 56);
     let meta = write(&tables(&disk), &rows, true);
     let name = ID.file_name().to_string();
-    let seed = ID.header(StoreId([7; 16])).seed();
+    let seed = ID.header(STORE_ID).seed();
     let bytes = disk.file_bytes(&name).unwrap();
     let footer = IndexTable::open(&tables(&disk), meta.clone()).unwrap().file().footer().clone();
     let part = |range: std::ops::Range<u64>| (range.start, usize::try_from(range.end).unwrap());

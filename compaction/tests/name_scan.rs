@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod common;
+
 use std::ops::Bound;
 use std::sync::Arc;
 
+use common::tables;
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::merge::NameEntry;
 use pinstone_compaction::name_scan::{NameRange, NameScan};
@@ -14,7 +17,7 @@ use pinstone_compaction::run::{Names, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Digest, Disk, Epoch, Ordinal, StoreId};
+use pinstone_disk::{Digest, Epoch, Ordinal};
 
 const NAMES: usize = 3000;
 
@@ -24,7 +27,7 @@ fn name(number: usize) -> String {
 
 /// A run of tables of a few blocks each, in a deep level.
 fn levels() -> (Arc<Tables>, Arc<OpenLevels<Names>>) {
-    let tables = Tables::new(SimDisk::new(1) as Arc<dyn Disk>, StoreId([7; 16]), 8, 1 << 20);
+    let tables = tables(&SimDisk::new(1));
     let mut ordinal = 0;
     let next_id = Box::new(move || {
         ordinal += 1;

@@ -3,22 +3,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod common;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
+use common::{names, tables};
 use pinstone_compaction::merge::NameEntry;
 use pinstone_compaction::table::names::{NameBuilder, NameTable, TableCursor};
-use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Digest, Disk, Epoch, FormatError, Ordinal, StoreId, TableKind};
+use pinstone_disk::{Digest, Epoch, Ordinal, TableKind};
 use proptest::prelude::*;
 
 const ID: TableId = TableId { table: TableKind::Names, ordinal: Ordinal(3), epoch: Epoch(2) };
-
-fn tables(disk: &Arc<SimDisk>) -> Arc<Tables> {
-    Tables::new(Arc::clone(disk) as Arc<dyn Disk>, StoreId([7; 16]), 4, 1 << 20)
-}
 
 fn entry(name: impl Into<Bytes>, commit: u64) -> NameEntry {
     let to = (!commit.is_multiple_of(5)).then(|| Digest::of(&commit.to_le_bytes()));
@@ -188,14 +186,6 @@ fn every_changed_byte_is_found_and_no_look_up_lies() {
         disk.corrupt(&name, offset, |bytes| bytes[0] ^= 0x04);
     }
     assert!(refused > 500 && answered > 10_000, "{refused} {answered}");
-}
-
-fn names(error: &TableError, name: &str) -> usize {
-    let TableError::Format(FormatError::Corrupt { file, .. }) = error else {
-        panic!("{error} is no damage");
-    };
-    assert_eq!(file, name);
-    1
 }
 
 #[test]

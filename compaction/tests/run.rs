@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use common::{key, tables};
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::{LEVELS_MAX, Levels};
 use pinstone_compaction::merge::{NameEntry, Readers, Versions};
@@ -16,12 +19,12 @@ use pinstone_compaction::run::{
     CARRIED_TABLES_MAX, Index, Names, Rewrite, RunOptions, RunWriter, Tree,
 };
 use pinstone_compaction::table::footer::Replaced;
-use pinstone_compaction::table::index::{IndexKey, Row};
+use pinstone_compaction::table::index::Row;
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_disk::sim::{Fault, SimDisk};
-use pinstone_disk::{Digest, Disk, Epoch, Ordinal, StoreId, TableKind};
+use pinstone_disk::{Digest, Epoch, Ordinal, TableKind};
 
 /// A tree on a disk, as its owner would keep it.
 struct Grown {
@@ -43,7 +46,7 @@ const SHAPE: Shape = Shape {
 impl Grown {
     fn new(kind: TableKind) -> Self {
         let disk = SimDisk::new(1);
-        let tables = Tables::new(Arc::clone(&disk) as Arc<dyn Disk>, StoreId([7; 16]), 8, 1 << 20);
+        let tables = tables(&disk);
         let next_ordinal = Arc::new(AtomicU64::new(1));
         Self { disk, tables, levels: Levels::new(kind), next_ordinal }
     }
@@ -205,10 +208,7 @@ fn agree<T: Kept>(before: &OpenLevels<T>, edit: &LevelEdit, tables: &Arc<Tables>
 }
 
 fn rows(flush: u64) -> Vec<Row> {
-    let row = |number: u64| {
-        let digest = Digest::of(&number.to_le_bytes());
-        Row::new(IndexKey::of(digest.as_bytes(), 56), u128::from(number))
-    };
+    let row = |number: u64| Row::new(key(number), u128::from(number));
     // Some of each flush stand in the one before it, too.
     let mut rows: Vec<Row> = (flush * 700..flush * 700 + 800).map(row).collect();
     rows.sort();

@@ -131,7 +131,7 @@ fn read_and_take_over(
     };
     let mut before = read().map_err(|error| (error, 0))?;
     replay(disk, options, &mut before)
-        .and_then(|replayed| take_over(disk, options, found, &before, replayed))
+        .and_then(|replayed| take_over(disk, options, found, &mut before, replayed))
         .map_err(|error| (error, before.root.record_bytes()))
 }
 
@@ -182,7 +182,7 @@ fn take_over(
     disk: &Arc<dyn Disk>,
     options: &Options,
     found: &Found,
-    before: &Before,
+    before: &mut Before,
     mut replayed: Replayed,
 ) -> Result<Taken> {
     let recovery = &mut replayed.recovery;

@@ -8,8 +8,9 @@ use pinstone_disk::{
     OpenMode, Ordinal, StoreId, TableKind,
 };
 use pinstone_wal::{
-    LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan, SegmentFile,
-    SegmentHeader, Synced, Verdict, corrupt, judge, read_footer, read_header, read_list,
+    LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan, Sealer,
+    SegmentFile, SegmentHeader, Synced, Verdict, corrupt, judge, read_footer, read_header,
+    read_list,
 };
 
 use super::look::{Found, SegmentName};
@@ -59,6 +60,8 @@ pub(super) struct Unflushed {
 pub(super) struct Unsealed {
     pub(super) segment: SegmentFile,
     pub(super) scan: Scan,
+    /// What sealing its frames will write, once replay has gathered it: values are many.
+    pub(super) sealer: Option<Sealer>,
 }
 
 impl Before {
@@ -82,10 +85,10 @@ impl Before {
     }
 
     /// One log.
-    pub(super) fn log(&self, log: LogKind) -> &LogBefore {
+    pub(super) fn log(&mut self, log: LogKind) -> &mut LogBefore {
         match log {
-            LogKind::Blob => &self.blob,
-            LogKind::Pointer => &self.pointer,
+            LogKind::Blob => &mut self.blob,
+            LogKind::Pointer => &mut self.pointer,
             LogKind::Root => unreachable!("the root log is read before"),
         }
     }
@@ -100,6 +103,12 @@ impl LogBefore {
     pub(super) fn kept(&self) -> impl Iterator<Item = &Unsealed> {
         let last = self.end.map(|end| end.position.ordinal());
         self.unsealed.iter().filter(move |unsealed| Some(unsealed.scan.header.ordinal) <= last)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn kept_mut(&mut self) -> impl Iterator<Item = &mut Unsealed> {
+        let last = self.end.map(|end| end.position.ordinal());
+        self.unsealed.iter_mut().filter(move |unsealed| Some(unsealed.scan.header.ordinal) <= last)
     }
 
     /// What a commit may depend on: everything in sealed segments, and what is valid after them.
@@ -347,7 +356,8 @@ fn scan_segment(disk: &dyn Disk, name: FileName, store_id: &StoreId) -> Result<U
     }
     let len_bytes = usize::try_from(len_bytes).expect("a segment fits the address space");
     let bytes = disk.read(&file, 0, len_bytes)?;
-    Ok(Unsealed { segment: SegmentFile { header, file }, scan: Scan::of(header, bytes) })
+    let segment = SegmentFile { header, file };
+    Ok(Unsealed { segment, scan: Scan::of(header, bytes), sealer: None })
 }
 
 fn check_store(header: &SegmentHeader, store_id: &StoreId) -> Result<()> {

@@ -3,11 +3,11 @@
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Disk, DiskExt, Escaped, OpenMode};
 use pinstone_wal::{
-    CommitRecord, ListEntry, LogEnd, LogPosition, Record, RecordKind, Scan, SizeClass, ValueRecord,
-    corrupt,
+    CommitRecord, ListEntry, LogEnd, LogPosition, Record, RecordKind, Scan, Sealer, SizeClass,
+    ValueRecord, corrupt,
 };
 
-use super::read::{Before, LogBefore, Unflushed};
+use super::read::{Before, LogBefore, Unflushed, Unsealed};
 use crate::error::Result;
 use crate::options::Options;
 use crate::state::digest_index::DigestIndex;
@@ -25,16 +25,20 @@ pub(super) fn replay_values(
         index.before_segment(sealed.ordinal);
         index.insert_all(sealed.ordinal, &std::mem::take(&mut unflushed.list));
     }
-    for unsealed in before.kept() {
-        let scan = &unsealed.scan;
+    for Unsealed { scan, sealer, .. } in before.kept_mut() {
         index.before_segment(scan.header.ordinal);
         let (mut list, mut failed) = (Vec::new(), None);
-        scan.records(scan.valid_end_bytes, |_, offset, record| match list_entry(offset, &record) {
-            Ok(entry) => list.push(entry),
-            Err(what) => {
-                failed.get_or_insert((offset, what));
-            }
-        });
+        let note =
+            |sealer: &mut Sealer, offset, record: Record<'_>| match list_entry(offset, &record) {
+                Ok(entry) => {
+                    sealer.value(entry);
+                    list.push(entry);
+                }
+                Err(what) => {
+                    failed.get_or_insert((offset, what));
+                }
+            };
+        *sealer = Some(scan.sealer(scan.valid_end_bytes, note));
         index.insert_all(scan.header.ordinal, &list);
         recovery.frames_replayed += scan.frames.len() as u64;
         recovery.values_replayed += list.len() as u64;
@@ -46,7 +50,7 @@ pub(super) fn replay_values(
     Ok(())
 }
 
-pub(super) fn list_entry(offset: u64, record: &Record<'_>) -> Result<ListEntry, &'static str> {
+fn list_entry(offset: u64, record: &Record<'_>) -> Result<ListEntry, &'static str> {
     if record.kind != RecordKind::Value as u8 {
         return Err("a value's record");
     }

@@ -10,7 +10,6 @@ use pinstone_wal::{
 };
 
 use super::read::{LogBefore, Unsealed};
-use super::replay::list_entry;
 use crate::error::Result;
 use crate::stats::Recovery;
 
@@ -43,14 +42,14 @@ impl Tails {
 /// testifies that they were synced up to their last byte, with success.
 pub(super) fn take_tails(
     disk: &dyn Disk,
-    before: &LogBefore,
+    before: &mut LogBefore,
     epoch: Epoch,
     recovery: &mut Recovery,
 ) -> Result<Tails> {
     let mut tails = Tails { all: Vec::new(), complete: false };
     let Some(end) = before.end else { return Ok(tails) };
     tails.complete = end.complete;
-    for unsealed in before.kept() {
+    for unsealed in before.kept_mut() {
         let scan = &unsealed.scan;
         let is_last = scan.header.ordinal == end.position.ordinal();
         let frames_end_bytes =
@@ -63,12 +62,12 @@ pub(super) fn take_tails(
         } else {
             copy(disk, unsealed, frames_end_bytes, epoch, recovery)?
         };
-        let sealer = scan.sealer(frames_end_bytes, |sealer, offset, record| {
-            if let Ok(entry) = list_entry(offset, &record) {
-                sealer.value(entry);
-            } else if let Ok(commit) = CommitRecord::decode(record.payload) {
-                sealer.commit(commit.id);
-            }
+        let sealer = unsealed.sealer.take().unwrap_or_else(|| {
+            scan.sealer(frames_end_bytes, |sealer, _, record| {
+                if let Ok(commit) = CommitRecord::decode(record.payload) {
+                    sealer.commit(commit.id);
+                }
+            })
         });
         tails.all.push(Closing { segment, frames_end_bytes, sealer });
     }

@@ -78,9 +78,10 @@ impl Memtable {
     /// Adds the copies that a segment holds, in the order in which they were written. Shard by shard:
     /// one of them fits a processor's cache, and all of them do not.
     pub(super) fn insert_all(&self, ordinal: Ordinal, entries: &[ListEntry]) {
-        let mut by_shard: [Vec<&ListEntry>; SHARD_COUNT] = std::array::from_fn(|_| Vec::new());
+        let mut by_shard: [Vec<ListEntry>; SHARD_COUNT] =
+            std::array::from_fn(|_| Vec::with_capacity(entries.len() / SHARD_COUNT));
         for entry in entries {
-            by_shard[shard_number(&entry.digest)].push(entry);
+            by_shard[shard_number(&entry.digest)].push(*entry);
         }
         for (shard, entries) in self.shards.iter().zip(by_shard) {
             let mut shard = shard.write();

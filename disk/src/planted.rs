@@ -27,10 +27,20 @@ pub enum Bug {
     SyncRetried = 10,
     /// A commit is acknowledged and published before its frame is written.
     AckBeforeWrite = 11,
+    /// The directory is not synced before the root names tables.
+    TableNamesNotSynced = 12,
+    /// Segments of the pointer log are removed before the root says that tables hold what they held.
+    RetiredTooEarly = 13,
+    /// A flush says that a segment more stands in tables than does.
+    FlushedTooFar = 14,
+    /// What a truncated key leads to is taken for the value that is asked for.
+    TruncatedKeyBelieved = 15,
+    /// A replaced table's file is removed while somebody reads it.
+    TableRemovedAtOnce = 16,
 }
 
 /// All of them, with the names that `PINSTONE_PLANTED_BUG` takes.
-pub const BUGS: [(&str, Bug); 11] = [
+pub const BUGS: [(&str, Bug); 16] = [
     ("blob-sync-skipped", Bug::BlobSyncSkipped),
     ("pointer-sync-skipped", Bug::PointerSyncSkipped),
     ("ack-before-sync", Bug::AckBeforeSync),
@@ -42,6 +52,11 @@ pub const BUGS: [(&str, Bug); 11] = [
     ("dependency-ignored", Bug::DependencyIgnored),
     ("sync-retried", Bug::SyncRetried),
     ("ack-before-write", Bug::AckBeforeWrite),
+    ("table-names-not-synced", Bug::TableNamesNotSynced),
+    ("retired-too-early", Bug::RetiredTooEarly),
+    ("flushed-too-far", Bug::FlushedTooFar),
+    ("truncated-key-believed", Bug::TruncatedKeyBelieved),
+    ("table-removed-at-once", Bug::TableRemovedAtOnce),
 ];
 
 #[cfg(not(feature = "planted-bugs"))]

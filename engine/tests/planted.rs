@@ -15,6 +15,8 @@ use common::damage;
 use common::faults;
 use common::race;
 use common::script::{Workload, workload, workloads};
+use common::tiny_tables;
+use pinstone::{Batch, Digest, Maintenance};
 use pinstone_disk::Disk;
 use pinstone_disk::env::Mutex;
 use pinstone_disk::planted::{BUGS, Bug, plant};
@@ -81,6 +83,45 @@ fn racing() -> Option<String> {
     })
 }
 
+/// All keys are one of a few: what is absent collides with what is held.
+fn colliding() -> Option<String> {
+    let disk = SimDisk::new(1);
+    let builder = tiny_tables().index_key_bits(3).maintenance(Maintenance::Inline);
+    let store = builder.open_on(disk as Arc<dyn Disk>).expect("a sound disk opens");
+    (0..60u32).find_map(|number| {
+        let value = number.to_le_bytes().repeat(50);
+        let is_held = store.contains(&Digest::of(&value)).expect("a sound disk is read");
+        let is_new = store.put(&value).expect("there is space").new;
+        (is_held || !is_new).then(|| format!("value {number}: held {is_held}, new {is_new}"))
+    })
+}
+
+/// Readers go on while what they read is replaced.
+fn reading_on() -> Option<String> {
+    let disk = SimDisk::new(1);
+    let builder = tiny_tables().open_files_max(1).maintenance(Maintenance::Inline);
+    let store = builder.open_on(disk as Arc<dyn Disk>).expect("a sound disk opens");
+    let digest = store.put(b"value").expect("there is space").digest;
+    let commit = |round: u32| {
+        let names =
+            (0..100).map(|number| format!("{:060}", (round * 100 + number) * 7919 % 10_000));
+        let batch = names.fold(Batch::new(), |batch, name| batch.set(name, digest));
+        store.commit(batch).expect("there is space");
+    };
+    (0..15).for_each(commit);
+    let mut reader = store.pointers_with_prefix("");
+    let first = reader.next();
+    (15..30).for_each(commit);
+    let mut count = 0;
+    for pointer in first.into_iter().chain(reader) {
+        match pointer {
+            Ok(_) => count += 1,
+            Err(error) => return Some(common::told(&error)),
+        }
+    }
+    (count != 1500).then(|| format!("{count} of 1500 pointers"))
+}
+
 #[test]
 fn a_skipped_sync_of_the_blob_log_is_caught() {
     caught(Bug::BlobSyncSkipped, crashes);
@@ -134,6 +175,31 @@ fn replaying_a_record_whose_value_is_not_there_is_caught() {
 #[test]
 fn a_failed_sync_tried_again_is_caught() {
     caught(Bug::SyncRetried, failed_syncs);
+}
+
+#[test]
+fn tables_named_before_their_names_are_durable_are_caught() {
+    caught(Bug::TableNamesNotSynced, crashes);
+}
+
+#[test]
+fn segments_removed_before_the_root_lets_them_go_are_caught() {
+    caught(Bug::RetiredTooEarly, crashes);
+}
+
+#[test]
+fn a_flush_that_says_too_much_is_caught() {
+    caught(Bug::FlushedTooFar, crashes);
+}
+
+#[test]
+fn a_truncated_key_that_is_believed_is_caught() {
+    caught(Bug::TruncatedKeyBelieved, colliding);
+}
+
+#[test]
+fn a_table_removed_under_a_reader_is_caught() {
+    caught(Bug::TableRemovedAtOnce, reading_on);
 }
 
 #[test]

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, size};
 use pinstone_disk::env::{AtomicBool, AtomicU64, Ordering};
+use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{DiskExt, FileName, HEADER_BYTES, TRAILER_BYTES, Trailer};
 
 use crate::error::TableError;
@@ -142,6 +143,9 @@ impl TableFile {
     /// Its file is to be removed once nobody reads it any more (T4). Only for a table that no
     /// durable root names.
     pub fn doom(&self) {
+        if planted::is(Bug::TableRemovedAtOnce) {
+            self.tables.remove(self.meta.id);
+        }
         self.doomed.store(true, Ordering::Release);
     }
 

@@ -29,6 +29,7 @@ use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::Row;
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::env::Ordering;
+use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{LogKind, TableKind};
 
 use crate::error::{Error, Result};
@@ -104,6 +105,8 @@ impl StoreTree for Index {
         }
         let sealed_below = inner.root.sealed_below(LogKind::Blob);
         let (memtable, below) = inner.index.to_flush(sealed_below)?;
+        let too_far = || below.next().filter(|_| planted::is(Bug::FlushedTooFar));
+        let below = too_far().unwrap_or(below);
         // What stands in sealed segments was inserted before they were sealed.
         Some((memtable, Flushed { below, ..Flushed::NOTHING }))
     }
@@ -340,11 +343,17 @@ fn finish_flush<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
             .iter()
             .map(|(ordinal, _)| Edit::Retire { log: LogKind::Pointer, ordinal: *ordinal }),
     );
-    take_in::<T>(inner, work, &edit, also, Some(&memtable))?;
-    for (_, name) in retired {
-        // What cannot be removed now is removed at the next open.
-        let _ = inner.disk.remove(name);
+    let remove_retired = || {
+        for (_, name) in &retired {
+            // What cannot be removed now is removed at the next open.
+            let _ = inner.disk.remove(*name);
+        }
+    };
+    if planted::is(Bug::RetiredTooEarly) {
+        remove_retired();
     }
+    take_in::<T>(inner, work, &edit, also, Some(&memtable))?;
+    remove_retired();
     let figures = &mut T::work(work).figures;
     figures.flush_count += 1;
     figures.flushed_bytes += bytes;
@@ -488,7 +497,9 @@ fn make_durable<T: StoreTree>(
 /// Makes the names of files durable, and what was removed before that durably gone.
 fn sync_names(inner: &Inner, work: &mut Work) -> Result<()> {
     let removed = inner.trees.tables.take_removed();
-    inner.disk.sync_dir().map_err(|error| inner.writer.poison.after(error))?;
+    if !planted::is(Bug::TableNamesNotSynced) {
+        inner.disk.sync_dir().map_err(|error| inner.writer.poison.after(error))?;
+    }
     for id in removed {
         work.lingering.remove(&id);
     }

@@ -152,28 +152,71 @@ fn size(place: &Place, asked: &Asked) {
     say("disk a value, all in all", per(allocated_bytes(&path), asked.values), "");
     store.close().expect("it closes");
 
-    forget(&path);
-    let begun = monotonic();
-    let store = Store::open(&path).expect("it opens");
-    say("open after close, cold", ms(monotonic() - begun), "under 100 ms");
+    let open_cold = || {
+        forget(&path);
+        let begun = monotonic();
+        let store = Store::open(&path).expect("it opens");
+        (monotonic() - begun, store)
+    };
+    let opened = (0..ROUNDS).map(|_| {
+        let (took, store) = open_cold();
+        store.close().expect("it closes");
+        took
+    });
+    say("open after close, cold", median_ms(opened.collect()), "under 100 ms");
+    let (_, store) = open_cold();
+    println!("    {:?}", store.stats().recovery);
     cold(&store, &path, &pool, asked);
     let resident = store.stats().memory.directory_bytes;
     say("resident after look-ups: bytes a value", per(resident, asked.values), "at most 2");
     store.close().expect("it closes");
 
     let program = std::env::current_exe().expect("a program knows itself");
-    let died = Command::new(program)
-        .args(["--dies-in".as_ref(), path.as_os_str()])
-        .args(["--values", &asked.values.to_string(), "--pointers", &asked.pointers.to_string()])
-        .status()
-        .expect("a child runs");
-    assert!(!died.success(), "the child was to die");
-    forget(&path);
-    let begun = monotonic();
-    let store = Store::open(&path).expect("it opens");
-    let opened = monotonic() - begun;
-    say("open after SIGKILL, cold", ms(opened), "under 1000 ms");
-    println!("    {:?}", store.stats().recovery);
+    let opened = (0..ROUNDS as u64).map(|round| {
+        // Further values each time.
+        let from = asked.values + round * asked.values / 10;
+        let died = Command::new(&program)
+            .args(["--dies-in".as_ref(), path.as_os_str()])
+            .args(["--values", &from.to_string()])
+            .args(["--pointers", &asked.pointers.to_string()])
+            .status()
+            .expect("a child runs");
+        assert!(!died.success(), "the child was to die");
+        let (took, store) = open_cold();
+        println!("    {:?}", store.stats().recovery);
+        store.close().expect("it closes");
+        took
+    });
+    say("open after SIGKILL, cold", median_ms(opened.collect()), "under 1000 ms");
+    without_filters(place, &pool, asked);
+}
+
+/// What look-ups keep in memory of a tenth of the values, in tables without filters.
+fn without_filters(place: &Place, pool: &Pool, asked: &Asked) {
+    let path = place.fresh("without filters");
+    let count = asked.values / 10;
+    let builder = Store::builder().filter_levels(0).memtable_entries_max(count / 20);
+    let store = builder.open(&path).expect("it opens");
+    fill(&store, pool, 0..count, 0);
+    store.maintain().expect("maintenance");
+    let mut buffer = Vec::new();
+    for number in (0..count).step_by(100) {
+        let digest = Digest::of(value(pool, number, &mut buffer));
+        assert!(store.contains(&digest).expect("it is looked up"));
+    }
+    let stats = store.stats();
+    let in_tables: u64 = stats.index.levels.iter().map(|level| level.entry_count).sum();
+    let resident = stats.memory.directory_bytes;
+    say("resident without filters: bytes a value", per(resident, in_tables), "at most 0.2");
+    store.close().expect("it closes");
+    place.fresh("without filters");
+}
+
+/// The median of several times, with the least and the most.
+fn median_ms(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let [least, median, most] = [0, times.len() / 2, times.len() - 1].map(|at| ms(times[at]));
+    format!("{median} ({least} to {most})")
 }
 
 /// Adds a tail to the store, and dies.

@@ -228,7 +228,7 @@ pub struct RunWriter<T: Tree> {
     /// What is rewritten: each table, whole.
     inputs: Vec<TableMeta>,
     /// What those replaced themselves, if it may be there yet; [`united`].
-    carried: Vec<Replaced>,
+    carried: Vec<Carried>,
     current: Option<T::Builder>,
     /// The first key of the current table; none for the first table, which replaces all before it.
     start: Option<Bytes>,
@@ -240,16 +240,46 @@ pub struct RunWriter<T: Tree> {
 /// synced.
 pub const CARRIED_TABLES_MAX: usize = REPLACED_TABLES_MAX - INPUT_TABLES_MAX;
 
+/// A table that was replaced and may be there yet, and keys of it that are to go on being named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// The table, and the keys.
+    pub replaced: Replaced,
+    /// Its last key; none if it is not known: then it is taken to have keys wherever there are some.
+    pub last: Option<Bytes>,
+}
+
+impl Carried {
+    /// The part of it from `start` on and below `until`, if it has keys there.
+    fn within(&self, start: Option<&Bytes>, until: Option<&Bytes>) -> Option<Replaced> {
+        let first = start.map_or(&self.replaced.first, |start| start.max(&self.replaced.first));
+        let until = match (until, &self.replaced.until) {
+            (Some(until), Some(carried)) => Some(until.min(carried)),
+            (until, carried) => until.or(carried.as_ref()),
+        };
+        let has_keys = until.is_none_or(|until| first < until)
+            && self.last.as_ref().is_none_or(|last| first <= last);
+        has_keys.then(|| Replaced {
+            first: first.clone(),
+            until: until.cloned(),
+            ..self.replaced.clone()
+        })
+    }
+}
+
 /// What several tables say that they replace, each table's keys said once: where they touch or
-/// overlap, as one. In the order of ids and keys.
-pub fn united(replaced: impl IntoIterator<Item = Replaced>) -> Vec<Replaced> {
+/// overlap, as one. `last_key` is asked for the last key of each. In the order of ids and keys.
+pub fn united(
+    replaced: impl IntoIterator<Item = Replaced>,
+    last_key: impl Fn(&Replaced) -> Option<Bytes>,
+) -> Vec<Carried> {
     let mut sorted: Vec<_> = replaced.into_iter().collect();
     sorted.sort_unstable_by(|a, b| {
         (a.ordinal, a.epoch, &a.first).cmp(&(b.ordinal, b.epoch, &b.first))
     });
-    let mut united: Vec<Replaced> = Vec::new();
+    let mut united: Vec<Carried> = Vec::new();
     for next in sorted {
-        match united.last_mut() {
+        match united.last_mut().map(|last| &mut last.replaced) {
             Some(last)
                 if (last.ordinal, last.epoch) == (next.ordinal, next.epoch)
                     && last.until.as_ref().is_none_or(|until| next.first <= *until) =>
@@ -259,7 +289,7 @@ pub fn united(replaced: impl IntoIterator<Item = Replaced>) -> Vec<Replaced> {
                     _ => None,
                 };
             }
-            _ => united.push(next),
+            _ => united.push(Carried { last: last_key(&next), replaced: next }),
         }
     }
     united
@@ -274,7 +304,7 @@ impl<T: Tree> RunWriter<T> {
         tables: &Arc<Tables>,
         options: RunOptions,
         inputs: Vec<TableMeta>,
-        carried: Vec<Replaced>,
+        carried: Vec<Carried>,
     ) -> Self {
         assert!(carried.len() <= CARRIED_TABLES_MAX, "X2: {} tables are carried", carried.len());
         let tables = Arc::clone(tables);
@@ -323,18 +353,7 @@ impl<T: Tree> RunWriter<T> {
                 until: until.cloned(),
             })
         };
-        let of_carried = |carried: &Replaced| {
-            let first = self.start.as_ref().map_or(&carried.first, |s| s.max(&carried.first));
-            let until = match (until, &carried.until) {
-                (Some(until), Some(carried)) => Some(until.min(carried)),
-                (until, carried) => until.or(carried.as_ref()),
-            };
-            until.is_none_or(|until| first < until).then(|| Replaced {
-                first: first.clone(),
-                until: until.cloned(),
-                ..carried.clone()
-            })
-        };
+        let of_carried = |carried: &Carried| carried.within(self.start.as_ref(), until);
         let inputs = self.inputs.iter().filter_map(of_input);
         inputs.chain(self.carried.iter().filter_map(of_carried)).collect()
     }
@@ -400,7 +419,7 @@ impl<T: Tree> Rewrite<T> {
         plan: Plan,
         inputs: &[Arc<T::Table>],
         options: RunOptions,
-        carried: Vec<Replaced>,
+        carried: Vec<Carried>,
         kept: impl FnOnce(Merged<T>) -> I,
     ) -> Self
     where

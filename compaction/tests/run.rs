@@ -16,7 +16,7 @@ use pinstone_compaction::merge::{NameEntry, Readers, Versions};
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
 use pinstone_compaction::run::{
-    CARRIED_TABLES_MAX, Index, Names, Rewrite, RunOptions, RunWriter, Tree,
+    CARRIED_TABLES_MAX, Carried, Index, Names, Rewrite, RunOptions, RunWriter, Tree,
 };
 use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::Row;
@@ -373,6 +373,7 @@ fn no_more_tables_are_carried_on_than_a_footer_can_name() {
         first: Bytes::from_static(b"key aaa"),
         until: None,
     };
+    let carried = Carried { replaced: carried, last: None };
     let carried = vec![carried; CARRIED_TABLES_MAX + 1];
     RunWriter::<Index>::new(&tree.tables, tree.options::<Index>(), Vec::new(), carried);
 }

@@ -399,11 +399,12 @@ fn begin_rewrite<T: StoreTree>(
     let inputs: Vec<_> = plan.inputs().map(open).collect();
     let carried = |work: &Work| {
         let all = inputs.iter().flat_map(|table| &T::file(table).footer().replaced);
-        let lingers = |replaced: &&Replaced| {
-            let Replaced { ordinal, epoch, .. } = **replaced;
-            work.lingering.contains(&TableId { table: T::KIND, ordinal, epoch })
+        let lingering = |replaced: &Replaced| {
+            let Replaced { ordinal, epoch, .. } = *replaced;
+            work.lingering.get(&TableId { table: T::KIND, ordinal, epoch })
         };
-        united(all.filter(lingers).cloned())
+        let lingers = |replaced: &&Replaced| lingering(replaced).is_some();
+        united(all.filter(lingers).cloned(), |replaced| lingering(replaced)?.clone())
     };
     if !carried(work).is_empty() {
         // Readers may have let go of them since.
@@ -469,7 +470,7 @@ fn take_in<T: StoreTree>(
         if after.table(*id).is_none() {
             let table = before.table(*id).expect("what was removed was there");
             T::file(table).doom();
-            work.lingering.insert(*id);
+            work.lingering.insert(*id, Some(T::file(table).meta().last.clone()));
         }
     }
     note_pressure(inner);

@@ -22,11 +22,10 @@
 //! - R2: a crash anywhere leaves the old root or the new one, each with all its files.
 //! - R3: epochs and ordinals found in any file's name are not used again.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pinstone_compaction::TableId;
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::table::shared::Tables;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
@@ -53,7 +52,7 @@ use crate::state::pointers::PointerTable;
 use crate::state::reserve::Reserve;
 use crate::state::root::{Root, RootState, SegmentState, TreeState, reserve, turn_current};
 use crate::state::segments::Segments;
-use crate::state::trees::Trees;
+use crate::state::trees::{Lingering, Trees};
 use crate::stats::Recovery;
 
 mod clean;
@@ -139,7 +138,7 @@ fn read_and_take_over(
 struct Taken {
     writer: Writer,
     root: Root,
-    lingering: BTreeSet<TableId>,
+    lingering: Lingering,
     segments: Segments,
     replayed: Replayed,
     blob: Tails,

@@ -1,6 +1,6 @@
 //! Removing what the root does not name: what unfinished recoveries left, and what was replaced.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use pinstone_compaction::TableId;
 use pinstone_disk::{Disk, DiskExt, LogKind, OpenMode};
@@ -9,6 +9,7 @@ use super::look::{Found, SegmentName};
 use super::read::Before;
 use crate::error::Result;
 use crate::state::root::Root;
+use crate::state::trees::Lingering;
 use crate::stats::Recovery;
 
 /// Gives back the space of what recoveries left that did not complete. One name of the highest
@@ -62,7 +63,7 @@ pub(super) fn remove_unnamed(
     before: &Before,
     root: &Root,
     recovery: &mut Recovery,
-) -> Result<BTreeSet<TableId>> {
+) -> Result<Lingering> {
     let state = root.state();
     for name in &before.strangers {
         tracing::warn!(file = %name.file_name(), "a file of another store lies among this one's");
@@ -87,7 +88,7 @@ pub(super) fn remove_unnamed(
         tracing::warn!(file = %id.file_name(), "a table of another store lies among this one's");
     }
     let is_named = |id: &TableId| state.tree(id.table).levels.all().any(|(_, meta)| meta.id == *id);
-    let mut lingering = BTreeSet::new();
+    let mut lingering = BTreeMap::new();
     let mut tables_removed = 0;
     let tables = found.tables.difference(&before.strange_tables);
     for id in tables.filter(|id| !is_named(id)) {
@@ -96,7 +97,7 @@ pub(super) fn remove_unnamed(
             Err(error) if error.is_not_found() => {}
             Err(error) => {
                 tracing::warn!(%error, "a file that is not needed stays");
-                lingering.insert(*id);
+                lingering.insert(*id, None);
             }
         }
     }

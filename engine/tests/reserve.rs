@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use pinstone::{Batch, Error, Maintenance, Result, Store, StoreBuilder};
 use pinstone_disk::Disk;
-use pinstone_disk::sim::{CrashState, SimDisk};
+use pinstone_disk::sim::{CrashState, Fault, SimDisk};
 
 /// With a reserve as the documentation says: two segments of each log, and what is gathered.
 fn store(segment_bytes: u64, pointer_segment_bytes: u64) -> StoreBuilder {
@@ -263,4 +263,45 @@ fn a_recovery_that_is_killed_leaves_the_next_its_space_however_long_the_root() {
         }
     }
     assert!(killed > 10, "{killed}");
+}
+
+/// Others take what an open that failed leaves free: it sets aside again what it was given.
+#[test]
+fn an_open_that_fails_keeps_what_the_next_one_needs() {
+    let builder = || store(256 << 10, 16 << 10);
+    let made = {
+        let disk = SimDisk::new(7);
+        let store = open(builder(), &disk).unwrap();
+        for number in 0..10_u32 {
+            let digest = store.put(&noise(number.into(), 20_000)).unwrap().digest;
+            store.commit(Batch::new().set(number.to_string(), digest)).unwrap();
+        }
+        let killed = disk.after_crash(CrashState::Everything);
+        disk.crash_now();
+        killed
+    };
+    let capacity = made.used_bytes();
+    let mut failed = 0;
+    for fault in [Fault::Eio, Fault::Emfile, Fault::Enospc, Fault::SyncEnospc] {
+        for op in 1.. {
+            let disk = made.clean_reopen();
+            disk.set_capacity(Some(capacity));
+            let op = disk.op_count() + op;
+            disk.fail_at(op, fault);
+            let opened = open(builder(), &disk);
+            let has_begun = disk.op_count() < op;
+            match opened {
+                Ok(_store) => disk.crash_now(),
+                Err(error) => {
+                    failed += 1;
+                    let context = format!("{fault:?} of operation {op}: {}", common::told(&error));
+                    opens_after_a_kill(builder(), &disk, &context);
+                }
+            }
+            if has_begun {
+                break;
+            }
+        }
+    }
+    assert!(failed > 50, "{failed}");
 }

@@ -30,8 +30,8 @@ use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::table::shared::Tables;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
 use pinstone_disk::{
-    DirectoryState, Disk, DiskError, Epoch, FileName, Lock, LogKind, Ordinal, StdDisk, StoreId,
-    TableKind,
+    DirectoryState, Disk, DiskError, Epoch, FileName, Lock, LogKind, OpenMode, Ordinal, StdDisk,
+    StoreId, TableKind,
 };
 use pinstone_wal::{
     Appender, BlobLog, BlobLogOptions, LogPosition, SegmentHeader, StoreSeed, Writer,
@@ -94,20 +94,23 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     // Again under the lock: another process may have created, or left, a store meanwhile.
     let found = look(&*disk, &path, &options)?;
     let taken = match read_and_take_over(&disk, &options, &found) {
-        Err((Error::NoSpace { .. }, root_bytes)) if found.reserve => {
+        Err(Error::NoSpace { .. }) if found.reserve => {
+            let reserve_bytes = Reserve::left_bytes(&*disk)?;
             // It holds nothing, so R1 stands. What was begun is what a crash would have left.
-            Reserve::release_left(&*disk)?;
-            let found = look(&*disk, &path, &options)?;
-            read_and_take_over(&disk, &options, &found).inspect_err(|_| {
-                // The next open needs it as this one did.
-                if let Err(error) = Reserve::rest_left(&*disk, root_bytes) {
+            let again = || {
+                Reserve::release_left(&*disk)?;
+                let found = look(&*disk, &path, &options)?;
+                read_and_take_over(&disk, &options, &found)
+            };
+            again().inspect_err(|_| {
+                if let Err(error) = set_aside_again(&*disk, &path, &options, &found, reserve_bytes)
+                {
                     tracing::warn!(%error, "no space is set aside");
                 }
             })
         }
         taken => taken,
-    };
-    let taken = taken.map_err(|(error, _)| error)?;
+    }?;
     if found.reserve && options.reserve_bytes == 0 {
         Reserve::release_left(&*disk)?;
     }
@@ -117,21 +120,32 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     Ok(inner)
 }
 
-/// Reads what was found and takes it over. With an error come the bytes of the next root's first
-/// record, as far as they are known.
-fn read_and_take_over(
-    disk: &Arc<dyn Disk>,
-    options: &Options,
-    found: &Found,
-) -> Result<Taken, (Error, u64)> {
-    let read = || match found.current {
-        Some(current) => read_store(&**disk, found, current),
-        None => Ok(Before::nothing(StoreId(disk.random()?))),
+/// Reads what was found and takes it over.
+fn read_and_take_over(disk: &Arc<dyn Disk>, options: &Options, found: &Found) -> Result<Taken> {
+    let mut before = match found.current {
+        Some(current) => read_store(&**disk, found, current)?,
+        None => Before::nothing(StoreId(disk.random()?)),
     };
-    let mut before = read().map_err(|error| (error, 0))?;
-    replay(disk, options, &mut before)
-        .and_then(|replayed| take_over(disk, options, found, &mut before, replayed))
-        .map_err(|error| (error, before.root.record_bytes()))
+    let replayed = replay(disk, options, &mut before)?;
+    take_over(disk, options, found, &mut before, replayed)
+}
+
+/// After an open that failed once it had given the reserve back: the next one needs it as this one did.
+/// What this one began gives its space back, but for the names (R3), and as much is set aside as was.
+fn set_aside_again(
+    disk: &dyn Disk,
+    path: &Path,
+    options: &Options,
+    before: &Found,
+    reserve_bytes: u64,
+) -> Result<()> {
+    let now = look(disk, path, options)?;
+    if now.current == before.current {
+        for name in now.segments.difference(&before.segments) {
+            disk.open(name.file_name(), OpenMode::Write)?.set_len(0)?;
+        }
+    }
+    Ok(Reserve::hold_again(disk, reserve_bytes)?)
 }
 
 /// A store that was taken over: its new root is in force.

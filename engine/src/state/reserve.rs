@@ -93,10 +93,15 @@ impl Reserve {
         disk.sync(&file)
     }
 
-    /// After an open that failed: sets aside again, as much as there is, what the next one needs.
-    pub(crate) fn rest_left(disk: &dyn Disk, root_bytes: u64) -> Result<(), DiskError> {
+    /// Bytes that the last open left held.
+    pub(crate) fn left_bytes(disk: &dyn Disk) -> Result<u64, DiskError> {
+        disk.open(FileName::Reserve, OpenMode::Read)?.len_bytes()
+    }
+
+    /// After an open that failed: sets `bytes` aside again, or as much as there is.
+    pub(crate) fn hold_again(disk: &dyn Disk, bytes: u64) -> Result<(), DiskError> {
         let file = disk.open(FileName::Reserve, OpenMode::Write)?;
-        fill(disk, &file, besides_bytes(root_bytes))
+        fill(disk, &file, bytes)
     }
 
     /// All of it is set aside. Costs no lock.

@@ -420,7 +420,16 @@ fn append(
         // It will be testified to, and recovery has the space to copy it until then, before it is
         // there.
         inner.root.reserve_frames()?;
-        maintain::cover(inner, log, ahead_bytes(log, body_bytes))?;
+        let ahead_bytes = ahead_bytes(log, body_bytes);
+        match end.filter(|_| is_long).map(|end| copy_bytes(end, LogPosition::START)) {
+            // That one gets its last frame first. After an open without space, no such copy may be
+            // possible: then only a crash between the frame and its testimony needs it.
+            Some(long_bytes) => match maintain::cover(inner, log, ahead_bytes.max(long_bytes)) {
+                Err(Error::NoSpace { .. }) => maintain::cover(inner, log, ahead_bytes)?,
+                covered => covered?,
+            },
+            None => maintain::cover(inner, log, ahead_bytes)?,
+        }
     }
     if full || (is_tight && is_long) {
         go_on(inner, log, if is_tight { 0 } else { max })?;

@@ -23,9 +23,9 @@ use crate::stats::Recovery;
 
 /// The parts of an open store.
 ///
-/// Lock order, outermost first: `lock`, `maintaining`, `pointer_log`, `growing`, the blob log's for
-/// rounds, the reserve's, the blob log's for writing and appending, the root's. The work on trees is locked before the blob log, and by nobody who holds
-/// any of those. The commit queue, the pointer table and the index are each locked alone and briefly.
+/// Lock order, outermost first: `lock`, the work on trees, `maintaining`, `pointer_log`, `growing`, the
+/// blob log's for rounds, the reserve's, the blob log's for writing and appending, the root's. The
+/// commit queue, the pointer table and the index are each locked alone and briefly.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) path: PathBuf,

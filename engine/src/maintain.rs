@@ -197,8 +197,8 @@ fn step(inner: &Inner) -> Result<bool> {
     grown.map(|()| true)
 }
 
-/// Before the log grows whose entries go to this tree: returns once nothing full is unsealed, and few
-/// of the tree's memtables wait to be written. Of each log at most two segments are unsealed then, the
+/// Before the log grows whose entries go to this tree: returns once nothing full of either log is
+/// unsealed, and few of the tree's memtables wait to be written. Of each log at most two segments are unsealed then, the
 /// one that is full by now and the next: what recovery copies, and what is set aside for that, stay
 /// bounded.
 ///
@@ -275,7 +275,7 @@ pub(crate) fn cover(inner: &Inner, log: &PointerLog, ahead_bytes: u64) -> Result
 /// # Errors
 /// As [`cover`].
 pub(crate) fn cover_root(inner: &Inner, root_bytes: u64) -> Result<()> {
-    // Denied first, counted then: as for whoever gives back (V2).
+    // It is first denied that all is set aside, and then counted, as by whoever gives back (V2).
     inner.reserve.note_root(root_bytes);
     let copies_bytes = copies_bytes(inner, &inner.pointer_log.lock());
     Ok(inner.reserve.cover(copies_bytes, root_bytes)?)

@@ -1,4 +1,5 @@
-//! close: everything synced -> logs cut at their ends -> the root says so -> unlock.
+//! close: full segments sealed -> half-written tables given up -> logs cut at their ends, and synced
+//! -> the root says so -> unlock.
 
 use pinstone_disk::DiskExt;
 use pinstone_wal::LogPosition;
@@ -40,7 +41,7 @@ fn cause(error: &Error) -> String {
 /// Returns once nothing is on its way that passed the switch before it was turned: whoever takes
 /// the lock next finds files that nobody writes.
 fn wait_until_quiet(inner: &Inner) {
-    // What is half written is given up, and begun anew after the next open.
+    // Also where closing failed before it came to that. It is begun anew after the next open.
     compact::abandon(&mut inner.trees.work.lock());
     drop(inner.maintaining.lock());
     drop(inner.growing.lock());
@@ -68,6 +69,7 @@ fn seal_all(inner: &Inner) -> Result<()> {
 /// Ends both logs and tells the root. What could add to them, to the root or to the reserve waits
 /// meanwhile, and then finds that writing has ended.
 fn settle(inner: &Inner) -> Result<()> {
+    // Compaction adds to the root, too, and what it has half written takes space.
     let mut work = inner.trees.work.lock();
     compact::abandon(&mut work);
     let _maintaining = inner.maintaining.lock();

@@ -459,7 +459,7 @@ fn append(
     Ok(())
 }
 
-/// Bytes that a copy of the segment takes to which a frame goes with so many, while space is short.
+/// Bytes that a copy takes of the segment to which a frame of `body_bytes` goes while space is short.
 fn ahead_bytes(log: &PointerLog, body_bytes: usize) -> u64 {
     let end_bytes = log.appender.as_ref().map(|appender| appender.end().offset_bytes());
     let start_bytes = end_bytes.filter(|end_bytes| *end_bytes <= TIGHT_SEGMENT_BYTES);

@@ -1,5 +1,5 @@
-//! flush and compact: a memtable, or tables by plan -> tables, synced -> names synced -> one edit of
-//! the root -> published -> what was replaced goes with its last reader.
+//! flush and compact: a memtable, or tables by plan -> tables, synced -> names synced -> space for a
+//! longer root -> one edit of the root -> published -> what was replaced goes with its last reader.
 //!
 //! 1. [`step`] does a little of what is due, under one lock: whoever calls it decides how fast the
 //!    work goes. A thread of the store's own does; while the work is behind, each writer does a
@@ -477,7 +477,8 @@ fn take_in<T: StoreTree>(
     Ok(())
 }
 
-/// Opens the new tables, makes their names durable, and then the edit (F1, F2).
+/// Opens the new tables, makes their names durable, and then the edit (F1, F2), once an open has the
+/// space for the root that this makes.
 fn make_durable<T: StoreTree>(
     inner: &Inner,
     work: &mut Work,

@@ -128,8 +128,8 @@ impl Search<'_> {
             });
         let value = match read {
             Ok(value) => value,
-            // Whose record should stand here, the segment's list says, and no record does: a device
-            // may have put another's in its place. If that cannot be read, it may be ours.
+            // Whose record should stand here, only the segment's list says: a device may have put
+            // another's in its place. If the list cannot be read, it may be ours.
             Err(_)
                 if said == Said::Guessed
                     && matches!(inner.segments.lists(digest, place), Ok(false)) =>

@@ -14,11 +14,12 @@
 //!    does.
 //! 6. Write a new root log with a new epoch, and turn CURRENT to it: one step that swaps all
 //!    files. Then remove what the new root does not name.
-//! 7. If there is no space for that, give back the reserve, which is there for it, and begin anew.
+//! 7. If there is no space for 5 or 6, give back the reserve, which is there for it, and begin anew. If
+//!    that fails, too, set aside again what was.
 //!
-//! - R1: nothing is removed or changed before CURRENT is turned and that is durable, but what
-//!   recoveries left that did not complete, or did not clean up: it holds nothing of its own, and
-//!   may hold the space that this one needs.
+//! - R1: nothing is removed or changed before CURRENT is turned and that is durable, but the
+//!   reserve, and what recoveries left that did not complete, or did not clean up: it holds nothing
+//!   of its own, and may hold the space that this one needs.
 //! - R2: a crash anywhere leaves the old root or the new one, each with all its files.
 //! - R3: epochs and ordinals found in any file's name are not used again.
 

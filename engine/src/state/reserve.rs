@@ -7,11 +7,13 @@
 //!    took would be what recovery cannot copy. Reads and deletions go on.
 //! 3. Deletions, and closing, may use what recovery would not need now, a little at a time, for
 //!    others may take what is given back.
-//! 4. While the store is closed there is nothing to copy: what the next root log needs stays, and a
-//!    share for deletions.
+//! 4. What recovery will need more of is set aside before it is there, even while not all is that
+//!    should be: for a longer root, and for what a deletion appends until that is testified to.
+//! 5. While the store is closed there is nothing to copy: what the next root log needs stays, and a
+//!    share for deletions. An open leaves it as it is, unless it finds no other space.
 //!
-//! - V1: what is given back leaves what recovery needs, unless a crash left it: then recovery is
-//!   what it is given back to.
+//! - V1: what is given back leaves what recovery needs, unless the last open left it: then recovery
+//!   is what it is given back to.
 //! - V2: who takes room in the blob log asks under its append lock whether all of it is set aside.
 //!   Before any is given back that is denied, and then what recovery would copy is counted under the
 //!   same lock: whatever takes room is counted, or asks again.
@@ -23,9 +25,9 @@ use pinstone_disk::env::{AtomicBool, Mutex, Ordering};
 use pinstone_disk::{Disk, DiskError, DiskExt, File, FileName, OpenMode};
 use pinstone_wal::{WalError, Writer};
 
-/// What an open writes beyond copies and the root's first record: CURRENT, names, headers of files. And
-/// the copy of one short segment of the pointer log, which gets its last frame before that is testified
-/// to.
+/// What an open writes beyond copies and the root's first record: CURRENT, names, headers of files; and
+/// the copy of one short segment of the pointer log, whose last frame is written before anything
+/// testifies to it.
 const OPEN_BYTES: u64 = (32 << 10) + (40 << 10);
 
 /// The share of deletions: a few hundred frames, and what testifies to them.

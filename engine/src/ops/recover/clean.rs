@@ -17,8 +17,8 @@ use crate::stats::Recovery;
 /// durably gone or empty before CURRENT is turned (creating the root log syncs the names): under a
 /// CURRENT of a later epoch it would testify, of bytes that these recoveries read and a crash took.
 ///
-/// One that was ended after it had turned CURRENT, and before it had removed the root log before, may
-/// have left no more space than for the latter: that goes, too, once CURRENT is durably what it is.
+/// One that was ended after it had turned CURRENT, and before it had removed the older root log, may
+/// have left no space but what that log takes: it goes, too, once CURRENT is durably what it is.
 pub(super) fn remove_leftovers(
     disk: &dyn Disk,
     found: &Found,

@@ -15,9 +15,9 @@
 //!   [`plan`](crate::plan)), the other half carried on, which the owner keeps to.
 //! - X3: whatever fails, or is given up, leaves no table behind, if they can be removed; nothing
 //!   names them.
-//! - X4: a table that was replaced and may be there yet is named by those tables alone that hold some
-//!   of its keys now, each of them once for keys that stand together: however often these are
-//!   rewritten, what is named does not multiply.
+//! - X4: a table that was replaced before, and whose file may be there yet, is named by each output for
+//!   the output's share of its keys alone, and once for keys that stand together: however often it is
+//!   carried on, what is named does not multiply.
 //!
 //! Which tables to rewrite, when, and how fast, is not decided here.
 
@@ -227,7 +227,7 @@ pub struct RunWriter<T: Tree> {
     options: RunOptions,
     /// What is rewritten: each table, whole.
     inputs: Vec<TableMeta>,
-    /// What those replaced themselves, if it may be there yet; [`united`].
+    /// What those replaced themselves, if it may be there yet, [`united`] (X4).
     carried: Vec<Carried>,
     current: Option<T::Builder>,
     /// The first key of the current table; none for the first table, which replaces all before it.
@@ -235,9 +235,8 @@ pub struct RunWriter<T: Tree> {
     finished: Vec<TableMeta>,
 }
 
-/// Tables that may be carried on at most (X2). An owner that carries more
-/// waits until files are gone: they are held by readers of old views, or by a directory that is yet to be
-/// synced.
+/// Entries that may be carried on at most (X2). An owner with more waits until files are gone: readers
+/// of old views hold them, or the directory is yet to be synced.
 pub const CARRIED_TABLES_MAX: usize = REPLACED_TABLES_MAX - INPUT_TABLES_MAX;
 
 /// A table that was replaced and may be there yet, and keys of it that are to go on being named.
@@ -267,8 +266,9 @@ impl Carried {
     }
 }
 
-/// What several tables say that they replace, each table's keys said once: where they touch or
-/// overlap, as one. `last_key` is asked for the last key of each. In the order of ids and keys.
+/// What several tables say that they replace, with no key of a replaced table said twice: stretches
+/// that touch or overlap are one. `last_key` is asked for the last key of each. In the order of ids and
+/// keys.
 pub fn united(
     replaced: impl IntoIterator<Item = Replaced>,
     last_key: impl Fn(&Replaced) -> Option<Bytes>,
@@ -340,7 +340,7 @@ impl<T: Tree> RunWriter<T> {
         Ok(())
     }
 
-    /// What the current table replaces: from its start to `until`, which it does not hold (X1).
+    /// What the current table replaces: from its start to `until`, which it does not hold (X1, X4).
     fn replaced(&self, until: Option<&Bytes>) -> Vec<Replaced> {
         let of_input = |input: &TableMeta| {
             let first = self.start.as_ref().map_or(&input.first, |start| start.max(&input.first));

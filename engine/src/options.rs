@@ -49,7 +49,7 @@ pub struct Options {
     /// Bytes of disk set aside while the store is open and has values, for what must be possible on
     /// a full device: opening after a crash, which copies what is not known durable, and deletions.
     /// While they are not all there, the store takes deletions alone. They are given back on close,
-    /// but for some 300 KiB and the length of the root, which is added to them, too, unless this is 0.
+    /// but for some 300 KiB and the length of the root; these are added to them, too, unless this is 0.
     /// Default: 82 MiB, two segments of each log and what is gathered; with smaller segments less
     /// will do. While a value or a commit longer than a segment is not sealed, its length is set
     /// aside as well.
@@ -62,8 +62,8 @@ pub struct Options {
     /// the usual limit of a process. Besides these, about ten files are open.
     pub open_files_max: usize,
     /// Bytes of anonymous memory that the store takes, about: what is gathered to be written, what
-    /// sealing will write, memtables, tables' directories and filters, and the cache of their pages
-    /// and blocks, which takes what is left. Values handed out are their holders'. Default: 256 MiB,
+    /// sealing will write, memtables, tables' directories, filters and footers, and the cache of their
+    /// pages and blocks, which takes what is left. Values handed out are their holders'. Default: 256 MiB,
     /// enough for the filters of 80 million values; filters beyond are done without, which costs reads.
     /// At least [`Options::MEMORY_BYTES_MIN`].
     pub memory_bytes: u64,

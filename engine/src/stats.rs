@@ -123,7 +123,7 @@ pub struct MemoryStats {
     pub index_memtable_bytes: u64,
     /// The pointer table's memtables.
     pub names_memtable_bytes: u64,
-    /// Directories and filters of tables.
+    /// Directories and filters of tables, and what their footers say of the tables that they replaced.
     pub directory_bytes: u64,
     /// Pages and blocks of tables.
     pub cache_bytes: u64,

@@ -165,7 +165,8 @@ impl TableFile {
         self.tables.note_ignored_filter();
     }
 
-    /// Bytes of memory that its directory, its filters, and the names of those that it replaced take.
+    /// Bytes of memory that its directory, its filters, and what its footer says of the tables that it
+    /// replaced take.
     pub fn resident_bytes(&self) -> u64 {
         self.resident_bytes.load(Ordering::Relaxed)
     }

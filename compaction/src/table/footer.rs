@@ -1,8 +1,8 @@
 //! What a table's footer says, and its bytes, whatever the table's entries. Its layout is in
 //! `docs/format.md`.
 //!
-//! 1. The footer names the sections, the first and last key, and the tables that this one was made
-//!    from, each with the keys that it replaces of it.
+//! 1. The footer names the sections, the first and last key, and the tables that this one stands for
+//!    instead, each with the keys that it replaces of it.
 //! 2. What the header says of whose file it is the footer repeats.
 //!
 //! - T2: the footer holds a hash of all units' checksums, and one of those of the directory and of
@@ -45,7 +45,7 @@ const NO_KEY: u8 = 0;
 /// Where a footer has the least and the greatest number of a commit.
 const COMMITS_OFFSET: usize = 96;
 
-/// A table that another one was made from, and the keys of it that the other one holds.
+/// A table for which another one stands instead, and the keys of it that the other one replaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replaced {
     /// Its ordinal, in the same tree.
@@ -83,12 +83,13 @@ pub struct Footer {
     pub first: Bytes,
     /// The last key.
     pub last: Bytes,
-    /// The tables that this one was made from, unless their files were durably gone by then.
+    /// The tables that this one was made from, and those that these replaced, unless their files were
+    /// durably gone by then.
     pub replaced: Vec<Replaced>,
 }
 
 impl Footer {
-    /// Bytes of memory that the names of replaced tables take.
+    /// Bytes of memory that what it says of replaced tables takes.
     pub(crate) fn replaced_memory_bytes(&self) -> usize {
         let keys = |replaced: &Replaced| {
             replaced.first.len() + replaced.until.as_ref().map_or(0, Bytes::len)

@@ -1,10 +1,10 @@
 //! What the tables of a store share: the disk, the open files, the cache of units, the counts, and
-//! how much memory directories and filters may take.
+//! how much memory directories, filters and footers may take.
 //!
 //! - C1: no more files are kept open than was said at first, and about as many bytes of units cached
 //!   as was said last.
-//! - C2: the directories and filters that open tables hold are counted, and never let go: who is about
-//!   to read a filter asks first whether there is room.
+//! - C2: what open tables hold is counted, and never let go: directories, filters, and what footers
+//!   name. Who is about to read a filter asks first whether there is room.
 
 use std::sync::Arc;
 
@@ -29,14 +29,14 @@ pub struct Tables {
     /// Bytes that cached units may take; and by how many bytes at least that changes.
     cache_bytes: Mutex<u64>,
     cache_step_bytes: u64,
-    /// Bytes of directories and filters in memory.
+    /// Bytes of directories, of filters, and of what footers name, in memory.
     resident_bytes: AtomicU64,
     unit_asks: AtomicU64,
     unit_reads: AtomicU64,
     unit_read_bytes: AtomicU64,
     directories_rebuilt: AtomicU64,
     filters_ignored: AtomicU64,
-    /// Bytes of directories and filters beyond which no more filters are read.
+    /// Of these, as many as there may be before no more filters are read.
     resident_bytes_max: AtomicU64,
     filters_left_out: AtomicU64,
     /// Tables whose files were removed since this was last asked for.
@@ -81,7 +81,7 @@ impl quick_cache::Weighter<UnitKey, Unit> for ByUnitBytes {
 pub struct TablesFigures {
     /// Bytes of cached units.
     pub cache_bytes: u64,
-    /// Bytes of directories and filters in memory.
+    /// Bytes of directories, of filters, and of what footers name, in memory.
     pub resident_bytes: u64,
     /// Units asked for.
     pub unit_asks: u64,
@@ -160,8 +160,8 @@ impl Tables {
         }
     }
 
-    /// Reads no more filters while directories and filters in memory take so many bytes or more; what
-    /// look-ups need then is read from the device. At first there is no bound.
+    /// Reads no more filters while those in memory, directories and what footers name take so many
+    /// bytes or more; what look-ups need then is read from the device. At first there is no bound.
     pub fn set_resident_bytes_max(&self, bytes: u64) {
         self.resident_bytes_max.store(bytes, Ordering::Relaxed);
     }
@@ -235,7 +235,7 @@ impl Tables {
         may
     }
 
-    /// Counts memory that directories and filters hold from now on.
+    /// Counts memory that a table holds from now on.
     pub(crate) fn note_resident(&self, bytes: u64) {
         self.resident_bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -134,7 +134,7 @@ impl Trees {
         &self.shapes[number(tree)]
     }
 
-    /// Lets the cache have what directories and filters leave of the memory that is for both.
+    /// Lets the cache have what directories, filters and footers leave of the memory that is for all.
     pub(crate) fn fit_cache(&self) {
         let resident_bytes = self.tables.figures().resident_bytes;
         self.tables.set_cache_bytes(self.tables_bytes.saturating_sub(resident_bytes));

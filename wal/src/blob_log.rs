@@ -273,7 +273,7 @@ impl BlobLog {
     }
 
     /// Bytes that copies of the unsealed segments take on a device, about, of those with anything
-    /// beyond `told`.
+    /// beyond `told`, and of one in which something may stand past its frames.
     pub fn copies_bytes(&self, told: LogPosition) -> u64 {
         let state = self.append.lock();
         let dirty = state.active.as_ref().filter(|active| active.is_dirty).map(Active::end);

@@ -47,7 +47,7 @@ pub(super) struct Active {
     pub(super) frame_start_bytes: u64,
     pub(super) frame: FrameBuilder,
     pub(super) sealer: Sealer,
-    /// Past its frames may stand what was left of a value that was refused: it is copied whatever is
+    /// Past its frames may stand what a refused value left: recovery copies such a segment, whatever is
     /// known to be durable.
     pub(super) is_dirty: bool,
 }

@@ -50,6 +50,32 @@ fn damage_at_a_tables_end_is_found_while_the_store_is_open() {
     assert!(refused > 6, "{refused} were refused by the next open");
 }
 
+/// Another file under a table's name, while the store has the table's own open.
+#[test]
+fn a_table_whose_file_was_exchanged_is_found_while_the_store_is_open() {
+    for tree in ["names-", "index-"] {
+        for kept_bytes in [0, 5000, usize::MAX] {
+            let disk = SimDisk::new(1);
+            let store = open(&disk);
+            for number in 0..150 {
+                let digest = store.put(&value(number)).unwrap().digest;
+                store.commit(Batch::new().set(format!("{number:0300}"), digest)).unwrap();
+            }
+            let is_its = |name: &String| name.starts_with(tree) && name.ends_with(".table");
+            let files: Vec<_> = disk.names().into_iter().filter(is_its).collect();
+            let mut other = disk.file_bytes(&files[1]).unwrap();
+            other.truncate(kept_bytes);
+            disk.remove(files[0].parse().unwrap()).unwrap();
+            disk.put_file(&files[0], other);
+            let found = store.check(&CheckOptions::default()).unwrap().findings;
+            assert!(
+                found.iter().any(|finding| finding.file == files[0]),
+                "{kept_bytes}: {found:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_table_that_is_gone_is_found_while_the_store_is_open() {
     let disk = SimDisk::new(1);

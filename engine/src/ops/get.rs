@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use pinstone_disk::{Digest, DiskExt};
-use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, corrupt};
+use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, WalError, corrupt};
 
 use crate::error::{Error, Result};
 use crate::options::Verify;
@@ -128,14 +128,13 @@ impl Search<'_> {
             });
         let value = match read {
             Ok(value) => value,
-            // Whose record should stand here, only the segment's list says: a device may have put
-            // another's in its place. If the list cannot be read, it may be ours.
-            Err(_)
-                if said == Said::Guessed
-                    && matches!(inner.segments.lists(digest, place), Ok(false)) =>
-            {
-                return Ok(None);
-            }
+            // Whose record should stand here, the segment's list says: a device may have put another's in
+            // its place. If the list is damaged, it may be ours.
+            Err(what) if said == Said::Guessed => match inner.segments.lists(digest, place) {
+                Ok(false) => return Ok(None),
+                Ok(true) | Err(WalError::Format(_)) => return Err(bad(&what)),
+                Err(error) => return Err(error.into()),
+            },
             Err(what) => return Err(bad(&what)),
         };
         if self.verify == Verify::Digest && Digest::of(value.value) != *digest {

@@ -276,7 +276,7 @@ pub(crate) fn cover(inner: &Inner, log: &PointerLog, ahead_bytes: u64) -> Result
 /// As [`cover`].
 pub(crate) fn cover_root(inner: &Inner, root_bytes: u64) -> Result<()> {
     // It is first denied that all is set aside, and then counted, as by whoever gives back (V2).
-    inner.reserve.note_root(root_bytes);
+    inner.reserve.expect_root(root_bytes);
     let copies_bytes = copies_bytes(inner, &inner.pointer_log.lock());
     Ok(inner.reserve.cover(copies_bytes, root_bytes)?)
 }

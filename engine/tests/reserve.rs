@@ -305,3 +305,63 @@ fn an_open_that_fails_keeps_what_the_next_one_needs() {
     }
     assert!(failed > 50, "{failed}");
 }
+
+/// A deletion longer than a segment, made while not all is set aside, is counted once all is.
+#[test]
+fn a_long_deletion_made_while_space_was_short_is_counted_later() {
+    let builder = || store(256 << 10, 4 << 10);
+    let mut crashed = 0;
+    for mutation in 1.. {
+        let disk = SimDisk::new(7);
+        let store = open(builder(), &disk).unwrap();
+        let digest = store.put(b"value").unwrap().digest;
+        store.commit(Batch::new().set("name", digest)).unwrap();
+        store.maintain().unwrap();
+        disk.set_capacity(Some(disk.used_bytes()));
+        let refused = store.put(&noise(5, 800 << 10));
+        assert!(matches!(refused, Err(Error::NoSpace { .. })), "{refused:?}");
+        disk.set_capacity(None);
+        store.commit((0..600).map(long_name).fold(Batch::new(), Batch::delete)).unwrap();
+        store.maintain().unwrap();
+        let digest = store.put(&noise(6, 120 << 10)).unwrap().digest;
+        disk.crash_at_mutation(disk.mutation_count() + mutation);
+        let is_done = store.commit(Batch::new().set("another", digest)).is_ok();
+        opens_after_a_kill(builder(), &disk, &format!("killed at {mutation}"));
+        if is_done {
+            break;
+        }
+        crashed += 1;
+    }
+    assert!(crashed > 5, "{crashed}");
+}
+
+/// A store that was closed with a long segment of the pointer log, and opened on a full device.
+#[test]
+fn each_crash_of_a_deletion_behind_a_long_segment_leaves_a_store_that_opens() {
+    let builder = || store(64 << 10, 1 << 20);
+    let made = SimDisk::new(7);
+    let first = open(builder(), &made).unwrap();
+    let digest = first.put(b"value").unwrap().digest;
+    for number in 0..200 {
+        first.commit(Batch::new().set(long_name(number), digest)).unwrap();
+    }
+    first.close().unwrap();
+    let mut crashed = 0;
+    for mutation in 1.. {
+        let disk = made.clean_reopen();
+        disk.set_capacity(Some(disk.used_bytes()));
+        let second = open(builder(), &disk).unwrap();
+        disk.set_capacity(Some(disk.used_bytes()));
+        disk.crash_at_mutation(disk.mutation_count() + mutation);
+        let deleted = second.commit(Batch::new().delete(long_name(3)));
+        if let Err(error) = &deleted {
+            assert!(!matches!(error, Error::NoSpace { .. }), "{}", common::told(error));
+        }
+        opens_after_a_kill(builder(), &disk, &format!("killed at {mutation}"));
+        if deleted.is_ok() {
+            break;
+        }
+        crashed += 1;
+    }
+    assert!(crashed > 5, "{crashed}");
+}

@@ -5,7 +5,7 @@ use pinstone_disk::DiskExt;
 use pinstone_wal::LogPosition;
 
 use crate::error::Result;
-use crate::ops::compact;
+use crate::ops::{commit, compact};
 use crate::state::inner::{Access, Inner};
 use crate::state::root::Ends;
 use crate::{Error, maintain};
@@ -88,7 +88,7 @@ fn settle(inner: &Inner) -> Result<()> {
     }
     let ends = Ends { blob: inner.blob.figures().end, pointer };
     maintain::with_reserve(inner, &log, || Ok(inner.root.close(ends)?))?;
-    if let Err(error) = inner.reserve.rest(inner.root.record_bytes()) {
+    if let Err(error) = inner.reserve.rest(inner.root.record_bytes(), commit::tail_bytes(pointer)) {
         tracing::warn!(%error, "the reserve stays as it is");
     }
     tracing::debug!(path = %inner.path.display(), "store closed");

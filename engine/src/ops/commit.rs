@@ -295,12 +295,17 @@ impl Group {
         };
         let records = self.records(depends_upto);
         let unwritten = planted::is(Bug::AckBeforeWrite);
-        if !unwritten && let Err(error) = append(inner, log, &records, self.is_frugal) {
-            if let Some(round) = round {
-                round.abandon();
+        let appended =
+            if unwritten { Ok(false) } else { append(inner, log, &records, self.is_frugal) };
+        let is_tight = match appended {
+            Ok(is_tight) => is_tight,
+            Err(error) => {
+                if let Some(round) = round {
+                    round.abandon();
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         if unwritten || planted::is(Bug::AckBeforeSync) {
             if let Some(round) = round {
                 round.abandon();
@@ -309,7 +314,7 @@ impl Group {
             return Ok(());
         }
         sync(inner, log, round)?;
-        if self.is_frugal || !inner.reserve.is_whole() {
+        if is_tight || !inner.reserve.is_whole() {
             // It is durable; and the space to copy it may not be there later.
             if let Err(error) = maintain::with_reserve(inner, log, || maintain::testify(inner)) {
                 tracing::warn!(%error, "a deletion is not testified to");
@@ -390,13 +395,14 @@ impl Group {
     }
 }
 
-/// Appends the group's frame to the pointer log, in a further segment if this one is full.
+/// Appends the group's frame to the pointer log, in a further segment if this one is full. True if it is
+/// to be testified to, because space was short.
 fn append(
     inner: &Inner,
     log: &mut PointerLog,
     records: &[CommitRecord],
     is_frugal: bool,
-) -> Result<(), GroupError> {
+) -> Result<bool, GroupError> {
     let mut frame = FrameBuilder::with_capacity(1024);
     let mut payload = Vec::new();
     for record in records {
@@ -415,21 +421,12 @@ fn append(
     });
     // Whatever is written next must be copied after a crash, and all of its segment with it: if
     // there may be no space for that, it goes to a segment of its own.
-    let is_long = end.is_some_and(|end| end.offset_bytes() > TIGHT_SEGMENT_BYTES);
+    let is_long = end.is_some_and(|end| tail_bytes(end) > 0);
     if is_tight {
         // It will be testified to, and recovery has the space to copy it until then, before it is
         // there.
         inner.root.reserve_frames()?;
-        let ahead_bytes = ahead_bytes(log, body_bytes);
-        match end.filter(|_| is_long).map(|end| copy_bytes(end, LogPosition::START)) {
-            // That one gets its last frame first. After an open without space, no such copy may be
-            // possible: then only a crash between the frame and its testimony needs it.
-            Some(long_bytes) => match maintain::cover(inner, log, ahead_bytes.max(long_bytes)) {
-                Err(Error::NoSpace { .. }) => maintain::cover(inner, log, ahead_bytes)?,
-                covered => covered?,
-            },
-            None => maintain::cover(inner, log, ahead_bytes)?,
-        }
+        maintain::cover(inner, log, ahead_bytes(log, body_bytes))?;
     }
     if full || (is_tight && is_long) {
         go_on(inner, log, if is_tight { 0 } else { max })?;
@@ -438,14 +435,13 @@ fn append(
         }
     }
     let appender = log.appender.as_mut().expect("there is one now");
-    let oversize_bytes = match appender.sealed_bytes_with(body_bytes).saturating_sub(max) {
-        // It is testified to once it is durable, and needs no copy from then on.
-        _ if is_tight => 0,
-        oversize_bytes => oversize_bytes,
-    };
+    let oversize_bytes = appender.sealed_bytes_with(body_bytes).saturating_sub(max);
     if oversize_bytes > 0 {
         // It has the segment to itself, and recovery has the space to copy it before it is there.
-        inner.reserve.raise(oversize_bytes)?;
+        match is_tight {
+            true => inner.reserve.count_oversize(oversize_bytes),
+            false => inner.reserve.raise(oversize_bytes)?,
+        }
     }
     if let Err(error) = appender.append(frame, false) {
         if let Err(error) = inner.reserve.lower(oversize_bytes) {
@@ -456,17 +452,26 @@ fn append(
     for record in records {
         appender.sealer().commit(record.id);
     }
-    Ok(())
+    Ok(is_tight)
 }
 
-/// Bytes that a copy takes of the segment to which a frame of `body_bytes` goes while space is short.
+/// Bytes that a copy takes of the segment to which a frame of `body_bytes` goes while space is short, or
+/// of that which is gone on from and gets its last frame, if that is longer.
 fn ahead_bytes(log: &PointerLog, body_bytes: usize) -> u64 {
-    let end_bytes = log.appender.as_ref().map(|appender| appender.end().offset_bytes());
-    let start_bytes = end_bytes.filter(|end_bytes| *end_bytes <= TIGHT_SEGMENT_BYTES);
+    let end = log.appender.as_ref().map(Appender::end);
+    let start_bytes = end.filter(|end| tail_bytes(*end) == 0).map(LogPosition::offset_bytes);
     let end_bytes =
         start_bytes.unwrap_or(FRAMES_START_BYTES) + FRAME_BESIDES_BYTES + body_bytes as u64;
     let end_bytes = u32::try_from(end_bytes).expect("a group of commits is shorter than 4 GiB");
-    copy_bytes(LogPosition::new(Ordinal::FIRST, end_bytes), LogPosition::START)
+    let copy = copy_bytes(LogPosition::new(Ordinal::FIRST, end_bytes), LogPosition::START);
+    copy.max(end.map_or(0, tail_bytes))
+}
+
+/// Bytes that a copy takes of the pointer log's segment that ends here, if it is too long to be added to
+/// while space is short. Until its last frame is testified to, recovery may have to make one.
+pub(crate) fn tail_bytes(end: LogPosition) -> u64 {
+    let is_long = end.offset_bytes() > TIGHT_SEGMENT_BYTES;
+    if is_long { copy_bytes(end, LogPosition::START) } else { 0 }
 }
 
 /// Has the pointer log go on in a further segment.

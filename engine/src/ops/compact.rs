@@ -491,9 +491,11 @@ fn make_durable<T: StoreTree>(
     sync_names(inner, work)?;
     let mut edits = vec![Edit::Levels(edit.clone())];
     edits.extend(also);
-    maintain::cover_root(inner, inner.root.record_bytes_with(&edits))?;
-    inner.root.edit(&edits)?;
-    Ok(opened)
+    let root_bytes = inner.root.record_bytes_with(&edits);
+    let edited =
+        maintain::cover_root(inner, root_bytes).and_then(|()| Ok(inner.root.edit(&edits)?));
+    inner.reserve.root_is_done();
+    edited.map(|()| opened)
 }
 
 /// Makes the names of files durable, and what was removed before that durably gone.

@@ -45,7 +45,7 @@ use self::replay::{replay_commits, replay_values};
 use self::tails::{Tails, take_tails};
 use crate::error::{Error, Result};
 use crate::maintain;
-use crate::ops::compact;
+use crate::ops::{commit, compact};
 use crate::options::Options;
 use crate::state::digest_index::{DigestIndex, IndexOptions};
 use crate::state::inner::{Access, CommitQueue, Counters, Inner, PointerLog};
@@ -201,10 +201,10 @@ fn take_over(
 ) -> Result<Taken> {
     let recovery = &mut replayed.recovery;
     let header = next_root(found, before)?;
-    remove_leftovers(&**disk, found, before, recovery)?;
     if found.current_temp {
         disk.remove(FileName::CurrentTemp)?;
     }
+    remove_leftovers(&**disk, found, before, recovery)?;
     let store = StoreSeed::new(&header.store_id);
     let writer = Writer::new(Arc::clone(disk), header.epoch, store);
     // Nothing is appended before an edit says that the store is open.
@@ -285,8 +285,9 @@ fn begin(
     let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes)
         + taken.pointer.oversize_bytes(options.pointer_segment_bytes);
     let reserve = Reserve::new(writer.clone(), options.reserve_bytes, oversize_bytes);
+    let tail_bytes = taken.pointer.active().map_or(0, |active| commit::tail_bytes(active.end()));
     if !root.state().blob.segments.is_empty()
-        && let Err(error) = reserve.hold_what_there_is(root.record_bytes())
+        && let Err(error) = reserve.hold_what_there_is(root.record_bytes(), tail_bytes)
     {
         // Reads and deletions need none; who writes asks again.
         tracing::warn!(%error, "no space is set aside");

@@ -56,11 +56,18 @@ struct Held {
     oversize_bytes: u64,
     /// Bytes wanted for the root.
     root_bytes: u64,
+    /// Bytes that the root is about to have at most; 0 if it is not about to grow.
+    root_ahead_bytes: u64,
 }
 
 impl Held {
     fn bytes(&self) -> u64 {
         self.file.as_ref().map_or(0, |(_, bytes)| *bytes)
+    }
+
+    /// Notes the bytes of the root.
+    fn set_root(&mut self, root_bytes: u64) {
+        self.root_bytes = root_bytes.max(self.root_ahead_bytes);
     }
 
     fn wanted_bytes(&self, copies_bytes: u64) -> u64 {
@@ -82,7 +89,8 @@ impl Reserve {
     /// A reserve for copies of `bytes`, and of `oversize_bytes` more until [`Reserve::settle`] says
     /// otherwise; not held yet. None at all if `bytes` is 0.
     pub(crate) fn new(writer: Writer, bytes: u64, oversize_bytes: u64) -> Self {
-        let held = Held { file: None, is_named: true, oversize_bytes, root_bytes: 0 };
+        let held =
+            Held { file: None, is_named: true, oversize_bytes, root_bytes: 0, root_ahead_bytes: 0 };
         let held = Mutex::new(held);
         Self { writer, copies_bytes: bytes, held, is_whole: AtomicBool::new(bytes == 0) }
     }
@@ -120,40 +128,64 @@ impl Reserve {
             return Ok(());
         }
         let mut held = self.held.lock();
-        held.root_bytes = root_bytes;
+        held.set_root(root_bytes);
         self.fill_up(&mut held)
     }
 
-    /// Sets all of it aside, or else as much as there is of what the next open needs.
+    /// Sets all of it aside, or else what the last open left of it, and as much as there is of what the
+    /// next one needs, with `tail_bytes` for a copy that going on in the pointer log needs for a moment.
     ///
     /// # Errors
     /// *No space*: it is not all there. A failed sync ends writing.
-    pub(crate) fn hold_what_there_is(&self, root_bytes: u64) -> Result<(), WalError> {
+    pub(crate) fn hold_what_there_is(
+        &self,
+        root_bytes: u64,
+        tail_bytes: u64,
+    ) -> Result<(), WalError> {
         let whole = self.hold(root_bytes);
         if matches!(whole, Err(WalError::Disk(_))) {
             let mut held = self.held.lock();
-            held.root_bytes = root_bytes;
-            self.fill_with_what_there_is(&mut held)
+            held.set_root(root_bytes);
+            self.fill_with_what_there_is(&mut held, tail_bytes)
                 .map_err(|error| self.writer.poison.after(error))?;
         }
         whole
     }
 
-    fn fill_with_what_there_is(&self, held: &mut Held) -> Result<(), DiskError> {
+    fn fill_with_what_there_is(&self, held: &mut Held, tail_bytes: u64) -> Result<(), DiskError> {
         let file = self.open(held)?;
-        fill(&*self.writer.disk, &file, besides_bytes(held.root_bytes))?;
+        let wanted_bytes = besides_bytes(held.root_bytes) + tail_bytes;
+        fill(&*self.writer.disk, &file, wanted_bytes.max(file.len_bytes()?))?;
         held.file = Some((Arc::clone(&file), file.len_bytes()?));
         self.sync_name(held)
     }
 
-    /// The root's first record would have `root_bytes` by now: if there is no room for it in what is
-    /// set aside, whoever writes next asks for that.
-    pub(crate) fn note_root(&self, root_bytes: u64) {
+    /// The root's first record is about to have `root_bytes`, until [`Reserve::root_is_done`]: if there
+    /// is no room for it in what is set aside, whoever writes next asks for that.
+    pub(crate) fn expect_root(&self, root_bytes: u64) {
         let mut held = self.held.lock();
-        held.root_bytes = root_bytes;
+        held.root_ahead_bytes = root_bytes;
+        held.set_root(root_bytes);
+        self.deny_unless_whole(&held);
+    }
+
+    /// The root is what it was to be, or stays as it was.
+    pub(crate) fn root_is_done(&self) {
+        self.held.lock().root_ahead_bytes = 0;
+    }
+
+    fn deny_unless_whole(&self, held: &Held) {
         if self.copies_bytes > 0 && held.bytes() < held.wanted_bytes(self.copies_bytes) {
             self.is_whole.store(false, Ordering::Release);
         }
+    }
+
+    /// A commit that is longer than a segment by `bytes` is about to be appended without their being
+    /// set aside, since [`Reserve::cover`] saw to what it needs by itself: from now on they are wanted.
+    pub(crate) fn count_oversize(&self, bytes: u64) {
+        let mut held = self.held.lock();
+        held.oversize_bytes += bytes;
+        self.deny_unless_whole(&held);
     }
 
     /// Sees to it that so much is set aside as recovery needs if it has `copies_bytes` to copy and a
@@ -166,8 +198,8 @@ impl Reserve {
             return Ok(());
         }
         let mut held = self.held.lock();
-        held.root_bytes = root_bytes;
-        let needed_bytes = copies_bytes + open_bytes(root_bytes);
+        held.set_root(root_bytes);
+        let needed_bytes = copies_bytes + open_bytes(held.root_bytes);
         if held.bytes() >= needed_bytes {
             return Ok(());
         }
@@ -204,6 +236,12 @@ impl Reserve {
             self.is_whole.store(false, Ordering::Release);
             return Err(self.writer.poison.after(error));
         }
+        // The last open may have wanted more.
+        let file = self.open(held).and_then(|file| match file.len_bytes()? > held.bytes() {
+            true => file.set_len(held.bytes()),
+            false => Ok(()),
+        });
+        file.map_err(|error| self.writer.poison.after(error))?;
         self.is_whole.store(true, Ordering::Release);
         Ok(())
     }
@@ -211,10 +249,6 @@ impl Reserve {
     /// Durable on return (V3).
     fn grow(&self, held: &mut Held, wanted_bytes: u64) -> Result<(), DiskError> {
         let file = self.open(held)?;
-        if file.len_bytes()? > wanted_bytes {
-            // The last open wanted more.
-            file.set_len(wanted_bytes)?;
-        }
         file.allocate(wanted_bytes).map_err(|error| DiskError {
             file: format!(
                 "{} ({} MiB, for recovery and deletions on a full device)",
@@ -289,7 +323,8 @@ impl Reserve {
         root_bytes: u64,
     ) -> Result<bool, WalError> {
         let mut held = self.held.lock();
-        held.root_bytes = root_bytes;
+        held.set_root(root_bytes);
+        let root_bytes = held.root_bytes;
         let Some((file, held_bytes)) = &mut held.file else { return Ok(false) };
         let was_whole = self.is_whole.swap(false, Ordering::AcqRel);
         let needed_bytes = copies_bytes() + open_bytes(root_bytes);
@@ -307,7 +342,7 @@ impl Reserve {
 
     /// Gives back all but what the next open needs, for a root of `root_bytes`, on a device that is
     /// full by then. If there is less, as much is set aside as there is.
-    pub(crate) fn rest(&self, root_bytes: u64) -> Result<(), DiskError> {
+    pub(crate) fn rest(&self, root_bytes: u64, tail_bytes: u64) -> Result<(), DiskError> {
         self.is_whole.store(self.copies_bytes == 0, Ordering::Release);
         let file = match self.held.lock().file.take() {
             Some((file, _)) => file,
@@ -316,7 +351,7 @@ impl Reserve {
                 opened => opened?,
             },
         };
-        let wanted_bytes = besides_bytes(root_bytes);
+        let wanted_bytes = besides_bytes(root_bytes) + tail_bytes;
         if file.len_bytes()? > wanted_bytes {
             return file.set_len(wanted_bytes);
         }

@@ -8,7 +8,7 @@ use pinstone_disk::{Disk, DiskExt, LogKind, OpenMode};
 use super::look::{Found, SegmentName};
 use super::read::Before;
 use crate::error::Result;
-use crate::state::root::Root;
+use crate::state::root::{Root, turn_current};
 use crate::state::trees::Lingering;
 use crate::stats::Recovery;
 
@@ -33,7 +33,8 @@ pub(super) fn remove_leftovers(
         };
         let replaced: Vec<_> = ours().filter(replaced).collect();
         if !replaced.is_empty() {
-            disk.sync_dir()?;
+            // Anew: syncing names again after a sync that failed would prove nothing (D3).
+            turn_current(disk, current)?;
         }
         for name in replaced {
             disk.remove(name.file_name())?;

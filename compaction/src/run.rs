@@ -406,7 +406,54 @@ impl<T: Tree> fmt::Debug for Rewrite<T> {
 }
 
 /// What goes into a merge of a tree's tables.
-pub type Merged<T> = Merge<<T as Tree>::Entries, <T as Tree>::Entry, TableError>;
+pub type Merged<T> = Merge<Sequence<T>, <T as Tree>::Entry, TableError>;
+
+/// The entries of tables that follow one another, read one table at a time: a merge has some hundred
+/// kilobytes of each of its sources in memory.
+pub struct Sequence<T: Tree> {
+    tables: std::vec::IntoIter<Arc<T::Table>>,
+    entries: Option<T::Entries>,
+}
+
+impl<T: Tree> fmt::Debug for Sequence<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sequence").field("tables", &self.tables).finish_non_exhaustive()
+    }
+}
+
+impl<T: Tree> Sequence<T> {
+    /// As few sequences of these tables as there can be. Those of a level other than 0 are one.
+    fn all(inputs: &[Arc<T::Table>]) -> Vec<Self> {
+        let mut sorted = inputs.to_vec();
+        sorted.sort_by(|a, b| T::file(a).meta().first.cmp(&T::file(b).meta().first));
+        let mut sequences: Vec<Vec<Arc<T::Table>>> = Vec::new();
+        for table in sorted {
+            let first = &T::file(&table).meta().first;
+            let comes_before = |sequence: &&mut Vec<Arc<T::Table>>| {
+                sequence.last().is_some_and(|last| T::file(last).meta().last < *first)
+            };
+            match sequences.iter_mut().find(comes_before) {
+                Some(sequence) => sequence.push(table),
+                None => sequences.push(vec![table]),
+            }
+        }
+        let sequence = |tables: Vec<_>| Self { tables: tables.into_iter(), entries: None };
+        sequences.into_iter().map(sequence).collect()
+    }
+}
+
+impl<T: Tree> Iterator for Sequence<T> {
+    type Item = Result<T::Entry, TableError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(entry) = self.entries.as_mut().and_then(Iterator::next) {
+                return Some(entry);
+            }
+            self.entries = Some(T::entries(&self.tables.next()?));
+        }
+    }
+}
 
 impl<T: Tree> Rewrite<T> {
     /// Begins to carry out `plan`, which is no mere move, over its tables, in any order. `kept` makes
@@ -426,7 +473,7 @@ impl<T: Tree> Rewrite<T> {
         I: Iterator<Item = Result<T::Entry, TableError>> + Send + 'static,
     {
         assert!(!plan.is_move, "a move writes nothing");
-        let merged = Merge::new(inputs.iter().map(T::entries).collect());
+        let merged = Merge::new(Sequence::all(inputs));
         let entries = Box::new(kept(merged));
         let metas = plan.inputs().map(|meta| TableMeta::clone(meta)).collect();
         let writer = RunWriter::new(tables, options, metas, carried);

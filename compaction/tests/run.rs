@@ -377,3 +377,40 @@ fn no_more_tables_are_carried_on_than_a_footer_can_name() {
     let carried = vec![carried; CARRIED_TABLES_MAX + 1];
     RunWriter::<Index>::new(&tree.tables, tree.options::<Index>(), Vec::new(), carried);
 }
+
+/// So many tables as there may be are not in memory at once: those of a level follow one another.
+#[test]
+fn a_rewriting_reads_the_tables_of_a_level_one_after_the_other() {
+    let mut tree = Grown::new(TableKind::Index);
+    let row = |number: u64| Row::new(key(number), u128::from(number));
+    let mut flush = |numbers: std::ops::Range<u64>| {
+        let mut rows: Vec<_> = numbers.map(row).collect();
+        rows.sort();
+        tree.flush::<Index>(&rows).unwrap();
+    };
+    flush(0..20_000);
+    flush(20_000..21_000);
+    let first = plan_full(&tree.levels, &SHAPE).unwrap();
+    tree.carry_out::<Index>(&first, true).unwrap();
+    let rows: BTreeSet<_> = (30_000..31_000).map(row).collect();
+    tree.flush::<Index>(&rows.into_iter().collect::<Vec<_>>()).unwrap();
+    let plan = plan_full(&tree.levels, &SHAPE).unwrap();
+    assert!(plan.inputs().count() > 10, "{plan:?}");
+
+    let inputs = plan.inputs().map(|meta| open::<Index>(&tree.tables, meta).unwrap());
+    let inputs: Vec<_> = inputs.collect();
+    let options = tree.options::<Index>();
+    let kept = |merged| Index::kept(merged, plan.is_bottom);
+    let before = tree.disk.trace().len();
+    let mut rewrite =
+        Rewrite::<Index>::new(&tree.tables, plan.clone(), &inputs, options, Vec::new(), kept);
+    assert!(rewrite.step(1).unwrap());
+    let read: BTreeSet<String> = tree.disk.trace()[before..]
+        .iter()
+        .filter(|line| line.contains("reading"))
+        .flat_map(|line| line.split_whitespace().map(str::to_owned))
+        .filter(|word| word.ends_with(".table"))
+        .collect();
+    assert!((1..=3).contains(&read.len()), "{read:?}");
+    rewrite.abandon();
+}

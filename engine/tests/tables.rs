@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
+mod common;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use common::meddling::MeddlingDisk;
 use pinstone::{
     Batch, CheckOptions, Digest, Error, Maintenance, Stats, Store, StoreBuilder, TreeStats, Verify,
 };
@@ -582,4 +585,31 @@ fn readers_of_old_tables_do_not_make_new_ones_grow() {
     };
     let (alone, held) = (bytes_an_entry(false), bytes_an_entry(true));
     assert!(held < 2 * alone, "{held} bytes an entry with readers, {alone} without");
+}
+
+/// A reader that outlives the store's close holds on to tables that the next open finds, and may let go
+/// of them while it looks at them.
+#[test]
+fn a_store_opens_while_a_reader_of_its_last_life_lets_go() {
+    let disk = SimDisk::new(1);
+    let builder = || small().memtable_entries_max(1).level0_tables(1).reserve_bytes(0);
+    let store = builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    let fill = || {
+        for number in 0..400 {
+            store.commit(Batch::new().set(format!("{number:04}"), digest)).unwrap();
+        }
+    };
+    fill();
+    let mut reader = store.pointers_with_prefix("");
+    reader.next().unwrap().unwrap();
+    fill();
+    store.compact().unwrap();
+    store.clone().close().unwrap();
+    let meddling = MeddlingDisk::new(&disk);
+    let before = disk.names().len();
+    meddling.before_open(TableKind::Names, move || drop((reader, store)));
+    let next = builder().open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
+    assert!(meddling.has_meddled() && disk.names().len() < before);
+    assert_eq!(next.pointers_with_prefix("").count(), 400);
 }

@@ -94,9 +94,9 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     };
     // Again under the lock: another process may have created, or left, a store meanwhile.
     let found = look(&*disk, &path, &options)?;
+    let left_bytes = if found.reserve { Reserve::left_bytes(&*disk)? } else { 0 };
     let taken = match read_and_take_over(&disk, &options, &found) {
         Err(Error::NoSpace { .. }) if found.reserve => {
-            let reserve_bytes = Reserve::left_bytes(&*disk)?;
             // It holds nothing, so R1 stands. What was begun is what a crash would have left.
             let again = || {
                 Reserve::release_left(&*disk)?;
@@ -104,8 +104,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
                 read_and_take_over(&disk, &options, &found)
             };
             again().inspect_err(|_| {
-                if let Err(error) = set_aside_again(&*disk, &path, &options, &found, reserve_bytes)
-                {
+                if let Err(error) = set_aside_again(&*disk, &path, &options, &found, left_bytes) {
                     tracing::warn!(%error, "no space is set aside");
                 }
             })
@@ -115,7 +114,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     if found.reserve && options.reserve_bytes == 0 {
         Reserve::release_left(&*disk)?;
     }
-    let inner = Arc::new(begin(disk, path, options, lock, taken)?);
+    let inner = Arc::new(begin(disk, path, options, lock, taken, left_bytes)?);
     compact::note_pressure(&inner);
     maintain::start(&inner)?;
     Ok(inner)
@@ -278,6 +277,7 @@ fn begin(
     options: Options,
     lock: Box<dyn Lock>,
     taken: Taken,
+    left_bytes: u64,
 ) -> Result<Inner> {
     let Taken { writer, root, lingering, segments, replayed, .. } = taken;
     let Replayed { tables, index, pointers, depends_upto, recovery } = replayed;
@@ -287,7 +287,7 @@ fn begin(
     let reserve = Reserve::new(writer.clone(), options.reserve_bytes, oversize_bytes);
     let tail_bytes = taken.pointer.active().map_or(0, |active| commit::tail_bytes(active.end()));
     if !root.state().blob.segments.is_empty()
-        && let Err(error) = reserve.hold_what_there_is(root.record_bytes(), tail_bytes)
+        && let Err(error) = reserve.hold_what_there_is(root.record_bytes(), tail_bytes, left_bytes)
     {
         // Reads and deletions need none; who writes asks again.
         tracing::warn!(%error, "no space is set aside");

@@ -132,8 +132,9 @@ impl Reserve {
         self.fill_up(&mut held)
     }
 
-    /// Sets all of it aside, or else what the last open left of it, and as much as there is of what the
-    /// next one needs, with `tail_bytes` for a copy that going on in the pointer log needs for a moment.
+    /// Sets all of it aside; or else, as much as there is, the `left_bytes` that the last open left, or
+    /// what the next one needs, with `tail_bytes` for a copy that going on in the pointer log needs for a
+    /// moment.
     ///
     /// # Errors
     /// *No space*: it is not all there. A failed sync ends writing.
@@ -141,21 +142,22 @@ impl Reserve {
         &self,
         root_bytes: u64,
         tail_bytes: u64,
+        left_bytes: u64,
     ) -> Result<(), WalError> {
         let whole = self.hold(root_bytes);
         if matches!(whole, Err(WalError::Disk(_))) {
             let mut held = self.held.lock();
             held.set_root(root_bytes);
-            self.fill_with_what_there_is(&mut held, tail_bytes)
+            let wanted_bytes = (besides_bytes(held.root_bytes) + tail_bytes).max(left_bytes);
+            self.fill_with_what_there_is(&mut held, wanted_bytes)
                 .map_err(|error| self.writer.poison.after(error))?;
         }
         whole
     }
 
-    fn fill_with_what_there_is(&self, held: &mut Held, tail_bytes: u64) -> Result<(), DiskError> {
+    fn fill_with_what_there_is(&self, held: &mut Held, wanted_bytes: u64) -> Result<(), DiskError> {
         let file = self.open(held)?;
-        let wanted_bytes = besides_bytes(held.root_bytes) + tail_bytes;
-        fill(&*self.writer.disk, &file, wanted_bytes.max(file.len_bytes()?))?;
+        fill(&*self.writer.disk, &file, wanted_bytes)?;
         held.file = Some((Arc::clone(&file), file.len_bytes()?));
         self.sync_name(held)
     }

@@ -1,5 +1,5 @@
 //! A disk on which something else happens at a moment of the test's choice: just before the next
-//! write to a file.
+//! write to a file, or before a table is next opened.
 
 use std::fmt;
 use std::io;
@@ -7,15 +7,31 @@ use std::sync::Arc;
 
 use pinstone_disk::env::Mutex;
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Disk, DiskError, File, FileName, Lock, OpenMode};
+use pinstone_disk::{Disk, DiskError, File, FileName, Lock, OpenMode, TableKind};
 
 pub struct MeddlingDisk {
     disk: Arc<SimDisk>,
     next: Arc<Mutex<Option<Meddling>>>,
 }
 
-/// Before a write to which file, and what then happens.
-type Meddling = (FileName, Box<dyn FnOnce() + Send>);
+/// When, and what then happens.
+type Meddling = (Moment, Box<dyn FnOnce() + Send>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// Before a write to this file.
+    Write(FileName),
+    /// Before a table of this tree is opened.
+    Open(TableKind),
+}
+
+/// Meddles, if it is the moment.
+fn meddle(next: &Mutex<Option<Meddling>>, now: Moment) {
+    let due = next.lock().take_if(|(moment, _)| *moment == now);
+    if let Some((_, meddle)) = due {
+        meddle();
+    }
+}
 
 impl MeddlingDisk {
     pub fn new(disk: &Arc<SimDisk>) -> Arc<Self> {
@@ -24,7 +40,12 @@ impl MeddlingDisk {
 
     /// Runs `meddle` once, on the thread that next writes to `file`, before it does.
     pub fn before_write(&self, file: FileName, meddle: impl FnOnce() + Send + 'static) {
-        *self.next.lock() = Some((file, Box::new(meddle)));
+        *self.next.lock() = Some((Moment::Write(file), Box::new(meddle)));
+    }
+
+    /// Runs `meddle` once, on the thread that next opens a table of `tree`, before it does.
+    pub fn before_open(&self, tree: TableKind, meddle: impl FnOnce() + Send + 'static) {
+        *self.next.lock() = Some((Moment::Open(tree), Box::new(meddle)));
     }
 
     /// Whether what was to happen did.
@@ -49,6 +70,9 @@ impl Disk for MeddlingDisk {
     }
 
     fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError> {
+        if let FileName::Table { table, .. } = name {
+            meddle(&self.next, Moment::Open(table));
+        }
         let file = self.disk.open(name, mode)?;
         Ok(Arc::new(MeddlingFile { file, next: Arc::clone(&self.next) }))
     }
@@ -111,10 +135,7 @@ impl File for MeddlingFile {
     }
 
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<usize> {
-        let next = self.next.lock().take_if(|(name, _)| *name == self.file.name());
-        if let Some((_, meddle)) = next {
-            meddle();
-        }
+        meddle(&self.next, Moment::Write(self.file.name()));
         self.file.write_at(offset_bytes, data)
     }
 

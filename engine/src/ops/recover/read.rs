@@ -252,7 +252,11 @@ fn strange_tables(
     let mut strange = BTreeSet::new();
     for &id in found.tables.difference(&named) {
         let name = id.file_name();
-        let file = disk.open(name, OpenMode::Read)?;
+        let file = match disk.open(name, OpenMode::Read) {
+            // A reader of the store as it was before has let go of it meanwhile.
+            Err(error) if error.is_not_found() => continue,
+            file => file?,
+        };
         let bytes = disk.read(&file, 0, HEADER_BYTES)?;
         match FileHeader::decode(&name, &bytes) {
             Ok(header) if header == id.header(current.store_id) => {

@@ -269,14 +269,17 @@ pub(crate) fn cover(inner: &Inner, log: &PointerLog, ahead_bytes: u64) -> Result
     Ok(inner.reserve.cover(copies_bytes, inner.root.record_bytes())?)
 }
 
-/// The same, for a root that is about to have up to `root_bytes`; whoever writes next sets aside what
-/// is then still missing.
+/// The same, for a root that is about to have up to `root_bytes`; if not all is set aside then, whoever
+/// writes next sets aside what is missing.
 ///
 /// # Errors
 /// As [`cover`].
 pub(crate) fn cover_root(inner: &Inner, root_bytes: u64) -> Result<()> {
-    // It is first denied that all is set aside, and then counted, as by whoever gives back (V2).
-    inner.reserve.expect_root(root_bytes);
+    inner.reserve.expect_root(root_bytes)?;
+    if inner.reserve.is_whole() {
+        return Ok(());
+    }
+    // What recovery would copy is counted once nothing takes room unasked (V2).
     let copies_bytes = copies_bytes(inner, &inner.pointer_log.lock());
     Ok(inner.reserve.cover(copies_bytes, root_bytes)?)
 }

@@ -162,13 +162,23 @@ impl Reserve {
         self.sync_name(held)
     }
 
-    /// The root's first record is about to have `root_bytes`, until [`Reserve::root_is_done`]: if there
-    /// is no room for it in what is set aside, whoever writes next asks for that.
-    pub(crate) fn expect_root(&self, root_bytes: u64) {
+    /// The root's first record is about to have `root_bytes`, until [`Reserve::root_is_done`]. If all is
+    /// set aside, so is the room for that now, which writers need not wait for; else, or if it is not
+    /// there, whoever writes next asks for it.
+    ///
+    /// # Errors
+    /// A failed sync, which ends writing.
+    pub(crate) fn expect_root(&self, root_bytes: u64) -> Result<(), WalError> {
         let mut held = self.held.lock();
         held.root_ahead_bytes = root_bytes;
         held.set_root(root_bytes);
-        self.deny_unless_whole(&held);
+        if self.copies_bytes == 0 || !self.is_whole() {
+            return Ok(());
+        }
+        match self.fill_up(&mut held) {
+            Err(WalError::Disk(_)) => Ok(()),
+            filled => filled,
+        }
     }
 
     /// The root is what it was to be, or stays as it was.

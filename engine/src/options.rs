@@ -50,6 +50,7 @@ pub struct Options {
     /// a full device: opening after a crash, which copies what is not known durable, and deletions.
     /// While they are not all there, the store takes deletions alone. They are given back on close,
     /// but for some 300 KiB and the length of the root; these are added to them, too, unless this is 0.
+    /// So stays the length of the pointer log's last segment, if that is longer than 32 KiB.
     /// Default: 82 MiB, two segments of each log and what is gathered; with smaller segments less
     /// will do. While a value or a commit longer than a segment is not sealed, its length is set
     /// aside as well.

@@ -10,7 +10,9 @@
 //! 4. What recovery will need more of is set aside before it is there, even while not all is that
 //!    should be: for a longer root, and for what a deletion appends until that is testified to.
 //! 5. While the store is closed there is nothing to copy: what the next root log needs stays, and a
-//!    share for deletions. An open leaves it as it is, unless it finds no other space.
+//!    share for deletions; and, since the first of these may go on from a long segment of the pointer
+//!    log, room for a copy of that. An open leaves it as it is, unless it finds no other space, and has
+//!    as much of it back then as there is.
 //!
 //! - V1: what is given back leaves what recovery needs, unless the last open left it: then recovery
 //!   is what it is given back to.

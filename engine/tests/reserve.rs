@@ -7,7 +7,7 @@ mod common;
 
 use std::sync::Arc;
 
-use pinstone::{Batch, Error, Maintenance, Result, Store, StoreBuilder};
+use pinstone::{Batch, Digest, Error, Maintenance, Result, Store, StoreBuilder};
 use pinstone_disk::Disk;
 use pinstone_disk::sim::{CrashState, Fault, SimDisk};
 
@@ -19,6 +19,18 @@ fn store(segment_bytes: u64, pointer_segment_bytes: u64) -> StoreBuilder {
         .append_buffer_bytes(4 << 10)
         .reserve_bytes(2 * segment_bytes + 2 * pointer_segment_bytes + (4 << 10))
         .maintenance(Maintenance::Inline)
+}
+
+/// With tables so small that names as long as may be make the root long.
+fn long_root() -> StoreBuilder {
+    let builder = store(64 << 10, 16 << 10).memory_bytes(8 << 20).table_bytes(4 << 10);
+    builder.level0_tables(2).level_ratio(2)
+}
+
+/// Sets four names a commit.
+fn commit_long_names(store: &Store, commit: u32, digest: Digest) {
+    let names = (0..4).map(|number| long_name(4 * commit + number));
+    store.commit(names.fold(Batch::new(), |batch, name| batch.set(name, digest))).unwrap();
 }
 
 fn open(builder: StoreBuilder, disk: &Arc<SimDisk>) -> Result<Store> {
@@ -51,19 +63,12 @@ fn long_name(number: u32) -> Vec<u8> {
 
 #[test]
 fn the_reserve_follows_a_root_that_grows_by_commits_alone() {
-    let builder = || {
-        store(64 << 10, 16 << 10)
-            .memory_bytes(8 << 20)
-            .table_bytes(4 << 10)
-            .level0_tables(2)
-            .level_ratio(2)
-    };
+    let builder = long_root;
     let disk = SimDisk::new(7);
     let store = open(builder(), &disk).unwrap();
     let digest = store.put(b"value").unwrap().digest;
     for commit in 0..400_u32 {
-        let names = (0..4).map(|number| long_name(4 * commit + number));
-        store.commit(names.fold(Batch::new(), |batch, name| batch.set(name, digest))).unwrap();
+        commit_long_names(&store, commit, digest);
         if commit % 20 == 19 {
             opens_after_a_kill(builder(), &disk, &format!("after {commit} commits"));
         }
@@ -215,19 +220,12 @@ fn deletions_that_find_no_space_leave_what_recovery_needs() {
 /// A recovery that is killed has used what was set aside for it: what it leaves has room for the next.
 #[test]
 fn a_recovery_that_is_killed_leaves_the_next_its_space_however_long_the_root() {
-    let builder = || {
-        store(64 << 10, 16 << 10)
-            .memory_bytes(8 << 20)
-            .table_bytes(4 << 10)
-            .level0_tables(2)
-            .level_ratio(2)
-    };
+    let builder = long_root;
     let disk = SimDisk::new(7);
     let store = open(builder(), &disk).unwrap();
     let digest = store.put(b"value").unwrap().digest;
     for commit in 0..200_u32 {
-        let names = (0..4).map(|number| long_name(4 * commit + number));
-        store.commit(names.fold(Batch::new(), |batch, name| batch.set(name, digest))).unwrap();
+        commit_long_names(&store, commit, digest);
     }
     store.close().unwrap();
     let root_bytes = |disk: &SimDisk| {

@@ -198,9 +198,9 @@ fn step(inner: &Inner) -> Result<bool> {
 }
 
 /// Before the log grows whose entries go to this tree: returns once nothing full of either log is
-/// unsealed, and few of the tree's memtables wait to be written. Of each log at most two segments are unsealed then, the
-/// one that is full by now and the next: what recovery copies, and what is set aside for that, stay
-/// bounded.
+/// unsealed, and few of the tree's memtables wait to be written. Of each log at most two segments are
+/// unsealed then, the one that is full by now and the next: what recovery copies, and what is set aside
+/// for that, stay bounded.
 ///
 /// # Errors
 /// Why it cannot be sealed, or written; the log must not grow then.

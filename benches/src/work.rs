@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::path::PathBuf;
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use pinstone::{Batch, Digest, Store};
@@ -23,6 +23,9 @@ const NAME_COUNT: u64 = 4096;
 
 /// Bytes of a floor's file under durable commits.
 const FLOOR_BYTES: u64 = 64 << 20;
+
+/// Bytes after which plain commits begin their file of values anew, about as the blob log does.
+const PLAIN_SEGMENT_BYTES: u64 = 32 << 20;
 
 /// How long something took: by the clock, and of the processor by the thread that did it. The
 /// second is the steadier one where others use the machine too.
@@ -170,6 +173,45 @@ impl CommitFloors {
             }
         })
     }
+}
+
+/// The writes of commits that each name one of `put_count` new values of the pool, without an engine:
+/// the values are hashed and written together to one file, a sector to another, and both files are
+/// synced at once. How long each such pair of writes and syncs took.
+///
+/// # Panics
+/// If the machine refuses.
+pub fn plain_commits(place: &Place, pool: &Pool, put_count: usize, count: usize) -> Vec<Duration> {
+    let [values, pointers] = ["plain-values", "plain-pointers"].map(|name| place.fresh(name));
+    let mut values = Floor::new(&values, PLAIN_SEGMENT_BYTES, Ready::Reserved);
+    let pointers = Floor::new(&pointers, FLOOR_BYTES, Ready::Reserved);
+    let (pointers, begin, end) = (Mutex::new(pointers), Barrier::new(2), Barrier::new(2));
+    let mut took = Vec::with_capacity(count);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..count {
+                begin.wait();
+                pointers.lock().expect("nobody panicked").sync();
+                end.wait();
+            }
+        });
+        let bytes = put_count * pool.value_bytes();
+        for batch in pool.bytes().chunks_exact(bytes).cycle().take(count) {
+            for value in batch.chunks(pool.value_bytes()) {
+                black_box(blake3::hash(value));
+            }
+            let before = monotonic();
+            values.write(batch);
+            pointers.lock().expect("nobody panicked").write(&[7; 512]);
+            begin.wait();
+            values.sync();
+            end.wait();
+            took.push(monotonic() - before);
+        }
+    });
+    place.fresh("plain-values");
+    place.fresh("plain-pointers");
+    took
 }
 
 fn name(thread: usize, number: u64) -> String {

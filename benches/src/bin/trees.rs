@@ -16,6 +16,7 @@ use pinstone::{Batch, Digest, Store};
 use pinstone_benches::data::{Pool, next};
 use pinstone_benches::place::Place;
 use pinstone_benches::process::{Io, allocated_bytes, anonymous_bytes, forget, io};
+use pinstone_benches::work::plain_commits;
 use pinstone_disk::env::monotonic;
 
 /// Pointers of one commit while a store is filled.
@@ -313,7 +314,7 @@ fn latency(place: &Place, asked: &Asked) {
         let before = monotonic();
         let digest = store.put(stamped).expect("a put").digest;
         puts.push(monotonic() - before);
-        if number.is_multiple_of(100) {
+        if number.is_multiple_of(PUTS_A_COMMIT as u64) {
             let before = monotonic();
             store.commit(Batch::new().set(name(number), digest)).expect("a commit");
             commits.push(monotonic() - before);
@@ -323,17 +324,27 @@ fn latency(place: &Place, asked: &Asked) {
     println!("load of {} GiB in values of 1 KiB, a commit for 100:", asked.load_gib);
     let rate = (count << 10) as f64 / took.as_secs_f64() / f64::from(1 << 20);
     say("MiB a second", format!("{rate:.0}"), "");
-    for (what, mut latencies) in [("put", puts), ("commit", commits)] {
-        latencies.sort_unstable();
-        let last = latencies.len() - 1;
-        let [median, high, most] = [last / 2, last - last / 10_000, last].map(|at| latencies[at]);
-        say(&format!("{what}: median"), us(median), "");
-        say(&format!("{what}: 99.99th percentile"), us(high), "20 medians, or 3 syncs");
-        say(&format!("{what}: most"), us(most), "");
-    }
+    say_latencies("put", puts, "20 medians, or 3 syncs");
+    say_latencies("commit", commits, "20 medians, or 3 syncs");
     println!("    {:?}", store.stats().index);
     store.close().expect("it closes");
     place.fresh("latency");
+    let plain = plain_commits(place, &pool, PUTS_A_COMMIT, (count / 400) as usize);
+    say_latencies("the commits' writes and syncs, no engine", plain, "");
+}
+
+/// Puts for each commit while latencies are measured.
+const PUTS_A_COMMIT: usize = 100;
+
+fn say_latencies(what: &str, mut latencies: Vec<Duration>, target: &str) {
+    latencies.sort_unstable();
+    let last = latencies.len() - 1;
+    let [median, high, most] = [last / 2, last - last / 10_000, last].map(|at| latencies[at]);
+    let medians = high.as_secs_f64() / median.as_secs_f64();
+    say(&format!("{what}: median"), us(median), "");
+    say(&format!("{what}: 99.99th percentile"), us(high), target);
+    say(&format!("{what}: the same, in medians"), format!("{medians:.1}"), "");
+    say(&format!("{what}: most"), us(most), "");
 }
 
 /// Look-ups of values in tables, against the same in memtables.

@@ -22,6 +22,7 @@ pub enum Operation {
     Rename,
     Remove,
     SyncDirectory,
+    ChooseEngine,
 }
 
 impl fmt::Display for Operation {
@@ -42,6 +43,7 @@ impl fmt::Display for Operation {
             Self::Rename => "renaming",
             Self::Remove => "removing",
             Self::SyncDirectory => "syncing the directory",
+            Self::ChooseEngine => "choosing the I/O engine by",
         })
     }
 }

@@ -242,7 +242,7 @@ impl Disk for SimDisk {
     fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError> {
         let operation = match mode {
             OpenMode::Create => Operation::Create,
-            OpenMode::Read | OpenMode::Write => Operation::Open,
+            OpenMode::Read | OpenMode::Sealed | OpenMode::Write => Operation::Open,
         };
         let call = Call::on(operation, name);
         let mut state = self.begin(call)?;
@@ -257,7 +257,7 @@ impl Disk for SimDisk {
             (_, None) => return Err(call.failed(Errno::NOENT.into())),
         };
         state.add_handle(inode);
-        let writable = mode != OpenMode::Read;
+        let writable = matches!(mode, OpenMode::Write | OpenMode::Create);
         Ok(Arc::new(SimFile::new(&self.state, name, inode, writable)))
     }
 

@@ -1,4 +1,4 @@
-//! A directory of the machine, by positioned I/O.
+//! A directory of the machine.
 //!
 //! Files are opened relative to the directory's descriptor, so a store that is renamed while open
 //! stays the same store. A name that is a link, or anything but a regular file, is refused.
@@ -16,7 +16,7 @@ mod lock;
 mod tests;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,7 +27,8 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::error::{DiskError, Operation};
 use crate::file_name::FileName;
-use crate::helper::Helper;
+use crate::io_engine::{Engine, IoOptions};
+use crate::map::{Map, MapCounters, Mapped};
 use crate::vfs::{Batch, Disk, File, Lock, OpenMode};
 use lock::StdLock;
 
@@ -52,21 +53,26 @@ pub enum DirectoryState {
 pub struct StdDisk {
     path: PathBuf,
     directory: OwnedFd,
-    helper: Helper,
+    engine: Engine,
+    /// Counts what is mapped; none if nothing is to be.
+    maps: Option<Arc<MapCounters>>,
 }
 
 impl StdDisk {
-    /// Opens an existing directory; the path itself may be a link to it.
+    /// Opens an existing directory; the path itself may be a link to it. Its files are
+    /// read and written as `io` says.
     ///
     /// # Errors
     ///
-    /// The machine's, such as that there is none.
-    pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>, DiskError> {
+    /// The machine's, such as that there is none; what the environment says of [`IoOptions`] is not understood, or refused.
+    pub fn open(path: impl AsRef<Path>, io: IoOptions) -> Result<Arc<Self>, DiskError> {
         let path = path.as_ref();
         let directory = open_directory(path).map_err(|errno| {
             DiskError::new(Operation::OpenDirectory, path.display(), errno.into())
         })?;
-        Ok(Arc::new(Self { path: path.to_owned(), directory, helper: Helper::default() }))
+        let engine = Engine::new(io.engine)?;
+        let maps = io.maps()?.then(Arc::default);
+        Ok(Arc::new(Self { path: path.to_owned(), directory, engine, maps }))
     }
 
     /// Opens a directory, after making it and its missing parents. When it returns, the name of
@@ -75,7 +81,7 @@ impl StdDisk {
     /// # Errors
     ///
     /// The machine's, for the directory that could not be made, synced or opened.
-    pub fn create(path: impl AsRef<Path>) -> Result<Arc<Self>, DiskError> {
+    pub fn create(path: impl AsRef<Path>, io: IoOptions) -> Result<Arc<Self>, DiskError> {
         let path = path.as_ref();
         let mut missing = Vec::new();
         let mut existing = path;
@@ -98,7 +104,7 @@ impl StdDisk {
                 }
             }
         }
-        Self::open(path)
+        Self::open(path, io)
     }
 
     /// Looks at a path without changing anything.
@@ -144,6 +150,16 @@ impl StdDisk {
         DiskError::new(operation, self.path.display(), errno.into())
     }
 
+    /// Maps a sealed file; where that cannot be, it is read by positioned calls.
+    fn map(&self, name: FileName, file: &OwnedFd) -> Option<Map> {
+        let maps = self.maps.as_ref()?;
+        let len_bytes = usize::try_from(sys::fstat(file).ok()?.st_size).ok()?;
+        Map::new(file.as_fd(), len_bytes, maps).unwrap_or_else(|error| {
+            tracing::debug!(file = %name, %error, "a file cannot be mapped");
+            None
+        })
+    }
+
     /// Opens a regular file of the directory without following links (S1).
     fn open_regular(&self, name: FileName, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         // Without NONBLOCK, opening a pipe of that name would wait for its other end.
@@ -169,23 +185,28 @@ impl Disk for StdDisk {
     }
 
     fn engine(&self) -> &'static str {
-        "positioned"
+        self.engine.name()
+    }
+
+    fn mapped(&self) -> Mapped {
+        self.maps.as_ref().map_or_else(Mapped::default, |maps| maps.mapped())
     }
 
     fn run(&self, batch: Batch) -> Vec<Result<Vec<Bytes>, DiskError>> {
-        self.helper.run(batch)
+        self.engine.run(batch)
     }
 
     fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError> {
         let (operation, flags) = match mode {
-            OpenMode::Read => (Operation::Open, OFlags::RDONLY),
+            OpenMode::Read | OpenMode::Sealed => (Operation::Open, OFlags::RDONLY),
             OpenMode::Write => (Operation::Open, OFlags::RDWR),
             OpenMode::Create => (Operation::Create, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL),
         };
         let file = self
             .open_regular(name, flags)
             .map_err(|errno| DiskError::new(operation, name, errno.into()))?;
-        Ok(Arc::new(StdFile { name, file }))
+        let map = if mode == OpenMode::Sealed { self.map(name, &file) } else { None };
+        Ok(Arc::new(StdFile { name, file, map }))
     }
 
     fn list(&self) -> Result<Vec<String>, DiskError> {
@@ -234,6 +255,7 @@ impl Disk for StdDisk {
 struct StdFile {
     name: FileName,
     file: OwnedFd,
+    map: Option<Map>,
 }
 
 impl StdFile {
@@ -299,6 +321,22 @@ impl File for StdFile {
     fn sync_data(&self) -> io::Result<()> {
         Ok(sys::fdatasync(&self.file)?)
     }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+
+    fn map(&self) -> Option<&Map> {
+        self.map.as_ref()
+    }
+}
+
+/// A file that stands in no directory and holds these bytes.
+pub(crate) fn file_in_memory(bytes: &[u8]) -> io::Result<Arc<dyn File>> {
+    let file = sys::memfd_create("pinstone", sys::MemfdFlags::CLOEXEC)?;
+    let file = StdFile { name: FileName::Lock, file, map: None };
+    crate::vfs::write_all_at(&file, 0, bytes).map_err(|error| error.source)?;
+    Ok(Arc::new(file))
 }
 
 fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {

@@ -18,18 +18,23 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::error::{DiskError, Operation};
 use crate::file_name::FileName;
+use crate::map::{Map, Mapped};
 
 /// How [`Disk::open`] opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
     /// An existing file, for reading.
     Read,
+    /// An existing file that is sealed, so that nobody changes it any more, for reading: it may be mapped
+    /// into memory.
+    Sealed,
     /// An existing file, for reading and writing.
     Write,
     /// A file that must not exist yet, for reading and writing, mode 0600.
@@ -62,6 +67,15 @@ pub enum Op {
         /// The file to sync.
         file: Arc<dyn File>,
     },
+}
+
+impl Op {
+    /// The file that it is on.
+    pub fn file(&self) -> &Arc<dyn File> {
+        match self {
+            Self::Read { file, .. } | Self::Write { file, .. } | Self::Sync { file } => file,
+        }
+    }
 }
 
 /// Chains of operations to be in flight together.
@@ -116,6 +130,16 @@ pub trait File: Send + Sync + fmt::Debug {
     /// # Errors
     /// The machine's: what was written since the last one may be lost, whatever a later one says (D3).
     fn sync_data(&self) -> io::Result<()>;
+
+    /// What the machine knows it by, if it is a file of the machine.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Its bytes in memory, if it is mapped: reads are slices of it.
+    fn map(&self) -> Option<&Map> {
+        None
+    }
 }
 
 /// A store's directory on some machine.
@@ -125,6 +149,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// The I/O engine in use, for `stats`.
     fn engine(&self) -> &'static str;
+
+    /// What is mapped of its files.
+    fn mapped(&self) -> Mapped {
+        Mapped::default()
+    }
 
     /// Opens or creates a file, without following links. A creation is durable by D2.
     ///
@@ -188,6 +217,9 @@ pub trait DiskExt: Disk {
         offset_bytes: u64,
         len_bytes: usize,
     ) -> Result<Bytes, DiskError> {
+        if let Some(bytes) = read_mapped(&**file, offset_bytes, len_bytes) {
+            return Ok(bytes);
+        }
         let op = Op::Read { file: Arc::clone(file), offset_bytes, len_bytes };
         let mut read = self.one(vec![op])?;
         Ok(read.pop().expect("a chain of one read returns one buffer"))
@@ -233,6 +265,9 @@ pub(crate) fn run_chain(chain: Vec<Op>) -> Result<Vec<Bytes>, DiskError> {
 pub(crate) fn run_op(op: Op) -> Result<Option<Bytes>, DiskError> {
     match op {
         Op::Read { file, offset_bytes, len_bytes } => {
+            if let Some(bytes) = read_mapped(&*file, offset_bytes, len_bytes) {
+                return Ok(Some(bytes));
+            }
             read_all_at(&*file, offset_bytes, len_bytes).map(Some)
         }
         Op::Write { file, offset_bytes, data } => {
@@ -248,6 +283,11 @@ pub(crate) fn run_op(op: Op) -> Result<Option<Bytes>, DiskError> {
                 .map_err(|source| DiskError::new(Operation::Sync, file.name(), source))
         }
     }
+}
+
+/// A slice of the file's map, if it has one and the kernel can fetch the bytes.
+fn read_mapped(file: &dyn File, offset_bytes: u64, len_bytes: usize) -> Option<Bytes> {
+    file.map()?.read(offset_bytes, len_bytes).ok()
 }
 
 fn read_all_at(file: &dyn File, offset_bytes: u64, len_bytes: usize) -> Result<Bytes, DiskError> {

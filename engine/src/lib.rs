@@ -47,7 +47,7 @@ mod store;
 pub use batch::Batch;
 pub use bytes::Bytes;
 pub use error::{Error, Result};
-pub use options::{Maintenance, NAME_BYTES_MAX, Options, Verify};
+pub use options::{IoEngine, Maintenance, NAME_BYTES_MAX, Options, Verify};
 pub use pinstone_disk::{CommitId, Digest, DigestParseError};
 pub use stats::{
     CheckOptions, CheckReport, Counters, Finding, LevelStats, LogStats, MemoryStats, Recovery,

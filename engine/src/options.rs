@@ -1,9 +1,10 @@
 //! Every limit of a store: its unit, its default, and why.
 
-pub use pinstone_disk::NAME_BYTES_MAX;
+pub use pinstone_disk::{IoEngine, NAME_BYTES_MAX};
 
 use pinstone_compaction::levels::LEVELS_MAX;
 use pinstone_compaction::plan::Shape;
+use pinstone_disk::IoOptions;
 
 use crate::error::{Error, Result};
 
@@ -96,6 +97,15 @@ pub struct Options {
     pub verify: Verify,
     /// Who carries out what is due. Default: [`Maintenance::Thread`].
     pub maintenance: Maintenance,
+    /// How reads, writes and syncs that can go at once are carried out. Default: [`IoEngine::Auto`], by
+    /// which the environment variable `PINSTONE_IO` (`auto`, `uring`, `positioned`) decides, or the kernel.
+    pub io: IoEngine,
+    /// Whether sealed segments are mapped into memory, so that [`crate::Store::get`] hands out values without
+    /// copying them. A device that fails when a page of a map has to be fetched again kills the process,
+    /// and what changes on it after a value was checked is seen by whoever holds the value: on a network file
+    /// system, or where that cannot be borne, turn it off. Default: none, by which the environment variable
+    /// `PINSTONE_MMAP` (`0`, `1`) decides, or else it is on.
+    pub mmap: Option<bool>,
 }
 
 /// Bytes of memory that an entry of the index' memtable takes, about: a digest and a place in a map
@@ -178,6 +188,11 @@ impl Options {
         }
     }
 
+    /// How the store's directory is read and written.
+    pub(crate) fn io_options(&self) -> IoOptions {
+        IoOptions { engine: self.io, mmap: self.mmap }
+    }
+
     /// Refuses what is out of bounds.
     pub(crate) fn check(&self) -> Result<()> {
         let bound = |what, range: std::ops::RangeInclusive<u64>, found| {
@@ -225,6 +240,8 @@ impl Default for Options {
             index_key_bits: 56,
             verify: Verify::Checksum,
             maintenance: Maintenance::Thread,
+            io: IoEngine::Auto,
+            mmap: None,
         }
     }
 }

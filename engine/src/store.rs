@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::error::Result;
 use crate::maintain;
 use crate::ops;
-use crate::options::{Maintenance, Options, Verify};
+use crate::options::{IoEngine, Maintenance, Options, Verify};
 use crate::state::inner::Inner;
 use crate::state::pointers::NameScan;
 use crate::stats::{CheckOptions, CheckReport, Stats};
@@ -148,6 +148,18 @@ impl StoreBuilder {
     /// Sets [`Options::maintenance`].
     pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
         self.options.maintenance = maintenance;
+        self
+    }
+
+    /// Sets [`Options::io`].
+    pub fn io(mut self, io: IoEngine) -> Self {
+        self.options.io = io;
+        self
+    }
+
+    /// Sets [`Options::mmap`].
+    pub fn mmap(mut self, maps: bool) -> Self {
+        self.options.mmap = Some(maps);
         self
     }
 

@@ -43,7 +43,8 @@ store_left_out, rules_ignored, damaged, altered, setuid or unchecked. Names and 
 stand as \"name_base64\" and \"path_base64\" instead. Documents may gain fields, and KIND words.
 
 PINSTONE_LOG says what is traced on stderr: error, warn, info, debug, trace, or directives such as \
-pinstone=debug. Unset, nothing is.";
+pinstone=debug. Unset, nothing is. PINSTONE_IO says how reads, writes and syncs that can go at once are carried \
+out: uring, positioned, or auto, which is uring where the kernel allows it. PINSTONE_MMAP=0 has no file mapped into memory.";
 
 /// An immutable value store with mutable pointers: the command line of Pinstone.
 #[derive(Debug, Parser)]

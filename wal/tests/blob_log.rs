@@ -13,7 +13,7 @@ use common::{
 };
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Batch, Digest, Disk, LogKind, OpenMode, Operation, StdDisk};
+use pinstone_disk::{Batch, Digest, Disk, IoOptions, LogKind, OpenMode, Operation, StdDisk};
 use pinstone_wal::{
     Appended, BlobLog, BlobLogOptions, Closing, FRAMES_START_BYTES, ListEntry, LogPosition,
     PreparedValue, Scan, SegmentFile, SizeClass, ValueRecord, WalError, Writer,
@@ -148,7 +148,7 @@ fn many_threads(disk: Arc<dyn Disk>, each: u64) {
 #[test]
 fn many_threads_append_on_the_machines_disk() {
     let directory = tempfile::tempdir().unwrap();
-    many_threads(StdDisk::create(directory.path().join("log")).unwrap(), 600);
+    many_threads(StdDisk::create(directory.path().join("log"), IoOptions::default()).unwrap(), 600);
 }
 
 #[test]

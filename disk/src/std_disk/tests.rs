@@ -17,7 +17,7 @@ const A: FileName =
 
 fn disk() -> (TempDir, Arc<StdDisk>) {
     let directory = tempfile::tempdir().unwrap();
-    let disk = StdDisk::open(directory.path()).unwrap();
+    let disk = StdDisk::open(directory.path(), IoOptions::default()).unwrap();
     (directory, disk)
 }
 
@@ -79,7 +79,7 @@ fn chains_run_and_the_failed_one_says_where() {
 fn files_and_directories_are_for_their_owner_alone() {
     let (directory, _disk) = disk();
     let path = directory.path().join("one/two/three");
-    let disk = StdDisk::create(&path).unwrap();
+    let disk = StdDisk::create(&path, IoOptions::default()).unwrap();
     disk.open(A, OpenMode::Create).unwrap();
     let _lock = disk.lock().unwrap().unwrap();
     assert_eq!(mode(&directory.path().join("one")), 0o700);
@@ -92,13 +92,17 @@ fn files_and_directories_are_for_their_owner_alone() {
 fn creating_what_exists_opens_it() {
     let (directory, disk) = disk();
     disk.open(A, OpenMode::Create).unwrap();
-    let again = StdDisk::create(directory.path()).unwrap();
+    let again = StdDisk::create(directory.path(), IoOptions::default()).unwrap();
     assert_eq!(again.list().unwrap(), [A.to_string()]);
     assert_eq!(again.device_and_inode().unwrap(), disk.device_and_inode().unwrap());
     assert_eq!(again.path(), directory.path());
-    let error = StdDisk::create(directory.path().join(A.to_string())).unwrap_err();
+    let error =
+        StdDisk::create(directory.path().join(A.to_string()), IoOptions::default()).unwrap_err();
     assert_eq!(error.operation, Operation::OpenDirectory);
-    assert!(StdDisk::create(directory.path().join(A.to_string()).join("below")).is_err());
+    assert!(
+        StdDisk::create(directory.path().join(A.to_string()).join("below"), IoOptions::default())
+            .is_err()
+    );
 }
 
 #[test]
@@ -143,14 +147,14 @@ fn a_store_may_be_reached_through_a_link_and_renamed_while_open() {
     let (directory, disk) = disk();
     let link = directory.path().join("link");
     let store = directory.path().join("store");
-    StdDisk::create(&store).unwrap();
+    StdDisk::create(&store, IoOptions::default()).unwrap();
     symlink(&store, &link).unwrap();
-    let linked = StdDisk::open(&link).unwrap();
+    let linked = StdDisk::open(&link, IoOptions::default()).unwrap();
     fs::rename(&store, directory.path().join("moved")).unwrap();
     linked.open(A, OpenMode::Create).unwrap();
     assert_eq!(linked.list().unwrap(), [A.to_string()]);
     assert_ne!(linked.device_and_inode().unwrap(), disk.device_and_inode().unwrap());
-    assert!(StdDisk::open(&link).unwrap_err().is_not_found());
+    assert!(StdDisk::open(&link, IoOptions::default()).unwrap_err().is_not_found());
 }
 
 #[test]
@@ -200,7 +204,7 @@ fn an_allocation_that_cannot_be_had_leaves_the_file_as_it_was() {
 #[test]
 fn a_second_lock_is_refused_and_names_the_holder() {
     let (directory, disk) = disk();
-    let other = StdDisk::open(directory.path()).unwrap();
+    let other = StdDisk::open(directory.path(), IoOptions::default()).unwrap();
     fs::write(directory.path().join("LOCK"), "a longer text that stood there before\n").unwrap();
     let lock = disk.lock().unwrap().unwrap();
     let pid = std::process::id();
@@ -244,6 +248,5 @@ fn the_parent_of_a_plain_name_is_here() {
 fn identities_are_random() {
     let (_directory, disk) = disk();
     assert_ne!(disk.random().unwrap(), disk.random().unwrap());
-    assert_eq!(disk.engine(), "positioned");
     assert!(!disk.describe().is_empty());
 }

@@ -75,11 +75,12 @@ pub(crate) fn open_path(path: &Path, options: Options) -> Result<Arc<Inner>> {
         DirectoryState::Absent => {}
         // A store that may be created here needs a directory that a crash does not take.
         DirectoryState::Holds(names) if names.contains(&FileName::Current.to_string()) => {
-            return open(StdDisk::open(path)?, path.to_owned(), options);
+            return open(StdDisk::open(path, options.io_options())?, path.to_owned(), options);
         }
         DirectoryState::Empty | DirectoryState::Holds(_) => {}
     }
-    let disk = if options.create { StdDisk::create(path)? } else { StdDisk::open(path)? };
+    let io = options.io_options();
+    let disk = if options.create { StdDisk::create(path, io)? } else { StdDisk::open(path, io)? };
     open(disk, path.to_owned(), options)
 }
 

@@ -20,10 +20,13 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
     let synced = inner.writer.synced.now();
     let root = inner.root.state();
     let header = inner.root.header();
+    let mapped = inner.disk.mapped();
     Stats {
         store_id: header.store_id.to_string(),
         epoch: header.epoch.0,
         io_engine: inner.disk.engine(),
+        mapped_bytes: mapped.mapped_bytes,
+        pinned_bytes: mapped.pinned_bytes,
         last_commit: inner.pointers.last_commit().0,
         pointer_count: inner.pointers.entry_count_estimate(),
         value_count: inner.index.view().entry_count(),

@@ -83,7 +83,7 @@ impl Segments {
             Some(Known::Sealed { epoch, .. }) => *epoch,
         };
         let name = FileName::Segment { log: LogKind::Blob, ordinal, epoch };
-        let open = || self.disk.open(name, OpenMode::Read);
+        let open = || self.disk.open(name, OpenMode::Sealed);
         self.open.get_or_insert_with(&ordinal, open).map(Some).map_err(|error| {
             if error.is_not_found() {
                 return corrupt(name, 0, "the root names it, and it is not there");

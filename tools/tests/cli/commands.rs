@@ -35,6 +35,24 @@ fn a_broken_pipe_is_silent_and_ok() {
 }
 
 #[test]
+fn the_environment_chooses_the_io_engine() {
+    let place = Place::new();
+    place.store_value("head", b"value");
+    let engine = |choice: &str| {
+        place.shell(&format!("PINSTONE_IO={choice} $PINSTONE stats | sed -n 's,io_engine *,,p'"))
+    };
+    assert_eq!(engine("positioned").ok(), "positioned\n");
+    let chosen = engine("auto").ok();
+    assert_eq!(engine("").ok(), chosen);
+    if chosen.ends_with("io_uring\n") {
+        assert_eq!(engine("uring").ok(), chosen);
+    }
+    let refused = place.shell("PINSTONE_IO=Uring $PINSTONE stats").failed(1);
+    let why = "choosing the I/O engine by PINSTONE_IO: expected auto, uring or positioned, found \"Uring\"";
+    assert!(refused.contains(why), "{refused}");
+}
+
+#[test]
 fn a_full_device_on_stdout_is_a_failure() {
     let place = Place::new();
     let digest = place.store_value("head", b"value");

@@ -1,0 +1,73 @@
+//! Values of sealed segments are handed out of the files' maps, and keep them.
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+#![expect(clippy::disallowed_methods, reason = "a store's files are removed from outside")]
+
+use pinstone::{Bytes, Digest, Store};
+
+const VALUE_BYTES: usize = 10_000;
+
+/// A store of small segments, with some values in sealed ones.
+fn store(maps: bool) -> (tempfile::TempDir, Store, Vec<Digest>) {
+    let directory = tempfile::tempdir().unwrap();
+    let builder = Store::builder().segment_bytes(64 << 10).mmap(maps);
+    let store = builder.open(directory.path().join("store")).unwrap();
+    let digests = (0..40).map(|at| store.put(&value(at)).unwrap().digest).collect();
+    store.maintain().unwrap();
+    (directory, store, digests)
+}
+
+fn value(at: u8) -> Vec<u8> {
+    let mut value = vec![at; VALUE_BYTES];
+    value[0] = 255;
+    value
+}
+
+fn get_all(store: &Store, digests: &[Digest]) -> Vec<Bytes> {
+    digests.iter().map(|digest| store.get(digest).unwrap().unwrap()).collect()
+}
+
+#[test]
+fn a_value_read_twice_is_the_same_memory() {
+    let (_directory, store, digests) = store(true);
+    let first = get_all(&store, &digests);
+    let mapped_bytes = store.stats().mapped_bytes;
+    assert!(mapped_bytes > 5 * (64 << 10), "{mapped_bytes} bytes of seven segments are mapped");
+    let second = get_all(&store, &digests);
+    assert_eq!(first, (0..40).map(value).collect::<Vec<_>>());
+    assert_eq!(first, second);
+    let is_same = |(first, second): (&Bytes, &Bytes)| first.as_ptr() == second.as_ptr();
+    let same_count = first.iter().zip(&second).filter(|pair| is_same(*pair)).count();
+    assert!(same_count >= 30, "{same_count} of 40 values were not copied");
+    assert_eq!(store.stats().pinned_bytes, 0, "no segment's file was closed");
+}
+
+#[test]
+fn values_outlive_the_store() {
+    let (directory, store, digests) = store(true);
+    let values = get_all(&store, &digests);
+    store.close().unwrap();
+    std::fs::remove_dir_all(directory.path()).unwrap();
+    assert_eq!(values, (0..40).map(value).collect::<Vec<_>>());
+}
+
+#[test]
+fn files_that_are_closed_stay_mapped_while_values_of_them_are_held() {
+    let directory = tempfile::tempdir().unwrap();
+    let builder = Store::builder().segment_bytes(64 << 10).mmap(true).open_files_max(1);
+    let store = builder.open(directory.path().join("store")).unwrap();
+    let digests: Vec<_> = (0..40).map(|at| store.put(&value(at)).unwrap().digest).collect();
+    store.maintain().unwrap();
+    let values = get_all(&store, &digests);
+    let stats = store.stats();
+    assert!(stats.pinned_bytes >= 4 * (64 << 10), "{stats:?}");
+    assert!(stats.pinned_bytes < stats.mapped_bytes, "one file at least is open: {stats:?}");
+    drop(values);
+    assert_eq!(store.stats().pinned_bytes, 0);
+}
+
+#[test]
+fn nothing_is_mapped_where_that_is_not_wanted() {
+    let (_directory, store, digests) = store(false);
+    assert_eq!(get_all(&store, &digests), (0..40).map(value).collect::<Vec<_>>());
+    assert_eq!(store.stats().mapped_bytes, 0);
+}

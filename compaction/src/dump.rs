@@ -25,7 +25,9 @@ use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, Reader, size};
 use pinstone_disk::dump::{Dump, Fields};
-use pinstone_disk::{AnyHeader, FileHeader, FileName, HEADER_BYTES, TRAILER_BYTES, TableKind};
+use pinstone_disk::{
+    AnyHeader, FileHeader, FileName, FormatError, HEADER_BYTES, REPEATED, TRAILER_BYTES, TableKind,
+};
 
 use crate::edit::LevelEdit;
 use crate::table::container::UNITS_START;
@@ -581,11 +583,16 @@ impl<'a> Walk<'a> {
             let why = "it is not the one that its trailer names";
             self.dump.invalid(range.start, "table_footer", why);
         }
-        let decoded = Footer::decode(self.kind, &self.header, self.slice(range.clone()));
+        let footer = self.slice(range.clone());
+        let (decoded, copy) = (Footer::decode(self.kind, footer), footer.get(REPEATED));
+        let judged = copy.map(|copy| self.header.check_copy(&FileName::Current, 0, copy));
         match (shown, decoded) {
             (Err(error), _) => self.dump.malformed(range.start, structure, error),
-            (_, Err(Malformed { offset: 0, .. })) => {
+            _ if matches!(judged, Some(Err(FormatError::Corrupt { .. }))) => {
                 self.dump.invalid(range.start, "table_footer", "it is another file's");
+            }
+            _ if matches!(judged, Some(Err(_))) => {
+                self.dump.invalid(range.start, "table_footer", "it is of an unknown format");
             }
             (_, Err(error)) => self.dump.malformed(range.start, structure, error),
             (_, Ok(footer)) => self.check_footer(range.start, &footer),

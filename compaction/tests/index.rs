@@ -16,7 +16,7 @@ use pinstone_compaction::table::index::{
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::sim::{Fault, SimDisk};
-use pinstone_disk::{Disk, Epoch, Ordinal, StoreId, TableKind};
+use pinstone_disk::{Disk, Epoch, Ordinal, StoreId, TRAILER_BYTES, TableKind, Trailer};
 use proptest::prelude::*;
 
 const ID: TableId = TableId { table: TableKind::Index, ordinal: Ordinal(3), epoch: Epoch(2) };
@@ -222,6 +222,39 @@ fn a_file_that_is_missing_cut_or_another_table_is_refused_by_name() {
 }
 
 #[test]
+fn a_footer_of_an_unknown_format_is_refused_by_name() {
+    let disk = SimDisk::new(1);
+    let rows = rows(3000, 56);
+    let meta = write(&tables(&disk), &rows, true);
+    let name = ID.file_name().to_string();
+    let bytes = disk.file_bytes(&name).unwrap();
+    let trailer = Trailer::decode(&ID.file_name(), bytes.len() as u64, &bytes).unwrap();
+    let start = usize::try_from(trailer.footer_offset_bytes).unwrap();
+    for (at, byte, wanted) in [
+        (12, 1, None),
+        (8, 9, Some("version 9")),
+        (11, 2, Some("digest kind 2")),
+        (16, 4, Some("0x4 (read-only compatible)")),
+        (20, 1, Some("0x1 (incompatible)")),
+    ] {
+        let mut footer = bytes[start..bytes.len() - TRAILER_BYTES].to_vec();
+        footer[at] = byte;
+        let trailer = Trailer::of(&footer, start as u64);
+        disk.put_file(&name, [&bytes[..start], &footer, &trailer.encode()].concat());
+        let meta = TableMeta { footer_hash: trailer.footer_hash, ..meta.clone() };
+        match (IndexTable::open(&tables(&disk), meta), wanted) {
+            (Ok(table), None) => finds_all(&table, &rows, &[]),
+            (Err(error), Some(what)) => {
+                let said = error.to_string();
+                assert!(said.starts_with(&format!("{name} has an unsupported format")), "{said}");
+                assert!(said.contains(what), "{said}");
+            }
+            (opened, wanted) => panic!("byte {at}: {opened:?}, not {wanted:?}"),
+        }
+    }
+}
+
+#[test]
 fn filters_that_have_no_room_in_memory_are_done_without() {
     let disk = SimDisk::new(1);
     let tables = tables(&disk);
@@ -363,14 +396,14 @@ fn what_should_be_zero_is_refused_at_its_place() {
         }
     }
     // Before the first unit nothing is read but by a check.
-    for at in [50, 64, 4095] {
+    for (at, told) in [(50, 60), (64, 64), (4095, 4095)] {
         let mut lying = bytes.clone();
         lying[at] = 1;
         disk.put_file(&name, lying);
         let table = Arc::new(IndexTable::open(&tables(&disk), meta.clone()).unwrap());
         assert_eq!(find(&table, rows[299].key()).unwrap(), [rows[299]]);
         let error = table.check(|_| {}).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{name} is corrupt at offset {at}: ")), "{error}");
+        assert!(error.starts_with(&format!("{name} is corrupt at offset {told}: ")), "{error}");
     }
 }
 

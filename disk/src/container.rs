@@ -102,6 +102,28 @@ impl FileHeader {
         bytes
     }
 
+    /// Checks the copy of a header that a footer of `file` repeats, bytes [`REPEATED`] of it, which stand
+    /// at this offset: it is of a known format, and of the file that this header is of.
+    ///
+    /// # Errors
+    /// An unknown version, digest kind or feature, each named, as of a header; anything else is damage.
+    pub fn check_copy(
+        &self,
+        file: &FileName,
+        offset_bytes: u64,
+        copy: &[u8],
+    ) -> Result<(), FormatError> {
+        let said =
+            AnyHeader::decode_checked(file, &mut Reader::new(copy)).unwrap_or_else(|error| {
+                Err(FormatError::corrupt(file, offset_bytes + error.offset as u64, error.what))
+            })?;
+        let Self { store_id, kind, ordinal, epoch } = *self;
+        if said != (AnyHeader { store_id, kind: kind.number(), ordinal, epoch }) {
+            return Err(FormatError::corrupt(file, offset_bytes, "its footer is another file's"));
+        }
+        Ok(())
+    }
+
     /// Decodes the header that the bytes of `file` begin with.
     ///
     /// # Errors
@@ -164,7 +186,7 @@ impl AnyHeader {
         let refuse = |what: String| Ok(Err(FormatError::unsupported(file, what)));
         let version = reader.u16("a version")?;
         if version != FORMAT_VERSION {
-            return refuse(format!("version {version}; this build knows {FORMAT_VERSION}"));
+            return Ok(Err(unknown_version(file, version)));
         }
         let kind = reader.u8("a file kind")?;
         let digest_kind = reader.u8("a digest kind")?;
@@ -185,6 +207,11 @@ impl AnyHeader {
         let epoch = Epoch(reader.u32("an epoch")?);
         Ok(Ok(Self { store_id, kind, ordinal, epoch }))
     }
+}
+
+fn unknown_version(file: &FileName, version: u16) -> FormatError {
+    let what = format!("version {version}; this build knows {FORMAT_VERSION}");
+    FormatError::unsupported(file, what)
 }
 
 /// What ends a sealed file.
@@ -226,13 +253,21 @@ impl Trailer {
     /// trailer at least.
     ///
     /// # Errors
-    /// [`FormatError::Corrupt`]: they are no trailer, or not of a file of this length.
+    /// An unknown version is named; else [`FormatError::Corrupt`]: they are no trailer, or not of a file of
+    /// this length.
     pub fn decode(file: &FileName, file_bytes: u64, tail: &[u8]) -> Result<Self, FormatError> {
         let offset_bytes = file_bytes.saturating_sub(TRAILER_BYTES as u64);
         let bad = |what| FormatError::corrupt(file, offset_bytes, what);
         let Some(bytes) = tail.last_chunk::<TRAILER_BYTES>() else {
             return Err(bad("it ends before its trailer"));
         };
+        // H1: only what is sound is called another format.
+        let version = u16::from_le_bytes([bytes[44], bytes[45]]);
+        let is_sound = bytes[52..56] == checksum::crc(&bytes[..52]).to_le_bytes()
+            && bytes[56..] == TRAILER_MAGIC;
+        if is_sound && version != FORMAT_VERSION {
+            return Err(unknown_version(file, version));
+        }
         let mut reader = Reader::new(bytes);
         let read = (|| {
             let trailer = Self {
@@ -322,6 +357,40 @@ mod tests {
         assert!(refused(16, 1).unwrap_err().contains("0x1 (read-only compatible)"));
         assert!(refused(20, 1).unwrap_err().contains("0x1 (incompatible)"));
         assert!(refused(10, 60).unwrap_err().contains("no file is of kind 60"));
+    }
+
+    #[test]
+    fn a_footers_copy_is_judged_as_a_header_is() {
+        let header = header(FileKind::Table(TableKind::Index));
+        let copy = header.encode()[REPEATED].to_vec();
+        let judged = |at: usize, byte: u8| {
+            let mut copy = copy.clone();
+            copy[at - 8] = byte;
+            header.check_copy(&FILE, 1000, &copy).map_err(|error| error.to_string())
+        };
+        assert_eq!(header.check_copy(&FILE, 1000, &copy), Ok(()));
+        assert!(judged(12, 1).is_ok(), "a feature that may be ignored");
+        assert!(judged(8, 9).unwrap_err().contains("unsupported format: version 9"));
+        assert!(judged(11, 2).unwrap_err().contains("digest kind 2"));
+        assert!(judged(16, 1).unwrap_err().contains("0x1 (read-only compatible)"));
+        assert!(judged(20, 1).unwrap_err().contains("0x1 (incompatible)"));
+        for at in [10, 24, 39, 40, 44] {
+            let what = "CURRENT is corrupt at offset 1000: its footer is another file's";
+            assert_eq!(judged(at, 0xee).unwrap_err(), what, "byte {at}");
+        }
+        let cut = header.check_copy(&FILE, 1000, &copy[..30]).unwrap_err();
+        assert!(matches!(cut, FormatError::Corrupt { .. }), "{cut}");
+    }
+
+    #[test]
+    fn a_trailer_of_another_version_is_refused_by_name() {
+        let mut bytes = Trailer::of(b"footer", 100).encode();
+        bytes[44] = 9;
+        assert!(matches!(Trailer::decode(&FILE, 170, &bytes), Err(FormatError::Corrupt { .. })));
+        let crc = checksum::crc(&bytes[..52]);
+        bytes[52..56].copy_from_slice(&crc.to_le_bytes());
+        let refused = Trailer::decode(&FILE, 170, &bytes).unwrap_err().to_string();
+        assert_eq!(refused, "CURRENT has an unsupported format: version 9; this build knows 2");
     }
 
     #[test]

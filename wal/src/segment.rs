@@ -342,7 +342,7 @@ pub fn read_header(
 /// Reads and checks the trailer and footer of a sealed segment; also returns the footer's hash.
 ///
 /// # Errors
-/// [`WalError::Format`] if they are damaged, another file's, or of an older form; [`WalError::Disk`].
+/// [`WalError::Format`] if they are damaged, another file's, or of an unknown format; [`WalError::Disk`].
 #[expect(clippy::missing_panics_doc, reason = "the slices have the lengths that are taken")]
 pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u8; 32]), WalError> {
     let name = segment.name();
@@ -360,9 +360,11 @@ pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u
     if trailer.footer_offset_bytes != start || !trailer.is_of(encoded) {
         return Err(corrupt(name, start, "its footer and trailer do not match"));
     }
-    if encoded[..8] != FOOTER_MAGIC || encoded[REPEATED] != segment.header.encode()[REPEATED] {
-        return Err(corrupt(name, start, "its footer is another file's"));
+    if encoded[..8] != FOOTER_MAGIC {
+        return Err(corrupt(name, start, "no footer stands where its trailer says"));
     }
+    let header = segment.header.file_header();
+    header.check_copy(&name, start + REPEATED.start as u64, &encoded[REPEATED])?;
     let number = |index: usize| {
         let at = 48 + 8 * index;
         u64::from_le_bytes(encoded[at..at + 8].try_into().expect("eight bytes"))

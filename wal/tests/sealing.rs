@@ -146,6 +146,43 @@ fn valid_parts_of_another_segment_are_found() {
     assert!(verify(&*disk, &sealed).is_err());
 }
 
+/// Bytes of features, versions and digest kinds in a footer, and whether it is read all the same.
+#[test]
+fn a_footer_of_an_unknown_format_is_refused_by_name() {
+    let (disk, sealed, _) = sealed(3);
+    let name = sealed.header.file_name().to_string();
+    let bytes = disk.file_bytes(&name).unwrap();
+    let (start, end) = (bytes.len() - 240, bytes.len() - 64);
+    for (at, byte, wanted) in [
+        (12, 1, None),
+        (8, 9, Some("version 9; this build knows 2")),
+        (11, 2, Some("digest kind 2; this build knows 1, BLAKE3-256")),
+        (
+            16,
+            4,
+            Some(
+                "feature bits 0x0 (incompatible), 0x4 (read-only compatible); this build knows none",
+            ),
+        ),
+        (
+            23,
+            1,
+            Some(
+                "feature bits 0x1000000 (incompatible), 0x0 (read-only compatible); this build knows none",
+            ),
+        ),
+    ] {
+        let mut footer = bytes[start..end].to_vec();
+        footer[at] = byte;
+        let trailer = Trailer::of(&footer, start as u64).encode();
+        disk.put_file(&name, [&bytes[..start], &footer, &trailer].concat().as_slice());
+        let read = read_footer(&*disk, &open(&*disk, sealed.header).unwrap());
+        let refused = read.err().map(|error| error.to_string());
+        let wanted = wanted.map(|what| format!("{name} has an unsupported format: {what}"));
+        assert_eq!(refused, wanted, "byte {at}");
+    }
+}
+
 #[test]
 fn a_list_without_a_directory_is_damage() {
     let (disk, sealed, _) = sealed(400);

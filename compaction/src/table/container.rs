@@ -24,7 +24,9 @@ use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, size};
 use pinstone_disk::env::{AtomicBool, AtomicU64, Ordering};
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{DiskExt, FileName, HEADER_BYTES, TRAILER_BYTES, Trailer};
+use pinstone_disk::{
+    DiskExt, FileHeader, FileName, HEADER_BYTES, REPEATED, TRAILER_BYTES, Trailer,
+};
 
 use crate::error::TableError;
 use crate::table::TableMeta;
@@ -97,7 +99,10 @@ impl TableFile {
             return Err(corrupt(start, "its footer is not the one that its trailer names"));
         }
         let header = meta.id.header(tables.store_id());
-        let footer = Footer::decode(meta.id.table, &header, footer)
+        if let Some(copy) = footer.get(REPEATED) {
+            header.check_copy(&name, start + REPEATED.start as u64, copy)?;
+        }
+        let footer = Footer::decode(meta.id.table, footer)
             .map_err(|error| corrupt(start + error.offset as u64, error.what))?;
         let ends = [UNITS_START, footer.units_end, footer.directory_end, footer.filters_end];
         if !ends.is_sorted() || footer.filters_end != start {
@@ -250,11 +255,16 @@ impl TableFile {
     /// Damage, or whatever the machine says.
     pub(crate) fn check_header(&self) -> Result<(), TableError> {
         let bytes = self.read(0..UNITS_START)?;
-        let mut wanted = self.meta.id.header(self.tables.store_id()).encode().to_vec();
-        wanted.resize(bytes.len(), 0);
-        match bytes.iter().zip(&wanted).position(|(byte, wanted)| byte != wanted) {
+        if FileHeader::decode(&self.name(), &bytes)? != self.meta.id.header(self.tables.store_id())
+        {
+            return Err(self.corrupt(0, "its header is another file's"));
+        }
+        match bytes[HEADER_BYTES..].iter().position(|byte| *byte != 0) {
             None => Ok(()),
-            Some(at) => Err(self.corrupt(at as u64, "its header, or the zeros after it, changed")),
+            Some(at) => {
+                let at = (HEADER_BYTES + at) as u64;
+                Err(self.corrupt(at, "the zeros after its header changed"))
+            }
         }
     }
 

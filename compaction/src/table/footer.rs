@@ -143,17 +143,15 @@ impl Footer {
         bytes
     }
 
-    pub(crate) fn decode(
-        tree: TableKind,
-        header: &FileHeader,
-        bytes: &[u8],
-    ) -> Result<Self, Malformed> {
+    /// Decodes a footer of a table of this tree, but for the header's copy, which its file's header judges
+    /// ([`FileHeader::check_copy`]).
+    pub(crate) fn decode(tree: TableKind, bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let magic = reader.take(8, "a footer's magic")?;
-        let copy = reader.take(REPEATED.len(), "a header's copy")?;
-        if magic != FOOTER_MAGIC || *copy != header.encode()[REPEATED] {
-            return Err(Malformed { offset: 0, what: "the footer of this file" });
+        if magic != FOOTER_MAGIC {
+            return Err(Malformed { offset: 0, what: "a footer's magic" });
         }
+        reader.take(REPEATED.len(), "a header's copy")?;
         let mut number = || reader.u64("a number");
         let (entry_count, unit_count) = (number()?, number()?);
         let (units_end, directory_end, filters_end) = (number()?, number()?, number()?);
@@ -237,7 +235,7 @@ mod tests {
         for (tree, footer, what) in cases {
             let header = header(tree);
             let bytes = footer.encode(tree, &header);
-            let decode = |bytes: &[u8]| Footer::decode(tree, &header, bytes);
+            let decode = |bytes: &[u8]| Footer::decode(tree, bytes);
             assert_eq!(decode(&bytes), Ok(footer.clone()));
             let (first, last) = (footer.first.len(), footer.last.len());
             let last_at = 176 + 1 + first;
@@ -253,7 +251,8 @@ mod tests {
                     assert_eq!(decode(&lying), Err(Malformed { offset: at, what }), "{tree:?}");
                 }
             }
-            for (at, byte) in (0..bytes.len()).flat_map(|at| [(at, 0), (at, 0x7f), (at, 0xff)]) {
+            let places = (0..bytes.len()).filter(|at| !REPEATED.contains(at));
+            for (at, byte) in places.flat_map(|at| [(at, 0), (at, 0x7f), (at, 0xff)]) {
                 let mut lying = bytes.clone();
                 lying[at] = byte;
                 if let Ok(other) = decode(&lying) {

@@ -64,7 +64,7 @@ pub trait Tree: fmt::Debug + Send + 'static {
     fn file(table: &Self::Table) -> &TableFile;
 
     /// All entries of a table.
-    fn entries(table: &Arc<Self::Table>) -> Self::Entries;
+    fn entries(table: &Arc<Self::Table>, scan_bytes: u64) -> Self::Entries;
 
     /// Begins a table, with filters if there is a seed for them.
     ///
@@ -85,6 +85,9 @@ pub trait Tree: fmt::Debug + Send + 'static {
     /// The table is longer than this, and the entry has another key than the last one: the table
     /// may end here.
     fn ends_before(builder: &Self::Builder, entry: &Self::Entry, table_bytes: u64) -> bool;
+
+    /// Bytes of memory that a table takes while it is written.
+    fn builder_bytes(builder: &Self::Builder) -> u64;
 
     /// Ends a table; its bytes are durable on return, its name is not.
     ///
@@ -119,8 +122,8 @@ impl Tree for Index {
         table.file()
     }
 
-    fn entries(table: &Arc<IndexTable>) -> Rows {
-        table.rows()
+    fn entries(table: &Arc<IndexTable>, scan_bytes: u64) -> Rows {
+        table.rows_by(scan_bytes)
     }
 
     fn create(
@@ -138,6 +141,10 @@ impl Tree for Index {
     fn ends_before(builder: &IndexBuilder, entry: &Row, table_bytes: u64) -> bool {
         builder.len_bytes() >= table_bytes
             && builder.last().is_some_and(|last| last.key() != entry.key())
+    }
+
+    fn builder_bytes(builder: &IndexBuilder) -> u64 {
+        builder.memory_bytes()
     }
 
     fn finish(builder: IndexBuilder, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
@@ -172,8 +179,8 @@ impl Tree for Names {
         table.file()
     }
 
-    fn entries(table: &Arc<NameTable>) -> Entries {
-        table.entries()
+    fn entries(table: &Arc<NameTable>, scan_bytes: u64) -> Entries {
+        table.entries_by(scan_bytes)
     }
 
     fn create(
@@ -190,6 +197,10 @@ impl Tree for Names {
 
     fn ends_before(builder: &NameBuilder, entry: &NameEntry, table_bytes: u64) -> bool {
         builder.len_bytes() >= table_bytes && *builder.last_name() != *entry.name
+    }
+
+    fn builder_bytes(builder: &NameBuilder) -> u64 {
+        builder.memory_bytes()
     }
 
     fn finish(builder: NameBuilder, replaced: Vec<Replaced>) -> Result<TableMeta, TableError> {
@@ -312,6 +323,11 @@ impl<T: Tree> RunWriter<T> {
         Self { tables, options, inputs, carried, current: None, start: None, finished }
     }
 
+    /// Bytes of memory that it takes now, about.
+    pub fn memory_bytes(&self) -> u64 {
+        self.current.as_ref().map_or(0, T::builder_bytes)
+    }
+
     /// Adds an entry, which comes after all before it.
     ///
     /// # Errors
@@ -395,6 +411,8 @@ pub struct Rewrite<T: Tree> {
     plan: Plan,
     /// Entries that it has written.
     written_count: u64,
+    /// Bytes that it has read of its sources at once.
+    read_bytes: u64,
     entries: Box<dyn Iterator<Item = Result<T::Entry, TableError>> + Send>,
     writer: RunWriter<T>,
 }
@@ -408,10 +426,11 @@ impl<T: Tree> fmt::Debug for Rewrite<T> {
 /// What goes into a merge of a tree's tables.
 pub type Merged<T> = Merge<Sequence<T>, <T as Tree>::Entry, TableError>;
 
-/// The entries of tables that follow one another, read one table at a time: a merge has some hundred
-/// kilobytes of each of its sources in memory.
+/// The entries of tables that follow one another, read one table at a time, and of that so many bytes at
+/// once.
 pub struct Sequence<T: Tree> {
     tables: std::vec::IntoIter<Arc<T::Table>>,
+    scan_bytes: u64,
     entries: Option<T::Entries>,
 }
 
@@ -423,7 +442,7 @@ impl<T: Tree> fmt::Debug for Sequence<T> {
 
 impl<T: Tree> Sequence<T> {
     /// As few sequences of these tables as there can be. Those of a level other than 0 are one.
-    fn all(inputs: &[Arc<T::Table>]) -> Vec<Self> {
+    fn all(shared: &Tables, inputs: &[Arc<T::Table>]) -> Vec<Self> {
         let mut sorted = inputs.to_vec();
         sorted.sort_by(|a, b| T::file(a).meta().first.cmp(&T::file(b).meta().first));
         let mut sequences: Vec<Vec<Arc<T::Table>>> = Vec::new();
@@ -437,7 +456,9 @@ impl<T: Tree> Sequence<T> {
                 None => sequences.push(vec![table]),
             }
         }
-        let sequence = |tables: Vec<_>| Self { tables: tables.into_iter(), entries: None };
+        let scan_bytes = shared.scan_bytes(sequences.len());
+        let sequence =
+            |tables: Vec<_>| Self { tables: tables.into_iter(), scan_bytes, entries: None };
         sequences.into_iter().map(sequence).collect()
     }
 }
@@ -450,7 +471,7 @@ impl<T: Tree> Iterator for Sequence<T> {
             if let Some(entry) = self.entries.as_mut().and_then(Iterator::next) {
                 return Some(entry);
             }
-            self.entries = Some(T::entries(&self.tables.next()?));
+            self.entries = Some(T::entries(&self.tables.next()?, self.scan_bytes));
         }
     }
 }
@@ -473,11 +494,13 @@ impl<T: Tree> Rewrite<T> {
         I: Iterator<Item = Result<T::Entry, TableError>> + Send + 'static,
     {
         assert!(!plan.is_move, "a move writes nothing");
-        let merged = Merge::new(Sequence::all(inputs));
+        let sequences = Sequence::all(tables, inputs);
+        let read_bytes = sequences.iter().map(|sequence| sequence.scan_bytes).sum();
+        let merged = Merge::new(sequences);
         let entries = Box::new(kept(merged));
         let metas = plan.inputs().map(|meta| TableMeta::clone(meta)).collect();
         let writer = RunWriter::new(tables, options, metas, carried);
-        Self { plan, written_count: 0, entries, writer }
+        Self { plan, written_count: 0, read_bytes, entries, writer }
     }
 
     /// Goes on by about `entry_count` entries that stay; false if there are no more.
@@ -493,6 +516,17 @@ impl<T: Tree> Rewrite<T> {
             self.written_count += 1;
         }
         Ok(true)
+    }
+
+    /// Bytes of memory that it takes now, about: what it has read of its sources, and what it gathers to
+    /// write.
+    pub fn memory_bytes(&self) -> u64 {
+        self.read_bytes + self.writer.memory_bytes()
+    }
+
+    /// Entries that it has written.
+    pub fn written_count(&self) -> u64 {
+        self.written_count
     }
 
     /// The plan that it carries out.

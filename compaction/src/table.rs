@@ -17,6 +17,9 @@ use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, put_varint};
 use pinstone_disk::{Epoch, FileHeader, FileKind, FileName, Ordinal, StoreId, TableKind};
 
+/// Bytes read at once by who reads all entries of a table.
+pub const SCAN_BYTES: u64 = 256 << 10;
+
 /// A table: its tree, its ordinal among that tree's tables, the epoch of its writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableId {

@@ -130,7 +130,7 @@ impl Life {
             Arc::new(Names::open(&self.tables, TableMeta::clone(meta)).unwrap())
         };
         let inputs: Vec<_> = plan.inputs().map(open).collect();
-        let named = inputs.iter().flat_map(|table| table.file().footer().replaced.clone());
+        let named = inputs.iter().flat_map(|table| table.file().replaced().unwrap());
         let named = named.filter(|replaced| self.lingering.contains_key(&id(replaced)));
         let carried = united(named, |replaced| {
             self.lingering.get(&id(replaced)).map(|table| table.meta.last.clone())
@@ -162,7 +162,7 @@ impl Life {
         let mut named: BTreeMap<_, Vec<Replaced>> = BTreeMap::new();
         for (_, meta) in self.levels.all() {
             let table = Names::open(&tables(&self.disk), TableMeta::clone(meta)).unwrap();
-            for replaced in &table.file().footer().replaced {
+            for replaced in &table.file().replaced().unwrap() {
                 named.entry(id(replaced)).or_default().push(replaced.clone());
             }
         }

@@ -18,6 +18,7 @@ use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
 use pinstone_compaction::run::{
     CARRIED_TABLES_MAX, Carried, Index, Names, Rewrite, RunOptions, RunWriter, Tree,
 };
+use pinstone_compaction::table::SCAN_BYTES;
 use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::Row;
 use pinstone_compaction::table::shared::Tables;
@@ -163,7 +164,9 @@ impl Grown {
     }
 
     fn entries<T: Kept>(&self, meta: &TableMeta) -> Vec<T::Entry> {
-        T::entries(&open::<T>(&self.tables, meta).unwrap()).map(Result::unwrap).collect()
+        T::entries(&open::<T>(&self.tables, meta).unwrap(), SCAN_BYTES)
+            .map(Result::unwrap)
+            .collect()
     }
 
     fn all<T: Kept>(&self) -> Vec<T::Entry> {
@@ -302,7 +305,7 @@ fn found(tree: &Grown) -> Vec<NameEntry> {
     let tables: Vec<_> =
         metas.values().map(|meta| open::<Names>(&tree.tables, meta).unwrap()).collect();
     let replaced: Vec<Replaced> =
-        tables.iter().flat_map(|table| table.file().footer().replaced.clone()).collect();
+        tables.iter().flat_map(|table| table.file().replaced().unwrap()).collect();
     let is_stale = |id: TableId, name: &Bytes| {
         replaced.iter().any(|replaced| {
             replaced.ordinal == id.ordinal

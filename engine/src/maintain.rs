@@ -154,7 +154,7 @@ pub(crate) fn after_write(inner: &Inner) -> Result<()> {
     let entry_count = inner.trees.pressure.load(Ordering::Relaxed);
     if entry_count > 0 && inner.options.maintenance == Maintenance::Thread {
         // What fails here, the thread has met too, or will.
-        let _ = compact::step(inner, entry_count);
+        let _ = compact::help(inner, entry_count);
     }
     Ok(())
 }

@@ -64,8 +64,8 @@ pub struct Options {
     /// the usual limit of a process. Besides these, about ten files are open.
     pub open_files_max: usize,
     /// Bytes of anonymous memory that the store takes, about: what is gathered to be written, what
-    /// sealing will write, memtables, tables' directories, filters and footers, and the cache of their
-    /// pages and blocks, which takes what is left. Values handed out are their holders'. Default: 256 MiB,
+    /// sealing will write, memtables, what compaction reads and writes, tables' directories and filters, and the
+    /// cache of their pages and blocks, which takes what is left. Values handed out are their holders'. Default: 256 MiB,
     /// enough for the filters of 80 million values; filters beyond are done without, which costs reads.
     /// At least [`Options::MEMORY_BYTES_MIN`].
     pub memory_bytes: u64,
@@ -115,6 +115,12 @@ const MEMTABLE_ENTRY_BYTES: u64 = 70;
 /// Bytes of a table of the index for a row, about.
 const INDEX_ROW_BYTES: u64 = 18;
 
+/// Bytes that a tree's compaction reads of its sources at once.
+pub(crate) const MERGE_BYTES: u64 = 1 << 20;
+
+/// Bytes that a table takes while it is written, about: its filters, the keys of one of them, what is gathered.
+const BUILDER_BYTES: u64 = 2 << 20;
+
 /// How a store's memory is shared out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
@@ -141,28 +147,29 @@ impl Options {
     pub const APPEND_BUFFER_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=64 << 20;
 
     /// The least that `memory_bytes` may be.
-    pub const MEMORY_BYTES_MIN: u64 = 8 << 20;
+    pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
     /// The least and the most that `table_bytes` may be.
     pub const TABLE_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
 
     /// How `memory_bytes` is shared out.
     pub(crate) fn budget(&self) -> Budget {
-        // Gathered frames, one of them on its way; a quarter for each tree's memtables.
+        // Gathered frames, one of them on its way; tables on their way; and of the rest a quarter for each
+        // tree's memtables.
         let buffers_bytes = 3 * self.append_buffer_bytes as u64;
-        let share_bytes = self.memory_bytes / 4;
+        let besides_bytes = buffers_bytes + 2 * (BUILDER_BYTES + MERGE_BYTES);
+        let rest_bytes = self.memory_bytes.saturating_sub(besides_bytes).max(self.memory_bytes / 4);
+        let share_bytes = rest_bytes / 4;
         // One memtable that takes what comes, one and a half times as long as it should be since it
         // ends with a segment, and one that is being written.
         let by_memory = share_bytes / (MEMTABLE_ENTRY_BYTES * 4);
         let memtable_entries = by_memory.min(self.memtable_entries_max).max(1);
-        let memtables_bytes = 2 * share_bytes;
-        let lists_bytes = self.memory_bytes / 32;
-        let others_bytes = memtables_bytes + lists_bytes + buffers_bytes;
+        let lists_bytes = rest_bytes / 32;
         Budget {
             memtable_entries,
             // One that takes what comes, two that wait, one of them being written.
             names_memtable_bytes: share_bytes / 4,
             segment_values_max: (memtable_entries / 2).max(64),
-            tables_bytes: self.memory_bytes.saturating_sub(others_bytes),
+            tables_bytes: rest_bytes - 2 * share_bytes - lists_bytes,
             lists_bytes,
         }
     }

@@ -127,7 +127,7 @@ pub struct MemoryStats {
     pub index_memtable_bytes: u64,
     /// The pointer table's memtables.
     pub names_memtable_bytes: u64,
-    /// Directories and filters of tables, and what their footers say of the tables that they replaced.
+    /// Directories and filters of tables.
     pub directory_bytes: u64,
     /// Pages and blocks of tables.
     pub cache_bytes: u64,
@@ -139,6 +139,12 @@ pub struct MemoryStats {
     pub list_bytes: u64,
     /// What sealing will write of the segments that are not sealed.
     pub sealer_bytes: u64,
+    /// Frames of values that are not written yet, and the memory of one that was.
+    pub append_buffer_bytes: u64,
+    /// What flushing and compaction have read and not yet written.
+    pub compaction_bytes: u64,
+    /// The root: the list of segments and tables, about.
+    pub root_bytes: u64,
     /// Directories of tables that were damaged, and made again.
     pub directories_rebuilt_count: u64,
     /// Filters of tables that were damaged, and are done without.

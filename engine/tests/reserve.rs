@@ -23,7 +23,7 @@ fn store(segment_bytes: u64, pointer_segment_bytes: u64) -> StoreBuilder {
 
 /// With tables so small that names as long as may be make the root long.
 fn long_root() -> StoreBuilder {
-    let builder = store(64 << 10, 16 << 10).memory_bytes(8 << 20).table_bytes(4 << 10);
+    let builder = store(64 << 10, 16 << 10).memory_bytes(16 << 20).table_bytes(4 << 10);
     builder.level0_tables(2).level_ratio(2)
 }
 

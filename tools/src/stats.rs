@@ -123,6 +123,9 @@ fn uses(memory: &MemoryStats) -> String {
         ("cached pages and blocks", memory.cache_bytes),
         ("directories of digest lists", memory.list_bytes),
         ("what sealing will write", memory.sealer_bytes),
+        ("values that are not written yet", memory.append_buffer_bytes),
+        ("what compaction works on", memory.compaction_bytes),
+        ("the root", memory.root_bytes),
     ];
     let used_bytes = uses.iter().map(|(_, bytes)| bytes).sum();
     for (what, bytes) in uses.into_iter().chain([("in use", used_bytes)]) {

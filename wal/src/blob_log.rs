@@ -335,6 +335,7 @@ impl BlobLog {
             unsealed_ends: state.unsealed_ends().collect(),
             written_bytes: self.written_bytes.load(Ordering::Relaxed),
             sealer_memory_bytes: state.sealers().map(Sealer::memory_bytes).sum(),
+            gathered_bytes: state.gathered_bytes(),
         }
     }
 }
@@ -352,6 +353,8 @@ pub struct BlobLogFigures {
     /// Bytes of memory that hold what will seal the active segment and those that are full, but for
     /// one that was taken to be sealed.
     pub sealer_memory_bytes: u64,
+    /// Bytes of memory of frames that are not written yet, and of one that was.
+    pub gathered_bytes: u64,
 }
 
 #[cfg(test)]

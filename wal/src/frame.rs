@@ -229,6 +229,11 @@ impl FrameBuilder {
         self.bytes.len() == FRAME_HEADER_BYTES
     }
 
+    /// Bytes of memory that it takes.
+    pub(crate) fn capacity_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Bytes of header and records so far, without padding.
     pub fn len_bytes(&self) -> usize {
         self.bytes.len()

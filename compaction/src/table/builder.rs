@@ -1,7 +1,7 @@
 //! Writes one table's file, whatever its entries, from its start to its end.
 //!
 //! 1. Whoever knows the entries makes units of them, and gives the keys of each for its filter.
-//! 2. Units are gathered and written a megabyte at a time. Every so many of them end a filter.
+//! 2. Units are gathered and written a quarter of a mebibyte at a time. Every so many of them end a filter.
 //! 3. At the end, all that leads to the units is given, and the builder writes the directory, the
 //!    filters, the footer and the trailer, and syncs (T1 of [`container`](super::container)).
 //!
@@ -23,7 +23,7 @@ use crate::table::shared::Tables;
 use crate::table::{TableId, TableMeta};
 
 /// Bytes gathered before they are written together.
-const WRITE_BYTES: usize = 1 << 20;
+const WRITE_BYTES: usize = 256 << 10;
 
 /// What both trees' directories begin with: checksum, count of units, count of filters.
 pub(crate) const DIRECTORY_COUNTS_BYTES: usize = 12;
@@ -88,6 +88,11 @@ impl TableBuilder {
             filters: FilterSetBuilder::new(filter_units),
             is_finished: false,
         })
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.buffer.capacity() as u64 + self.filters.memory_bytes()
     }
 
     /// The seed of its checksums.

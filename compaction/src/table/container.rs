@@ -30,7 +30,7 @@ use pinstone_disk::{
 
 use crate::error::TableError;
 use crate::table::TableMeta;
-use crate::table::footer::{FOOTER_BYTES_MAX, Footer};
+use crate::table::footer::{FOOTER_BYTES_MAX, Footer, Replaced};
 use crate::table::probes::{ProbeFigures, Probes, count};
 use crate::table::shared::{Tables, Unit};
 
@@ -61,11 +61,35 @@ pub struct TableFile {
 }
 
 impl TableFile {
-    /// Opens a table by its tail: one read, of a few kilobytes.
+    /// Opens a table by its tail: one read, of a few kilobytes. What its footer says of the tables that it
+    /// replaced does not stay in memory: see [`replaced`](Self::replaced).
     ///
     /// # Errors
     /// Damage: also a file that is missing, or is not the one that `meta` describes.
     pub fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Self, TableError> {
+        let mut footer = Self::read_footer(tables, &meta)?;
+        footer.replaced = Vec::new();
+        Ok(Self {
+            tables: Arc::clone(tables),
+            seed: meta.id.header(tables.store_id()).seed(),
+            meta,
+            footer,
+            doomed: AtomicBool::new(false),
+            resident_bytes: AtomicU64::new(0),
+            probes: Probes::default(),
+        })
+    }
+
+    /// What its footer says of the tables that it was made from, and that those were made from as far as
+    /// their files may have been there yet: read again.
+    ///
+    /// # Errors
+    /// Damage since it was opened, or whatever the machine says.
+    pub fn replaced(&self) -> Result<Vec<Replaced>, TableError> {
+        Ok(Self::read_footer(&self.tables, &self.meta)?.replaced)
+    }
+
+    fn read_footer(tables: &Arc<Tables>, meta: &TableMeta) -> Result<Footer, TableError> {
         let name = meta.id.file_name();
         let corrupt = |offset, what: &str| TableError::corrupt(name, offset, what);
         let file = match tables.file(meta.id) {
@@ -112,17 +136,7 @@ impl TableFile {
         if said != (meta.entry_count, &meta.first, &meta.last) {
             return Err(corrupt(start, "its footer does not say what the root says"));
         }
-        let table = Self {
-            tables: Arc::clone(tables),
-            seed: header.seed(),
-            meta,
-            footer,
-            doomed: AtomicBool::new(false),
-            resident_bytes: AtomicU64::new(0),
-            probes: Probes::default(),
-        };
-        table.note_resident(table.footer.replaced_memory_bytes());
-        Ok(table)
+        Ok(footer)
     }
 
     /// What the root says of it.
@@ -130,7 +144,7 @@ impl TableFile {
         &self.meta
     }
 
-    /// What its footer says.
+    /// What its footer says, but for what it replaced.
     pub fn footer(&self) -> &Footer {
         &self.footer
     }
@@ -170,8 +184,7 @@ impl TableFile {
         self.tables.note_ignored_filter();
     }
 
-    /// Bytes of memory that its directory, its filters, and what its footer says of the tables that it
-    /// replaced take.
+    /// Bytes of memory that its directory and its filters take.
     pub fn resident_bytes(&self) -> u64 {
         self.resident_bytes.load(Ordering::Relaxed)
     }

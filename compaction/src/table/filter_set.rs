@@ -39,6 +39,12 @@ impl FilterSetBuilder {
         Self { part_units, units: 0, keys: Vec::new(), filters: Vec::new() }
     }
 
+    /// Bytes of memory that the keys and the filters take.
+    pub fn memory_bytes(&self) -> u64 {
+        let filters = self.filters.iter().flatten().map(Filter::memory_bytes);
+        (8 * self.keys.capacity()) as u64 + filters.sum::<usize>() as u64
+    }
+
     /// Adds a key of the unit that has not ended.
     pub fn push(&mut self, key: u64) {
         self.keys.push(key);

@@ -89,15 +89,6 @@ pub struct Footer {
 }
 
 impl Footer {
-    /// Bytes of memory that what it says of replaced tables takes.
-    pub(crate) fn replaced_memory_bytes(&self) -> usize {
-        let keys = |replaced: &Replaced| {
-            replaced.first.len() + replaced.until.as_ref().map_or(0, Bytes::len)
-        };
-        let keys_bytes: usize = self.replaced.iter().map(keys).sum();
-        self.replaced.capacity() * size_of::<Replaced>() + keys_bytes
-    }
-
     /// Bytes of all filters.
     pub(crate) fn filters_bytes(&self) -> u64 {
         self.filters_end - self.directory_end

@@ -31,16 +31,13 @@ use crate::table::filter_set::FilterSet;
 use crate::table::footer::Replaced;
 use crate::table::probes::{ProbeFigures, count};
 use crate::table::shared::{Tables, Unit};
-use crate::table::{TableId, TableMeta};
+use crate::table::{SCAN_BYTES, TableId, TableMeta};
 
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 4096;
 
 /// Pages that one filter covers: its keys are gathered in memory while a table is written.
 pub const FILTER_PAGES: usize = 256;
-
-/// Pages read at once by who reads them all.
-const SCAN_PAGES: u64 = 64;
 
 pub(crate) const PAGE_HEADER_BYTES: usize = 16;
 pub(crate) const ROW_BYTES: usize = 16;
@@ -116,6 +113,11 @@ pub struct IndexBuilder {
 }
 
 impl IndexBuilder {
+    /// Bytes of memory that it takes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.file.memory_bytes() + (self.page.capacity() + 4 * self.tops.capacity()) as u64
+    }
+
     /// Begins a table, with filters if there is a seed for them.
     ///
     /// # Errors
@@ -337,9 +339,15 @@ impl IndexTable {
             .map_err(|error| self.file.corrupt(offset_bytes + error.offset as u64, error.what))
     }
 
-    /// All rows in order, read past the cache.
+    /// All rows in order, read past the cache, [`SCAN_BYTES`] at once.
     pub fn rows(self: &Arc<Self>) -> Rows {
-        Rows { table: Arc::clone(self), next_page: 0, chunk: Bytes::new(), row: 0 }
+        self.rows_by(SCAN_BYTES)
+    }
+
+    /// The same, by so many bytes at once, and a page at least.
+    pub(crate) fn rows_by(self: &Arc<Self>, scan_bytes: u64) -> Rows {
+        let scan_pages = (scan_bytes / PAGE_BYTES as u64).max(1);
+        Rows { table: Arc::clone(self), scan_pages, next_page: 0, chunk: Bytes::new(), row: 0 }
     }
 
     /// Whether all of it is as it was written: the header, every page, their order, the counts, the
@@ -505,6 +513,7 @@ impl Directory {
 #[derive(Debug)]
 pub struct Rows {
     table: Arc<IndexTable>,
+    scan_pages: u64,
     next_page: u64,
     /// Pages read at once, from the first of them on that has rows left.
     chunk: Bytes,
@@ -528,7 +537,7 @@ impl Rows {
 
     fn read_chunk(&mut self) -> Result<bool, TableError> {
         let file = &self.table.file;
-        let end = (self.next_page + SCAN_PAGES).min(file.footer().unit_count);
+        let end = (self.next_page + self.scan_pages).min(file.footer().unit_count);
         if self.next_page == end {
             return Ok(false);
         }

@@ -32,7 +32,7 @@ use crate::table::name_block::{
 };
 use crate::table::probes::{ProbeFigures, count};
 use crate::table::shared::{Tables, Unit};
-use crate::table::{TableId, TableMeta};
+use crate::table::{SCAN_BYTES, TableId, TableMeta};
 
 /// Bytes after which a block ends.
 pub const BLOCK_BYTES: usize = 4096;
@@ -40,9 +40,6 @@ pub const BLOCK_BYTES: usize = 4096;
 /// Blocks that one filter covers: the keys of their names are gathered in memory while a table is
 /// written.
 pub const FILTER_BLOCKS: usize = 1024;
-
-/// Bytes read at once by who reads all entries.
-const SCAN_BYTES: u64 = 256 << 10;
 
 /// Writes one table of names.
 #[derive(Debug)]
@@ -102,6 +99,13 @@ impl Keys {
 }
 
 impl NameBuilder {
+    /// Bytes of memory that it takes, but for the block that it gathers.
+    pub fn memory_bytes(&self) -> u64 {
+        let Keys { names, ends, commits } = &self.keys;
+        let keys_bytes = names.capacity() + 4 * ends.capacity() + 8 * commits.capacity();
+        self.file.memory_bytes() + (keys_bytes + 4 * self.block_lens.capacity()) as u64
+    }
+
     /// Begins a table, with filters if there is a seed for them.
     ///
     /// # Errors
@@ -419,10 +423,16 @@ impl NameTable {
             .ok_or_else(|| self.file.corrupt(start, "no block begins here"))
     }
 
-    /// All entries in order, read past the cache.
+    /// All entries in order, read past the cache, [`SCAN_BYTES`] at once.
     pub fn entries(self: &Arc<Self>) -> Entries {
+        self.entries_by(SCAN_BYTES)
+    }
+
+    /// The same, by so many bytes at once, and a block at least.
+    pub(crate) fn entries_by(self: &Arc<Self>, scan_bytes: u64) -> Entries {
         Entries {
             table: Arc::clone(self),
+            scan_bytes,
             next_block: 0,
             chunk: Bytes::new(),
             chunk_start: UNITS_START,
@@ -503,6 +513,7 @@ pub(crate) fn first_block(bytes: &Bytes, seed: Seed, start: u64) -> Option<Block
 #[derive(Debug)]
 pub struct Entries {
     table: Arc<NameTable>,
+    scan_bytes: u64,
     next_block: usize,
     /// Bytes read at once, and where they begin.
     chunk: Bytes,
@@ -535,7 +546,7 @@ impl Entries {
         let range = directory.range(self.next_block);
         if range.end > self.chunk_start + self.chunk.len() as u64 {
             // As many whole blocks as go into one read, and one at least.
-            let most = range.start + SCAN_BYTES;
+            let most = range.start + self.scan_bytes;
             let rest = &directory.ends[self.next_block..];
             let count = rest.partition_point(|end| *end <= most).max(1);
             self.chunk = table.file.read(range.start..rest[count - 1])?;

@@ -1,10 +1,11 @@
 //! What the tables of a store share: the disk, the open files, the cache of units, the counts, and
-//! how much memory directories, filters and footers may take.
+//! how much memory directories and filters may take.
 //!
 //! - C1: no more files are kept open than was said at first, and about as many bytes of units cached
 //!   as was said last.
-//! - C2: what open tables hold is counted, and never let go: directories, filters, and what footers
-//!   name. Who is about to read a filter asks first whether there is room.
+//! - C2: what open tables hold is counted, and never let go: directories and filters. Who is about to
+//!   read a filter asks first whether there is room.
+//! - C3: a file that could not be removed is tried again, and counts as there until it is gone.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ pub struct Tables {
     /// Bytes that cached units may take; and by how many bytes at least that changes.
     cache_bytes: Mutex<u64>,
     cache_step_bytes: u64,
-    /// Bytes of directories, of filters, and of what footers name, in memory.
+    /// Bytes of directories and filters in memory.
     resident_bytes: AtomicU64,
     unit_asks: AtomicU64,
     unit_reads: AtomicU64,
@@ -38,9 +39,10 @@ pub struct Tables {
     filters_ignored: AtomicU64,
     /// Of these, as many as there may be before no more filters are read.
     resident_bytes_max: AtomicU64,
+    /// Bytes that a merge has of its sources at once.
+    merge_bytes: AtomicU64,
     filters_left_out: AtomicU64,
-    /// Tables whose files were removed since this was last asked for.
-    removed: Mutex<Vec<TableId>>,
+    removals: Mutex<Removals>,
 }
 
 type Cache<K, V, W> = quick_cache::sync::Cache<K, V, W, FixedSeed>;
@@ -81,7 +83,7 @@ impl quick_cache::Weighter<UnitKey, Unit> for ByUnitBytes {
 pub struct TablesFigures {
     /// Bytes of cached units.
     pub cache_bytes: u64,
-    /// Bytes of directories, of filters, and of what footers name, in memory.
+    /// Bytes of directories and filters in memory.
     pub resident_bytes: u64,
     /// Units asked for.
     pub unit_asks: u64,
@@ -96,6 +98,15 @@ pub struct TablesFigures {
     pub filters_ignored: u64,
     /// Look-ups that did without a filter because there was no memory for it.
     pub filters_left_out: u64,
+}
+
+/// Files that were to go.
+#[derive(Debug, Default)]
+struct Removals {
+    /// They went since this was last asked for.
+    done: Vec<TableId>,
+    /// They could not be removed.
+    left: Vec<TableId>,
 }
 
 impl Tables {
@@ -129,8 +140,9 @@ impl Tables {
             directories_rebuilt: AtomicU64::new(0),
             filters_ignored: AtomicU64::new(0),
             resident_bytes_max: AtomicU64::new(u64::MAX),
+            merge_bytes: AtomicU64::new(u64::MAX),
             filters_left_out: AtomicU64::new(0),
-            removed: Mutex::new(Vec::new()),
+            removals: Mutex::default(),
         })
     }
 
@@ -160,10 +172,21 @@ impl Tables {
         }
     }
 
-    /// Reads no more filters while those in memory, directories and what footers name take so many
-    /// bytes or more; what look-ups need then is read from the device. At first there is no bound.
+    /// Reads no more filters while those in memory and directories take so many bytes or more; what look-ups need then is read from the device. At first there is no bound.
     pub fn set_resident_bytes_max(&self, bytes: u64) {
         self.resident_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// A merge reads so many bytes of all its sources at once, about: a page or a block of each at least, and
+    /// [`SCAN_BYTES`](super::SCAN_BYTES) of each at most. At first there is no other bound.
+    pub fn set_merge_bytes(&self, bytes: u64) {
+        self.merge_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that a merge of so many sources reads of each at once.
+    pub(crate) fn scan_bytes(&self, source_count: usize) -> u64 {
+        let share = self.merge_bytes.load(Ordering::Relaxed) / source_count.max(1) as u64;
+        share.clamp(UNITS_START, super::SCAN_BYTES)
     }
 
     /// What it comes to now.
@@ -184,7 +207,11 @@ impl Tables {
     /// go of them, in the order of their removal. A crash may bring the files back until the directory
     /// is synced after this; until then, what replaced a table must go on naming it.
     pub fn take_removed(&self) -> Vec<TableId> {
-        std::mem::take(&mut self.removed.lock())
+        let left = std::mem::take(&mut self.removals.lock().left);
+        for id in left {
+            self.remove(id);
+        }
+        std::mem::take(&mut self.removals.lock().done)
     }
 
     /// A table's file, open.
@@ -216,13 +243,14 @@ impl Tables {
     }
 
     /// Removes the file of a table that nobody reads any more and no durable root names (T4 of
-    /// [`container`](super::container)).
-    pub(crate) fn remove(&self, id: TableId) {
+    /// [`container`](super::container)). What cannot be removed now is tried again when it is next asked
+    /// what was removed, and at the next open.
+    pub fn remove(&self, id: TableId) {
         self.files.remove(&id);
-        // What cannot be removed now is removed at the next open: no root names it.
-        if self.disk.remove(id.file_name()).is_ok() {
-            self.removed.lock().push(id);
-        }
+        let removed = self.disk.remove(id.file_name());
+        let is_gone = removed.map_or_else(|error| error.is_not_found(), |()| true);
+        let mut removals = self.removals.lock();
+        if is_gone { removals.done.push(id) } else { removals.left.push(id) }
     }
 
     /// A filter may be read, to stay in memory; counts that it may not.

@@ -23,7 +23,7 @@ use pinstone_compaction::merge::{Readers, Versions};
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::plan::{self, Plan};
 use pinstone_compaction::run::{
-    CARRIED_TABLES_MAX, Index, Merged, Names, Rewrite, RunWriter, Tree, united,
+    CARRIED_TABLES_MAX, Carried, Index, Merged, Names, Rewrite, RunWriter, Tree, united,
 };
 use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::Row;
@@ -211,6 +211,24 @@ pub(crate) fn step(inner: &Inner, entry_count: u64) -> Result<bool> {
     step_holding(inner, &mut work, entry_count)
 }
 
+/// Does as much of what is due as `entry_count` entries are, in as many steps as that takes; a step counts as
+/// an entry at least.
+///
+/// # Errors
+/// As [`step`].
+pub(crate) fn help(inner: &Inner, entry_count: u64) -> Result<()> {
+    let mut left = entry_count;
+    while left > 0 {
+        let mut work = inner.trees.work.lock();
+        let before = work.entry_count;
+        if !step_holding(inner, &mut work, left)? {
+            break;
+        }
+        left = left.saturating_sub((work.entry_count - before).max(1));
+    }
+    Ok(())
+}
+
 fn step_holding(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
     inner.writer.poison.check()?;
     let has_stepped = is_stepped::<Names>(inner, work, step_flush::<Names>, entry_count)
@@ -253,6 +271,7 @@ fn attempt<T: StoreTree>(
         abandon_tree(work);
         work.has_failed = true;
     }
+    inner.trees.work_bytes.store(work.memory_bytes(), Ordering::Relaxed);
     done
 }
 
@@ -314,15 +333,19 @@ fn step_flush<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) ->
         T::work(work).flush = Some(Flush { memtable, flushed, entries, writer });
     }
     let flush = T::work(work).flush.as_mut().expect("it was just begun");
-    for _ in 0..entry_count {
+    for done in 0..entry_count {
         match flush.entries.next() {
             Some(entry) => {
                 let pushed = entry.and_then(|entry| flush.writer.push(&entry));
                 pushed.map_err(|error| after(inner, error))?;
             }
-            None => return finish_flush::<T>(inner, work).map(|()| true),
+            None => {
+                work.entry_count += done;
+                return finish_flush::<T>(inner, work).map(|()| true);
+            }
         }
     }
+    work.entry_count += entry_count;
     Ok(true)
 }
 
@@ -370,9 +393,10 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
         return begin_rewrite::<T>(inner, work, &levels, &plan);
     }
     let rewrite = T::work(work).rewrite.as_mut().expect("it is under way");
-    let before_bytes = rewrite.done_bytes();
+    let (before_bytes, before) = (rewrite.done_bytes(), rewrite.written_count());
     let goes_on = rewrite.step(entry_count).map_err(|error| after(inner, error))?;
     let bytes = rewrite.done_bytes() - before_bytes;
+    work.entry_count += rewrite.written_count() - before;
     inner.trees.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
     if !goes_on {
         finish_rewrite::<T>(inner, work)?;
@@ -397,20 +421,11 @@ fn begin_rewrite<T: StoreTree>(
         Arc::clone(levels.table(meta.id).expect("a plan is made of tables that are there"))
     };
     let inputs: Vec<_> = plan.inputs().map(open).collect();
-    let carried = |work: &Work| {
-        let all = inputs.iter().flat_map(|table| &T::file(table).footer().replaced);
-        let lingering = |replaced: &Replaced| {
-            let Replaced { ordinal, epoch, .. } = *replaced;
-            work.lingering.get(&TableId { table: T::KIND, ordinal, epoch })
-        };
-        let lingers = |replaced: &&Replaced| lingering(replaced).is_some();
-        united(all.filter(lingers).cloned(), |replaced| lingering(replaced)?.clone())
-    };
-    if !carried(work).is_empty() {
+    if !work.lingering.is_empty() {
         // Readers may have let go of them since.
         sync_names(inner, work)?;
     }
-    let carried = carried(work);
+    let carried = carried::<T>(work, &inputs).map_err(|error| after(inner, error))?;
     if carried.len() > CARRIED_TABLES_MAX {
         // Readers hold on to that many; once they let go, it goes on.
         return Ok(false);
@@ -424,6 +439,26 @@ fn begin_rewrite<T: StoreTree>(
     figures.read_bytes[usize::from(plan.target)] += plan.input_bytes();
     T::work(work).rewrite = Some(rewrite);
     Ok(true)
+}
+
+/// What the inputs of a rewriting replaced themselves, if its files may be there yet.
+fn carried<T: StoreTree>(
+    work: &Work,
+    inputs: &[Arc<T::Table>],
+) -> Result<Vec<Carried>, TableError> {
+    if work.lingering.is_empty() {
+        return Ok(Vec::new());
+    }
+    let lingering = |replaced: &Replaced| {
+        let Replaced { ordinal, epoch, .. } = *replaced;
+        work.lingering.get(&TableId { table: T::KIND, ordinal, epoch })
+    };
+    let mut named = Vec::new();
+    for table in inputs {
+        let replaced = T::file(table).replaced()?.into_iter();
+        named.extend(replaced.filter(|replaced| lingering(replaced).is_some()));
+    }
+    Ok(united(named, |replaced| lingering(replaced)?.clone()))
 }
 
 fn finish_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
@@ -457,7 +492,7 @@ fn take_in<T: StoreTree>(
         Err(error) => {
             if !matches!(error, Error::Poisoned { .. } | Error::Indeterminate { .. }) {
                 for meta in &new {
-                    let _ = inner.disk.remove(meta.id.file_name());
+                    inner.trees.tables.remove(meta.id);
                 }
             }
             return Err(error);

@@ -94,7 +94,7 @@ fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
 }
 
 fn memory_stats(inner: &Inner) -> MemoryStats {
-    let tables = inner.trees.tables.figures();
+    let (tables, blob) = (inner.trees.tables.figures(), inner.blob.figures());
     MemoryStats {
         limit_bytes: inner.options.memory_bytes,
         index_memtable_bytes: inner.index.memory_bytes(),
@@ -103,7 +103,10 @@ fn memory_stats(inner: &Inner) -> MemoryStats {
         cache_bytes: tables.cache_bytes,
         cache_asked_count: tables.unit_asks,
         cache_missed_count: tables.unit_reads,
-        sealer_bytes: inner.blob.figures().sealer_memory_bytes,
+        sealer_bytes: blob.sealer_memory_bytes,
+        append_buffer_bytes: blob.gathered_bytes,
+        compaction_bytes: inner.trees.work_bytes.load(Ordering::Relaxed),
+        root_bytes: 2 * inner.root.record_bytes(),
         list_bytes: inner.segments.lists_bytes(),
         directories_rebuilt_count: tables.directories_rebuilt,
         filters_ignored_count: tables.filters_ignored,

@@ -13,7 +13,7 @@ use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
 use pinstone_disk::{DiskError, Epoch, Ordinal, TableKind};
 
 use crate::error::Error;
-use crate::options::Options;
+use crate::options::{MERGE_BYTES, Options};
 use crate::state::digest_index::Memtable;
 use crate::state::pointers::NameMemtable;
 use crate::state::root::{Flushed, RootState};
@@ -32,6 +32,8 @@ pub(crate) struct Trees {
     pub(crate) work: Mutex<Work>,
     /// Bytes that compaction has read, about, as far as it is under way.
     pub(crate) compacted_bytes: AtomicU64,
+    /// Bytes of memory that the work under way takes.
+    pub(crate) work_bytes: AtomicU64,
     /// Entries that each writer is to rewrite beside what it does, as long as the work is behind.
     pub(crate) pressure: AtomicU64,
 }
@@ -47,6 +49,8 @@ pub(crate) struct Work {
     pub(crate) names: TreeWork<Names, NameMemtable>,
     /// Tables that were replaced, whose files may still be there after a crash.
     pub(crate) lingering: Lingering,
+    /// Entries that were flushed or rewritten.
+    pub(crate) entry_count: u64,
     /// Why a tree's work waits, told once nothing else is due.
     pub(crate) failure: Option<Error>,
 }
@@ -98,6 +102,20 @@ impl<T: Tree, M> std::fmt::Debug for Flush<T, M> {
     }
 }
 
+impl Work {
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.index.memory_bytes() + self.names.memory_bytes()
+    }
+}
+
+impl<T: Tree, M> TreeWork<T, M> {
+    fn memory_bytes(&self) -> u64 {
+        let flush = self.flush.as_ref().map_or(0, |flush| flush.writer.memory_bytes());
+        flush + self.rewrite.as_ref().map_or(0, Rewrite::memory_bytes)
+    }
+}
+
 impl Trees {
     /// The trees of a root, of which nothing is under way. Of tables `lingering` nobody knows whether
     /// they are gone.
@@ -113,6 +131,7 @@ impl Trees {
         let work = Mutex::new(Work { lingering, ..Work::default() });
         let tables_bytes = options.budget().tables_bytes;
         // What look-ups read is worth more than the last filters.
+        tables.set_merge_bytes(MERGE_BYTES);
         tables.set_resident_bytes_max(tables_bytes - tables_bytes / 8);
         let (filter_levels, shapes) =
             (options.filter_levels, [options.index_shape(), options.names_shape()]);
@@ -124,6 +143,7 @@ impl Trees {
             shapes,
             next,
             work,
+            work_bytes: AtomicU64::new(0),
             pressure: AtomicU64::new(0),
             compacted_bytes: AtomicU64::new(0),
         }
@@ -134,7 +154,7 @@ impl Trees {
         &self.shapes[number(tree)]
     }
 
-    /// Lets the cache have what directories, filters and footers leave of the memory that is for all.
+    /// Lets the cache have what directories and filters leave of the memory that is for all.
     pub(crate) fn fit_cache(&self) {
         let resident_bytes = self.tables.figures().resident_bytes;
         self.tables.set_cache_bytes(self.tables_bytes.saturating_sub(resident_bytes));

@@ -59,6 +59,13 @@ impl AppendState {
         closing.chain(self.sealing).chain(self.active.as_ref().map(Active::end))
     }
 
+    /// Bytes of memory of frames that are not written yet, and of the one whose memory is kept.
+    pub(super) fn gathered_bytes(&self) -> u64 {
+        let active = self.active.as_ref().map_or(0, |active| active.frame.capacity_bytes());
+        let queued: usize = self.queued.iter().map(|queued| queued.bytes.len()).sum();
+        (active + queued + self.spare.capacity()) as u64
+    }
+
     /// What will seal the unsealed segments, but for the one that is being sealed.
     pub(super) fn sealers(&self) -> impl Iterator<Item = &Sealer> {
         let closing = self.closing.iter().map(|closing| &closing.sealer);

@@ -51,6 +51,18 @@ impl Pool {
         buffer[..8].copy_from_slice(&number.to_le_bytes());
         buffer
     }
+
+    /// The same value, made in its place in the pool: nothing is copied.
+    ///
+    /// # Panics
+    /// As [`Pool::stamped`].
+    pub fn stamp(&mut self, number: u64) -> &[u8] {
+        let count = self.count() as u64;
+        let at = usize::try_from(number % count).expect("less than the pool's length");
+        let value = &mut self.bytes[at * self.value_bytes..][..self.value_bytes];
+        value[..8].copy_from_slice(&number.to_le_bytes());
+        value
+    }
 }
 
 /// The next of a sequence of random numbers.

@@ -57,6 +57,46 @@ pub fn forget(dir: &Path) {
     }
 }
 
+/// Drops what the page cache has of the files in this directory and in those beneath it, once all of
+/// the file system is written. Names and attributes of files stay cached: only the administrator can
+/// drop those, and for everybody.
+///
+/// # Panics
+/// If a file cannot be opened, or the file system not synced.
+pub fn forget_tree(dir: &Path) {
+    rustix::fs::syncfs(fs::File::open(dir).expect("our directory opens"))
+        .expect("it can be synced");
+    each_file(dir, &mut |path| {
+        let file = fs::File::open(path).expect("our file opens");
+        let advice = rustix::fs::Advice::DontNeed;
+        rustix::fs::fadvise(&file, 0, None, advice).expect("the system takes advice");
+    });
+}
+
+/// Bytes that the files in this directory and in those beneath it take on the device.
+///
+/// # Panics
+/// If it cannot be read.
+pub fn allocated_tree_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut bytes = 0;
+    each_file(dir, &mut |path| {
+        bytes += fs::metadata(path).expect("a file has a size").blocks() * 512;
+    });
+    bytes
+}
+
+fn each_file(dir: &Path, act: &mut dyn FnMut(&Path)) {
+    for entry in fs::read_dir(dir).expect("the directory can be read") {
+        let entry = entry.expect("it can be listed");
+        if entry.file_type().expect("it is of some kind").is_dir() {
+            each_file(&entry.path(), act);
+        } else {
+            act(&entry.path());
+        }
+    }
+}
+
 /// Bytes that the files in this directory take on the device.
 ///
 /// # Panics

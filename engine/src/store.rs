@@ -290,6 +290,20 @@ impl Store {
         Ok(ops::lookup::intact(&self.inner, digest)?.is_some())
     }
 
+    /// The values of these digests, in their order, each as [`Store::get`] has it, with errors of its own.
+    /// Costs what the slowest of the reads costs that go at once: pages of tables that are not cached, then
+    /// records, each in the order of their places.
+    pub fn get_many(&self, digests: &[Digest]) -> Vec<Result<Option<Bytes>>> {
+        ops::get_many::get_many(&self.inner, digests, self.inner.options.verify)
+    }
+
+    /// Whether the store holds these values, in their order, each as [`Store::contains`] has it. Pages of tables
+    /// that are not cached are read at once.
+    pub fn contains_many(&self, digests: &[Digest]) -> Vec<Result<bool>> {
+        ops::get_many::prefetch(&self.inner, digests);
+        digests.iter().map(|digest| self.contains(digest)).collect()
+    }
+
     /// Makes the batch's changes, all or none. On return they, and every value that they point
     /// at, are on stable storage. Concurrent commits share their syncs.
     ///

@@ -17,11 +17,13 @@
 //! - I3: pages are checked whole as they are read from the device, what is zero in them too. So what
 //!   is in memory has as many rows as it says.
 
+use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, size};
+use pinstone_disk::{Batch, Op};
 
 use crate::error::TableError;
 use crate::table::builder::{Contents, DIRECTORY_COUNTS_BYTES, TableBuilder};
@@ -272,15 +274,10 @@ impl IndexTable {
     ) -> Result<ControlFlow<()>, TableError> {
         let probes = self.file.probes();
         count(&probes.asked);
-        let directory = self.directory()?;
-        let pages = directory.pages(key);
-        let Some(last) = pages.clone().last() else { return Ok(ControlFlow::Continue(())) };
-        let parts = pages.start / FILTER_PAGES..=last / FILTER_PAGES;
-        let hashed = digest_key(key.0, self.file.footer().filter_seed);
-        if !directory.filters.may_contain(&self.file, parts, hashed)? {
+        let Some(pages) = self.pages(key)? else {
             count(&probes.filtered);
             return Ok(ControlFlow::Continue(()));
-        }
+        };
         let mut found = false;
         for page in pages {
             let unit = self.page(page as u64)?;
@@ -296,6 +293,51 @@ impl IndexTable {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Reads the pages that look-ups of these keys in these tables would read first, unless they are cached,
+    /// all in flight together and in the order of their places, and caches them. What cannot be read, or is
+    /// damaged, is left for the look-up to meet.
+    pub fn prefetch<'a>(
+        tables: &Tables,
+        look_ups: impl IntoIterator<Item = (&'a Arc<Self>, IndexKey)>,
+    ) {
+        let mut wanted: BTreeMap<(TableId, u64), &Arc<Self>> = BTreeMap::new();
+        for (table, key) in look_ups {
+            let pages = table.pages(key).ok().flatten();
+            if let Some(page) = pages.and_then(|mut pages| pages.next())
+                && !tables.has_unit(&(table.file.meta().id, page_range(page as u64).start))
+            {
+                wanted.insert((table.file.meta().id, page as u64), table);
+            }
+        }
+        let mut chains = Vec::with_capacity(wanted.len());
+        wanted.retain(|(id, page), _| {
+            let Ok(file) = tables.file(*id) else { return false };
+            let offset_bytes = page_range(*page).start;
+            chains.push(vec![Op::Read { file, offset_bytes, len_bytes: PAGE_BYTES }]);
+            true
+        });
+        for (((id, page), table), read) in
+            wanted.into_iter().zip(tables.disk().run(Batch { chains }))
+        {
+            let Some(unit) = read.ok().and_then(|mut read| read.pop()) else { continue };
+            let start = page_range(page).start;
+            if unit.len() == PAGE_BYTES && table.check_page(start, &unit).is_ok() {
+                count(&table.file.probes().unit_reads);
+                tables.keep_unit((id, start), Unit::Page(unit), PAGE_BYTES);
+            }
+        }
+    }
+
+    /// The pages that may have rows of the key; none if a filter says that no page has.
+    fn pages(&self, key: IndexKey) -> Result<Option<Range<usize>>, TableError> {
+        let directory = self.directory()?;
+        let pages = directory.pages(key);
+        let Some(last) = pages.clone().last() else { return Ok(Some(pages)) };
+        let parts = pages.start / FILTER_PAGES..=last / FILTER_PAGES;
+        let hashed = digest_key(key.0, self.file.footer().filter_seed);
+        Ok(directory.filters.may_contain(&self.file, parts, hashed)?.then_some(pages))
     }
 
     fn directory(&self) -> Result<&Directory, TableError> {

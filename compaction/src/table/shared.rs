@@ -242,6 +242,18 @@ impl Tables {
         })
     }
 
+    /// The unit is cached.
+    pub(crate) fn has_unit(&self, key: &UnitKey) -> bool {
+        self.units.contains_key(key)
+    }
+
+    /// Caches a unit that was read, and checked.
+    pub(crate) fn keep_unit(&self, key: UnitKey, unit: Unit, len_bytes: usize) {
+        count(&self.unit_reads);
+        self.unit_read_bytes.fetch_add(len_bytes as u64, Ordering::Relaxed);
+        self.units.insert(key, unit);
+    }
+
     /// Removes the file of a table that nobody reads any more and no durable root names (T4 of
     /// [`container`](super::container)). What cannot be removed now is tried again when it is next asked
     /// what was removed, and at the next open.

@@ -12,7 +12,7 @@ use crate::state::inner::{Inner, count};
 
 /// Records up to this length are read with one read, a little too much of it; of longer ones the
 /// header is read first.
-const ONE_READ_BYTES_MAX: u64 = 64 << 10;
+pub(crate) const ONE_READ_BYTES_MAX: u64 = 64 << 10;
 
 /// Enough for any record's header.
 const HEADER_READ_BYTES: usize = 64;
@@ -21,8 +21,7 @@ const HEADER_READ_BYTES: usize = 64;
 /// be bad last.
 pub(crate) fn get(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
     count(&inner.counters.get, 1);
-    let mut search = Search { inner, digest, verify, passed: Vec::new(), failed: None };
-    let found = search.all()?;
+    let found = Search::new(inner, digest, verify).all()?;
     match &found {
         Some(value) => count(&inner.counters.get_bytes, value.len() as u64),
         None => count(&inner.counters.get_absent, 1),
@@ -31,7 +30,7 @@ pub(crate) fn get(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Opti
 }
 
 /// A search for a copy that can be read.
-struct Search<'a> {
+pub(crate) struct Search<'a> {
     inner: &'a Inner,
     digest: &'a Digest,
     verify: Verify,
@@ -43,14 +42,18 @@ struct Search<'a> {
 
 /// Who says that a copy is there.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Said {
+pub(crate) enum Said {
     /// Somebody who knows the whole digest.
     Known,
     /// A table: it may be another value's.
     Guessed,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    pub(crate) fn new(inner: &'a Inner, digest: &'a Digest, verify: Verify) -> Self {
+        Self { inner, digest, verify, passed: Vec::new(), failed: None }
+    }
+
     fn all(&mut self) -> Result<Option<Bytes>> {
         let index = &self.inner.index;
         let view = index.view();
@@ -108,15 +111,19 @@ impl Search<'_> {
 
     /// Reads and checks one copy; none if it is another value's.
     fn read(&self, place: Place, said: Said) -> Result<Option<Bytes>> {
+        self.checked(place, said, &read_record(self.inner, place)?)
+    }
+
+    /// The value in the record that these bytes begin with; none if it is another's.
+    pub(crate) fn checked(&self, place: Place, said: Said, bytes: &Bytes) -> Result<Option<Bytes>> {
         let Self { inner, digest, .. } = *self;
-        let bytes = read_record(inner, place)?;
         let offset = u64::from(place.offset_bytes);
         let bad = |what: &str| -> Error {
             let name = inner.segments.name(place.ordinal);
             let name = name.map_or_else(|| format!("segment {}", place.ordinal), |n| n.to_string());
             corrupt(name, offset, format!("{what}, in the record of value {digest}")).into()
         };
-        let read = Record::read(inner.writer.store, &bytes)
+        let read = Record::read(inner.writer.store, bytes)
             .map_err(|error| format!("expected {}", error.what))
             .and_then(|record| match record.kind == RecordKind::Value as u8 {
                 true => ValueRecord::decode(record.payload).map_err(|error| error.what.to_owned()),

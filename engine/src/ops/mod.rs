@@ -5,6 +5,7 @@ pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod compact;
 pub(crate) mod get;
+pub(crate) mod get_many;
 pub(crate) mod lookup;
 pub(crate) mod put;
 pub(crate) mod recover;

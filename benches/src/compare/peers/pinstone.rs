@@ -2,9 +2,6 @@
 //!
 //! Reads check the record's CRC-32C (`Verify::Checksum`). A commit is a put and a batch that sets the
 //! pointer; a load is puts one by one, since Pinstone gathers them itself.
-//!
-//! Gets of many values at once are gets one after the other, in [`Engine::get_many`] and
-//! [`Engine::contains_many`] below.
 
 use std::path::Path;
 
@@ -42,8 +39,11 @@ impl Engine for Pinstone {
 
     fn get_many(&self, digests: &[Digest], sink: &mut Sink) -> Fallible<usize> {
         let mut found = 0;
-        for digest in digests {
-            found += usize::from(self.get(digest, sink)?);
+        for value in self.0.get_many(digests) {
+            if let Some(value) = value? {
+                sink.take(&value);
+                found += 1;
+            }
         }
         Ok(found)
     }
@@ -54,8 +54,8 @@ impl Engine for Pinstone {
 
     fn contains_many(&self, digests: &[Digest]) -> Fallible<usize> {
         let mut found = 0;
-        for digest in digests {
-            found += usize::from(self.0.contains(digest)?);
+        for is_held in self.0.contains_many(digests) {
+            found += usize::from(is_held?);
         }
         Ok(found)
     }

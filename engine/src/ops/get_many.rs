@@ -1,0 +1,107 @@
+//! get_many: what memory knows -> pages of tables, in flight together -> records, in flight together ->
+//! each checked as a get checks it.
+//!
+//! 1. Values that no memtable knows are looked up in tables: filters first, then the pages that are not
+//!    cached, all at once, in the order of their places.
+//! 2. The records of the places found are read likewise.
+//! 3. Whatever is not plain (another value's record, damage, a long value, a copy known to be bad) is left to
+//!    [`get`], which knows all cases. So this can be slower than it has to be, and never wrong.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use pinstone_compaction::table::index::{IndexKey, IndexTable};
+use pinstone_disk::{Batch, Digest, Op};
+use pinstone_wal::Place;
+
+use crate::error::Result;
+use crate::ops::get::{ONE_READ_BYTES_MAX, Said, Search, get};
+use crate::options::Verify;
+use crate::state::inner::{Inner, count};
+
+/// The values of these digests, each as [`get`] has it.
+pub(crate) fn get_many(
+    inner: &Inner,
+    digests: &[Digest],
+    verify: Verify,
+) -> Vec<Result<Option<Bytes>>> {
+    prefetch(inner, digests);
+    let mut found: Vec<Option<Bytes>> = vec![None; digests.len()];
+    let mut wanted = Vec::new();
+    for (at, digest) in digests.iter().enumerate() {
+        if let Some((place, said)) = likely_place(inner, digest) {
+            match inner.blob.read_unwritten(place) {
+                Some(bytes) => found[at] = checked(inner, digest, verify, place, said, &bytes),
+                None => wanted.push((place, said, at)),
+            }
+        }
+    }
+    wanted.sort_unstable_by_key(|(place, ..)| place.position());
+    let (mut chains, mut read) = (Vec::with_capacity(wanted.len()), Vec::new());
+    for (place, said, at) in wanted {
+        let class_bytes = place.class.bytes_max();
+        if class_bytes <= ONE_READ_BYTES_MAX
+            && let Ok(Some(file)) = inner.segments.file(place.ordinal)
+        {
+            let len_bytes = usize::try_from(class_bytes).expect("it is short");
+            let offset_bytes = place.offset_bytes.into();
+            chains.push(vec![Op::Read { file, offset_bytes, len_bytes }]);
+            read.push((place, said, at));
+        }
+    }
+    for ((place, said, at), bytes) in read.into_iter().zip(inner.disk.run(Batch { chains })) {
+        let bytes = bytes.ok().and_then(|mut bytes| bytes.pop());
+        found[at] =
+            bytes.and_then(|bytes| checked(inner, &digests[at], verify, place, said, &bytes));
+    }
+    let answer = |(digest, found): (&Digest, Option<Bytes>)| match found {
+        Some(value) => {
+            count(&inner.counters.get, 1);
+            count(&inner.counters.get_bytes, value.len() as u64);
+            Ok(Some(value))
+        }
+        None => get(inner, digest, verify),
+    };
+    digests.iter().zip(found).map(answer).collect()
+}
+
+/// Has the cache hold the pages of tables that look-ups of these digests need first, if memory does not know
+/// them.
+pub(crate) fn prefetch(inner: &Inner, digests: &[Digest]) {
+    let view = inner.index.view();
+    let mut look_ups = Vec::new();
+    for digest in digests.iter().filter(|digest| view.in_memory(digest).next().is_none()) {
+        let key = IndexKey::of(digest.as_bytes(), inner.index.key_bits());
+        let bytes = key.bytes();
+        let tables = view.levels().for_key(&bytes).map(|(_, table)| (table.clone(), key));
+        look_ups.extend(tables);
+    }
+    let look_ups = look_ups.iter().map(|(table, key)| (table, *key));
+    IndexTable::prefetch(&inner.trees.tables, look_ups);
+}
+
+/// Where the value probably stands; none also if it cannot be looked up.
+fn likely_place(inner: &Inner, digest: &Digest) -> Option<(Place, Said)> {
+    let index = &inner.index;
+    let view = index.view();
+    let mut found = view.in_memory(digest).next().map(|place| (place, Said::Known));
+    if found.is_none() {
+        let _looked = view.in_tables(digest, index.key_bits(), |place| {
+            found = Some((place, Said::Guessed));
+            ControlFlow::Break(())
+        });
+    }
+    found.filter(|(place, _)| !index.is_bad(digest, *place))
+}
+
+/// The value, if these bytes at its place are its record.
+fn checked(
+    inner: &Inner,
+    digest: &Digest,
+    verify: Verify,
+    place: Place,
+    said: Said,
+    bytes: &Bytes,
+) -> Option<Bytes> {
+    Search::new(inner, digest, verify).checked(place, said, bytes).ok().flatten()
+}

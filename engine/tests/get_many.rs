@@ -1,0 +1,119 @@
+//! Many values at once are the same values as one by one.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::sync::Arc;
+
+use pinstone::{Digest, Maintenance, Store, StoreBuilder};
+use pinstone_disk::sim::{Fault, Filter, SimDisk};
+use pinstone_disk::{Disk, Operation};
+
+fn small() -> StoreBuilder {
+    Store::builder()
+        .segment_bytes(256 << 10)
+        .append_buffer_bytes(1 << 10)
+        .reserve_bytes(0)
+        .memtable_entries_max(100)
+        .level0_tables(2)
+        .table_bytes(8 << 10)
+        .maintenance(Maintenance::Inline)
+}
+
+/// Some of every length: none, a few bytes, more than is read at once.
+fn value(number: u32) -> Vec<u8> {
+    let len = [0, 7, 100, 900, 5000, 70_000][usize::try_from(number % 97 % 6).unwrap()];
+    let mut value = number.to_le_bytes().to_vec();
+    value.resize(4 + len, 1);
+    value
+}
+
+/// Digests of values held and not held, in no order, some twice.
+fn digests(seed: u32, count: u32) -> Vec<Digest> {
+    let number = |at: u32| (at * 31 + seed).wrapping_mul(2_654_435_761) % 1000;
+    (0..count).map(|at| Digest::of(&value(number(at)))).collect()
+}
+
+/// A store with the values below 700, in tables, in memtables, and not written yet.
+fn fill(store: &Store) {
+    for number in 0..700 {
+        store.put(&value(number)).unwrap();
+    }
+    let index = store.stats().index;
+    let in_tables: u64 = index.levels.iter().map(|level| level.entry_count).sum();
+    assert!(in_tables > 300 && index.memtable_entry_count > 0, "{index:?}");
+}
+
+/// What each of the digests gave, errors as text.
+fn agrees(store: &Store, digests: &[Digest]) -> (usize, usize) {
+    let many = store.get_many(digests);
+    let (mut found, mut failed) = (0, 0);
+    for (digest, one_of_many) in digests.iter().zip(many) {
+        let text = |error: pinstone::Error| error.to_string();
+        let alone = store.get(digest).map_err(text);
+        failed += usize::from(alone.is_err());
+        found += usize::from(matches!(alone, Ok(Some(_))));
+        assert_eq!(one_of_many.map_err(text), alone);
+    }
+    for (digest, one_of_many) in digests.iter().zip(store.contains_many(digests)) {
+        let text = |error: pinstone::Error| error.to_string();
+        assert_eq!(one_of_many.map_err(text), store.contains(digest).map_err(text));
+    }
+    (found, failed)
+}
+
+#[test]
+fn many_are_what_each_is() {
+    for bits in [56, 8] {
+        let disk = SimDisk::new(1);
+        let open = || small().index_key_bits(bits).open_on(Arc::clone(&disk) as Arc<dyn Disk>);
+        let store = open().unwrap();
+        fill(&store);
+        assert!(store.get_many(&[]).is_empty());
+        for (seed, count) in [(1, 1), (2, 2), (3, 64), (4, 500)] {
+            let (found, failed) = agrees(&store, &digests(seed, count));
+            assert_eq!(failed, 0);
+            assert!(count < 64 || found > 0 && found < digests(seed, count).len());
+        }
+        store.close().unwrap();
+        agrees(&open().unwrap(), &digests(5, 300));
+    }
+}
+
+#[test]
+fn damage_and_failures_stay_with_their_values() {
+    let disk = SimDisk::new(1);
+    let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    fill(&store);
+    store.maintain().unwrap();
+    for name in disk.names().into_iter().filter(|name| name.starts_with("blob-")) {
+        for at in [9000, 40_000, 90_000, 150_000] {
+            disk.corrupt(&name, at, |bytes| bytes[0] ^= 1);
+        }
+    }
+    let (found, failed) = agrees(&store, &digests(6, 1000));
+    assert!(failed > 0 && found > failed, "{found} found, {failed} damaged");
+    // A read that fails once is made again, alone; one that fails for good is its value's error.
+    disk.fail_when(Filter::any().operation(Operation::Read).nth(40), Fault::Eio);
+    let sound = digests(7, 200);
+    let failed = |store: &Store| store.get_many(&sound).iter().filter(|got| got.is_err()).count();
+    let before = failed(&store);
+    disk.heal();
+    assert_eq!(before, failed(&store));
+}
+
+#[test]
+fn values_of_a_real_directory_come_by_rings_maps_and_positioned_calls() {
+    for (maps, engine) in [
+        (true, pinstone::IoEngine::Auto),
+        (false, pinstone::IoEngine::Auto),
+        (false, pinstone::IoEngine::Positioned),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = small().mmap(maps).io(engine).open(directory.path().join("store")).unwrap();
+        fill(&store);
+        for seed in 0..5 {
+            let (found, failed) = agrees(&store, &digests(seed, 300));
+            assert!(found > 100 && failed == 0);
+        }
+    }
+}

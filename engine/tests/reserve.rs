@@ -48,6 +48,25 @@ fn opens_after_a_kill(builder: StoreBuilder, disk: &SimDisk, context: &str) {
     image.crash_now();
 }
 
+/// With ten values, and a name for each.
+fn filled(builder: StoreBuilder, disk: &Arc<SimDisk>) -> Store {
+    let store = open(builder, disk).unwrap();
+    for number in 0..10_u32 {
+        let digest = store.put(&noise(number.into(), 20_000)).unwrap().digest;
+        store.commit(Batch::new().set(number.to_string(), digest)).unwrap();
+    }
+    store
+}
+
+/// What a kill left of that.
+fn killed(builder: StoreBuilder) -> Arc<SimDisk> {
+    let disk = SimDisk::new(7);
+    let _store = filled(builder, &disk);
+    let killed = disk.after_crash(CrashState::Everything);
+    disk.crash_now();
+    killed
+}
+
 /// Incompressible.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let words = (0..).flat_map(|at| common::mix(&[seed, at]).to_le_bytes());
@@ -267,17 +286,7 @@ fn a_recovery_that_is_killed_leaves_the_next_its_space_however_long_the_root() {
 #[test]
 fn an_open_that_fails_keeps_what_the_next_one_needs() {
     let builder = || store(256 << 10, 16 << 10);
-    let made = {
-        let disk = SimDisk::new(7);
-        let store = open(builder(), &disk).unwrap();
-        for number in 0..10_u32 {
-            let digest = store.put(&noise(number.into(), 20_000)).unwrap().digest;
-            store.commit(Batch::new().set(number.to_string(), digest)).unwrap();
-        }
-        let killed = disk.after_crash(CrashState::Everything);
-        disk.crash_now();
-        killed
-    };
+    let made = killed(builder());
     let capacity = made.used_bytes();
     let mut failed = 0;
     for fault in [Fault::Eio, Fault::Emfile, Fault::Enospc, Fault::SyncEnospc] {
@@ -302,6 +311,104 @@ fn an_open_that_fails_keeps_what_the_next_one_needs() {
         }
     }
     assert!(failed > 50, "{failed}");
+}
+
+/// From some operation of an open on, the process has no file left to open, and so it is when it tries
+/// again: what an open has given back by then is set aside again, however often.
+#[test]
+fn opens_that_run_out_of_files_keep_what_the_next_one_needs() {
+    let builder = || store(16 << 10, 4 << 10);
+    // Most of the reserve is there for one value, and much else is not.
+    let made = {
+        let disk = SimDisk::new(7);
+        let store = open(builder(), &disk).unwrap();
+        let digest = store.put(&noise(7, 480 << 10)).unwrap().digest;
+        store.commit(Batch::new().set("name", digest)).unwrap();
+        let killed = disk.after_crash(CrashState::Everything);
+        disk.crash_now();
+        killed
+    };
+    let capacity = made.used_bytes();
+    // Whether the open failed, and whether it came that far.
+    let open_from = |disk: &Arc<SimDisk>, op: u64| {
+        let at = disk.op_count() + op;
+        disk.fail_from(at, Fault::Emfile);
+        let opened = open(builder(), disk).map(|_store| disk.crash_now());
+        let was_met = disk.op_count() >= at;
+        disk.heal();
+        // Others take what is free.
+        disk.set_capacity(Some(disk.used_bytes()));
+        (opened.is_err(), was_met)
+    };
+    let mut failed = 0;
+    'all: for op in 1.. {
+        for again in (1..=op).step_by(2) {
+            let disk = made.clean_reopen();
+            disk.set_capacity(Some(capacity));
+            match open_from(&disk, op) {
+                (_, false) => break 'all,
+                (false, true) => break,
+                (true, true) => {}
+            }
+            if let (true, _) = open_from(&disk, again) {
+                failed += 1;
+                opens_after_a_kill(builder(), &disk, &format!("from {op}, then from {again}"));
+            }
+        }
+    }
+    assert!(failed > 300, "{failed}");
+}
+
+/// An open on a full device gives the reserve back, and then has as much of it as there is, whatever it
+/// meets meanwhile; or it fails.
+#[test]
+fn an_open_that_meets_a_fault_on_a_full_device_has_what_deletions_need() {
+    let builder = || store(64 << 10, 16 << 10);
+    let closed = {
+        let disk = SimDisk::new(7);
+        filled(builder(), &disk).close().unwrap();
+        disk
+    };
+    let mut met = 0;
+    for made in [killed(builder()), closed] {
+        for fault in [Fault::Emfile, Fault::Eio] {
+            met += deletes_after_opens(builder, &made, |disk, op| disk.fail_at(op, fault));
+            met += deletes_after_opens(builder, &made, |disk, op| disk.fail_from(op, fault));
+        }
+    }
+    assert!(met > 20, "{met}");
+}
+
+/// Has each operation of opening it on a full device fail as `fail` says; how many opened all the same.
+fn deletes_after_opens(
+    builder: fn() -> StoreBuilder,
+    made: &SimDisk,
+    fail: impl Fn(&SimDisk, u64),
+) -> u32 {
+    let mut met = 0;
+    for op in 1.. {
+        let disk = made.clean_reopen();
+        disk.set_capacity(Some(disk.used_bytes()));
+        let at = disk.op_count() + op;
+        fail(&disk, at);
+        let Ok(store) = open(builder(), &disk) else { continue };
+        if disk.op_count() < at {
+            break;
+        }
+        met += 1;
+        disk.heal();
+        // Others take what is free.
+        disk.set_capacity(Some(disk.used_bytes()));
+        let context = format!("a fault at {op}");
+        for name in 0..3 {
+            let deleted = store.commit(Batch::new().delete(name.to_string()));
+            let told = deleted.as_ref().err().map(|error| common::told(error)).unwrap_or_default();
+            assert!(deleted.is_ok(), "{context}: {told}");
+        }
+        opens_after_a_kill(builder(), &disk, &context);
+        store.close().unwrap();
+    }
+    met
 }
 
 /// A deletion longer than a segment, made while not all is set aside, is counted once all is.

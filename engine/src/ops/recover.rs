@@ -15,7 +15,8 @@
 //! 6. Write a new root log with a new epoch, and turn CURRENT to it: one step that swaps all
 //!    files. Then remove what the new root does not name.
 //! 7. If there is no space for 5 or 6, give back the reserve, which is there for it, and begin anew. If
-//!    that fails, too, set aside again what was.
+//!    that fails, or these fail otherwise, set aside again what was: what was begun has the rest, and
+//!    the next open takes that away before it needs any.
 //!
 //! - R1: nothing is removed or changed before CURRENT is turned and that is durable, but the
 //!   reserve, and what recoveries left that did not complete, or did not clean up: it holds nothing
@@ -31,8 +32,8 @@ use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::table::shared::Tables;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
 use pinstone_disk::{
-    DirectoryState, Disk, DiskError, Epoch, FileName, Lock, LogKind, OpenMode, Ordinal, StdDisk,
-    StoreId, TableKind,
+    DirectoryState, Disk, DiskError, Epoch, FileName, Lock, LogKind, Ordinal, StdDisk, StoreId,
+    TableKind,
 };
 use pinstone_wal::{
     Appender, BlobLog, BlobLogOptions, LogPosition, SegmentHeader, StoreSeed, Writer,
@@ -50,7 +51,7 @@ use crate::options::Options;
 use crate::state::digest_index::{DigestIndex, IndexOptions};
 use crate::state::inner::{Access, CommitQueue, Counters, Inner, PointerLog};
 use crate::state::pointers::PointerTable;
-use crate::state::reserve::Reserve;
+use crate::state::reserve::{Left, Reserve};
 use crate::state::root::{Root, RootState, SegmentState, TreeState, reserve, turn_current};
 use crate::state::segments::Segments;
 use crate::state::trees::{Lingering, Trees};
@@ -95,58 +96,51 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     };
     // Again under the lock: another process may have created, or left, a store meanwhile.
     let found = look(&*disk, &path, &options)?;
-    let left_bytes = if found.reserve { Reserve::left_bytes(&*disk)? } else { 0 };
-    let taken = match read_and_take_over(&disk, &options, &found) {
-        Err(Error::NoSpace { .. }) if found.reserve => {
-            // It holds nothing, so R1 stands. What was begun is what a crash would have left.
-            let again = || {
-                Reserve::release_left(&*disk)?;
-                let found = look(&*disk, &path, &options)?;
-                read_and_take_over(&disk, &options, &found)
-            };
-            again().inspect_err(|_| {
-                if let Err(error) = set_aside_again(&*disk, &path, &options, &found, left_bytes) {
-                    tracing::warn!(%error, "no space is set aside");
-                }
-            })
-        }
-        taken => taken,
-    }?;
-    if found.reserve && options.reserve_bytes == 0 {
-        Reserve::release_left(&*disk)?;
+    let left = found.reserve.then(|| Left::open(&*disk)).transpose()?;
+    let before = read(&disk, &options, &found)?;
+    // From here on something is changed.
+    let mut opened = take_over(&disk, &options, &found, before, left.as_ref());
+    if let (Err(Error::NoSpace { .. }), Some(left)) = (&opened, &left) {
+        // It holds nothing, so R1 stands. What was begun is what a crash would have left.
+        opened = left.give_back(&*disk).map_err(Error::from).and_then(|()| {
+            let found = look(&*disk, &path, &options)?;
+            let before = read(&disk, &options, &found)?;
+            take_over(&disk, &options, &found, before, Some(left))
+        });
     }
-    let inner = Arc::new(begin(disk, path, options, lock, taken, left_bytes)?);
+    if let (Err(_), Some(left)) = (&opened, &left)
+        && let Err(error) = left.hold_again(&*disk)
+    {
+        tracing::warn!(%error, "what was set aside is not any more");
+    }
+    let (taken, reserve) = opened?;
+    let inner = Arc::new(begin(disk, path, options, lock, taken, reserve));
     compact::note_pressure(&inner);
     maintain::start(&inner)?;
     Ok(inner)
 }
 
-/// Reads what was found and takes it over.
-fn read_and_take_over(disk: &Arc<dyn Disk>, options: &Options, found: &Found) -> Result<Taken> {
+/// Reads what was found. Changes nothing.
+fn read(disk: &Arc<dyn Disk>, options: &Options, found: &Found) -> Result<(Before, Replayed)> {
     let mut before = match found.current {
         Some(current) => read_store(&**disk, found, current)?,
         None => Before::nothing(StoreId(disk.random()?)),
     };
     let replayed = replay(disk, options, &mut before)?;
-    take_over(disk, options, found, &mut before, replayed)
+    Ok((before, replayed))
 }
 
-/// After an open that failed once it had given the reserve back: the next one needs it as this one did.
-/// What this one began gives its space back, but for the names (R3), and as much is set aside as was.
-fn set_aside_again(
-    disk: &dyn Disk,
-    path: &Path,
+/// Takes over what was read, and sets space aside.
+fn take_over(
+    disk: &Arc<dyn Disk>,
     options: &Options,
-    before: &Found,
-    reserve_bytes: u64,
-) -> Result<()> {
-    let now = look(disk, path, options)?;
-    if now.current == before.current {
-        for name in now.segments.difference(&before.segments) {
-            disk.open(name.file_name(), OpenMode::Write)?.set_len(0)?;
-        }
-    }
-    Ok(Reserve::hold_again(disk, reserve_bytes)?)
+    found: &Found,
+    (mut before, replayed): (Before, Replayed),
+    left: Option<&Left>,
+) -> Result<(Taken, Reserve)> {
+    let taken = write_anew(disk, options, found, &mut before, replayed)?;
+    let reserve = set_aside(&**disk, options, &taken, left)?;
+    Ok((taken, reserve))
 }
 
 /// A store that was taken over: its new root is in force.
@@ -192,7 +186,7 @@ fn replay(disk: &Arc<dyn Disk>, options: &Options, before: &mut Before) -> Resul
 }
 
 /// Copies the tails, turns CURRENT, cleans up.
-fn take_over(
+fn write_anew(
     disk: &Arc<dyn Disk>,
     options: &Options,
     found: &Found,
@@ -271,34 +265,51 @@ fn next_root(found: &Found, before: &Before) -> Result<SegmentHeader> {
     Ok(SegmentHeader { store_id: before.store_id, log: LogKind::Root, ordinal, epoch })
 }
 
-/// Sets space aside, as much as there is, and begins to serve.
+/// Sets space aside, as much as there is: first what the next open needs.
+fn set_aside(
+    disk: &dyn Disk,
+    options: &Options,
+    taken: &Taken,
+    left: Option<&Left>,
+) -> Result<Reserve> {
+    let Taken { writer, root, blob, pointer, .. } = taken;
+    let oversize_bytes = blob.oversize_bytes(options.segment_bytes)
+        + pointer.oversize_bytes(options.pointer_segment_bytes);
+    let reserve = Reserve::new(writer.clone(), options.reserve_bytes, oversize_bytes, left);
+    if let Some(left) = left
+        && options.reserve_bytes == 0
+    {
+        left.give_back(disk)?;
+    }
+    if !root.state().blob.segments.is_empty() {
+        let tail_bytes = pointer.active().map_or(0, |active| commit::tail_bytes(active.end()));
+        reserve.hold_what_there_is(root.record_bytes(), tail_bytes, left)?;
+    }
+    root.reserve()?;
+    if reserve.is_whole() {
+        reserve_active(blob, options.segment_bytes)?;
+        reserve_active(pointer, options.pointer_segment_bytes)?;
+    }
+    Ok(reserve)
+}
+
+/// Reserves space for the segment appended to, if there is so much.
+fn reserve_active(tails: &Tails, bytes: u64) -> Result<(), DiskError> {
+    tails.active().map_or(Ok(()), |active| reserve(&*active.segment.file, bytes))
+}
+
+/// Begins to serve.
 fn begin(
     disk: Arc<dyn Disk>,
     path: PathBuf,
     options: Options,
     lock: Box<dyn Lock>,
     taken: Taken,
-    left_bytes: u64,
-) -> Result<Inner> {
+    reserve: Reserve,
+) -> Inner {
     let Taken { writer, root, lingering, segments, replayed, .. } = taken;
     let Replayed { tables, index, pointers, depends_upto, recovery } = replayed;
     let trees = Trees::new(tables, &options, writer.epoch, &root.state(), lingering);
-    let oversize_bytes = taken.blob.oversize_bytes(options.segment_bytes)
-        + taken.pointer.oversize_bytes(options.pointer_segment_bytes);
-    let reserve = Reserve::new(writer.clone(), options.reserve_bytes, oversize_bytes);
-    let tail_bytes = taken.pointer.active().map_or(0, |active| commit::tail_bytes(active.end()));
-    if !root.state().blob.segments.is_empty()
-        && let Err(error) = reserve.hold_what_there_is(root.record_bytes(), tail_bytes, left_bytes)
-    {
-        // Reads and deletions need none; who writes asks again.
-        tracing::warn!(%error, "no space is set aside");
-    }
-    // It comes after what the next open needs.
-    root.reserve()?;
-    if reserve.is_whole() {
-        reserve_active(&taken.blob, options.segment_bytes)?;
-        reserve_active(&taken.pointer, options.pointer_segment_bytes)?;
-    }
 
     // The root's first frame says so.
     let told = writer.synced.now();
@@ -323,7 +334,7 @@ fn begin(
     };
     let epoch = writer.epoch;
     tracing::info!(path = %path.display(), %epoch, ?recovery, "store opened");
-    Ok(Inner {
+    Inner {
         path,
         options,
         disk,
@@ -350,10 +361,5 @@ fn begin(
         counters: Counters::default(),
         recovery,
         lock: Mutex::new(Access::Locked(lock)),
-    })
-}
-
-/// Reserves space for the segment appended to, if there is so much.
-fn reserve_active(tails: &Tails, bytes: u64) -> Result<(), DiskError> {
-    tails.active().map_or(Ok(()), |active| reserve(&*active.segment.file, bytes))
+    }
 }

@@ -12,14 +12,17 @@
 //! 5. While the store is closed there is nothing to copy: what the next root log needs stays, and a
 //!    share for deletions; and, since the first of these may go on from a long segment of the pointer
 //!    log, room for a copy of that. An open leaves it as it is, unless it finds no other space, and has
-//!    as much of it back then as there is.
+//!    as much of it back then as there is, or fails.
+//! 6. The file is opened before anything is changed, and stays open for as long as the store is: who
+//!    has run out of files meanwhile sets aside again all the same.
 //!
 //! - V1: what is given back leaves what recovery needs, unless the last open left it: then recovery
 //!   is what it is given back to.
 //! - V2: who takes room in the blob log asks under its append lock whether all of it is set aside.
 //!   Before any is given back that is denied, and then what recovery would copy is counted under the
 //!   same lock: whatever takes room is counted, or asks again.
-//! - V3: what counts as set aside is durable, and the file's name: a power loss leaves it.
+//! - V3: what counts as set aside is durable, and the file's name: a power loss leaves it. The file's
+//!   length is only what is wanted, until its space was asked for.
 
 use std::sync::Arc;
 
@@ -50,8 +53,11 @@ pub(crate) struct Reserve {
 
 #[derive(Debug)]
 struct Held {
-    /// What the file has.
-    file: Option<(Arc<dyn File>, u64)>,
+    /// Opened with the store, if it was there, or else made when it was first needed; none once the
+    /// store is closed.
+    file: Option<Arc<dyn File>>,
+    /// What it has, as far as that was asked for.
+    bytes: u64,
     /// Its name is durable, if it is there.
     is_named: bool,
     /// Bytes wanted beyond what the options say.
@@ -63,10 +69,6 @@ struct Held {
 }
 
 impl Held {
-    fn bytes(&self) -> u64 {
-        self.file.as_ref().map_or(0, |(_, bytes)| *bytes)
-    }
-
     /// Notes the bytes of the root.
     fn set_root(&mut self, root_bytes: u64) {
         self.root_bytes = root_bytes.max(self.root_ahead_bytes);
@@ -87,33 +89,54 @@ fn open_bytes(root_bytes: u64) -> u64 {
     OPEN_BYTES + root_bytes.next_multiple_of(STEP_BYTES_MIN)
 }
 
+/// What the last open left held, while this one opens the store.
+pub(crate) struct Left {
+    file: Arc<dyn File>,
+    bytes: u64,
+}
+
+impl Left {
+    pub(crate) fn open(disk: &dyn Disk) -> Result<Self, DiskError> {
+        let file = disk.open(FileName::Reserve, OpenMode::Write)?;
+        let bytes = file.len_bytes()?;
+        Ok(Self { file, bytes })
+    }
+
+    /// Gives back all of it. Nothing in the file means anything, so its being cut changes nothing of
+    /// the store.
+    pub(crate) fn give_back(&self, disk: &dyn Disk) -> Result<(), DiskError> {
+        self.file.set_len(0)?;
+        disk.sync(&self.file)
+    }
+
+    /// After an open that failed: sets it aside again, or as much as there is. What that open began to
+    /// write has the rest, until the next one takes that away; the length says that it is wanted, too.
+    pub(crate) fn hold_again(&self, disk: &dyn Disk) -> Result<(), DiskError> {
+        fill(disk, &self.file, self.bytes)?;
+        self.file.set_len(self.bytes)?;
+        disk.sync(&self.file)
+    }
+}
+
 impl Reserve {
     /// A reserve for copies of `bytes`, and of `oversize_bytes` more until [`Reserve::settle`] says
     /// otherwise; not held yet. None at all if `bytes` is 0.
-    pub(crate) fn new(writer: Writer, bytes: u64, oversize_bytes: u64) -> Self {
-        let held =
-            Held { file: None, is_named: true, oversize_bytes, root_bytes: 0, root_ahead_bytes: 0 };
+    pub(crate) fn new(
+        writer: Writer,
+        bytes: u64,
+        oversize_bytes: u64,
+        left: Option<&Left>,
+    ) -> Self {
+        let held = Held {
+            file: left.filter(|_| bytes > 0).map(|left| Arc::clone(&left.file)),
+            bytes: 0,
+            is_named: true,
+            oversize_bytes,
+            root_bytes: 0,
+            root_ahead_bytes: 0,
+        };
         let held = Mutex::new(held);
         Self { writer, copies_bytes: bytes, held, is_whole: AtomicBool::new(bytes == 0) }
-    }
-
-    /// Gives back all that the last open left held. Nothing in the file means anything, so its being
-    /// cut changes nothing of the store.
-    pub(crate) fn release_left(disk: &dyn Disk) -> Result<(), DiskError> {
-        let file = disk.open(FileName::Reserve, OpenMode::Write)?;
-        file.set_len(0)?;
-        disk.sync(&file)
-    }
-
-    /// Bytes that the last open left held.
-    pub(crate) fn left_bytes(disk: &dyn Disk) -> Result<u64, DiskError> {
-        disk.open(FileName::Reserve, OpenMode::Read)?.len_bytes()
-    }
-
-    /// After an open that failed: sets `bytes` aside again, or as much as there is.
-    pub(crate) fn hold_again(disk: &dyn Disk, bytes: u64) -> Result<(), DiskError> {
-        let file = disk.open(FileName::Reserve, OpenMode::Write)?;
-        fill(disk, &file, bytes)
     }
 
     /// All of it is set aside. Costs no lock.
@@ -134,33 +157,36 @@ impl Reserve {
         self.fill_up(&mut held)
     }
 
-    /// Sets all of it aside; or else, as much as there is, the `left_bytes` that the last open left, or
+    /// Sets all of it aside; or else, as much as there is, what `left` says that the last open wanted, or
     /// what the next one needs, with `tail_bytes` for a copy that going on in the pointer log needs for a
     /// moment.
     ///
     /// # Errors
-    /// *No space*: it is not all there. A failed sync ends writing.
+    /// Not all that there is could be set aside. A failed sync ends writing.
     pub(crate) fn hold_what_there_is(
         &self,
         root_bytes: u64,
         tail_bytes: u64,
-        left_bytes: u64,
+        left: Option<&Left>,
     ) -> Result<(), WalError> {
-        let whole = self.hold(root_bytes);
-        if matches!(whole, Err(WalError::Disk(_))) {
-            let mut held = self.held.lock();
-            held.set_root(root_bytes);
-            let wanted_bytes = (besides_bytes(held.root_bytes) + tail_bytes).max(left_bytes);
-            self.fill_with_what_there_is(&mut held, wanted_bytes)
-                .map_err(|error| self.writer.poison.after(error))?;
+        match self.hold(root_bytes) {
+            // Reads and deletions need no more than there is; who writes asks again.
+            Err(WalError::Disk(error)) => tracing::warn!(%error, "not all is set aside"),
+            held => return held,
         }
-        whole
+        let mut held = self.held.lock();
+        let left_bytes = left.map_or(0, |left| left.bytes);
+        let wanted_bytes = (besides_bytes(held.root_bytes) + tail_bytes).max(left_bytes);
+        match self.fill_with_what_there_is(&mut held, wanted_bytes) {
+            // Not even for a file.
+            Err(error) if error.is_no_space() => Ok(()),
+            filled => filled.map_err(|error| self.writer.poison.after(error)),
+        }
     }
 
     fn fill_with_what_there_is(&self, held: &mut Held, wanted_bytes: u64) -> Result<(), DiskError> {
-        let file = self.open(held)?;
-        fill(&*self.writer.disk, &file, wanted_bytes)?;
-        held.file = Some((Arc::clone(&file), file.len_bytes()?));
+        let file = self.file(held)?;
+        held.bytes = fill(&*self.writer.disk, &file, wanted_bytes)?;
         self.sync_name(held)
     }
 
@@ -189,7 +215,7 @@ impl Reserve {
     }
 
     fn deny_unless_whole(&self, held: &Held) {
-        if self.copies_bytes > 0 && held.bytes() < held.wanted_bytes(self.copies_bytes) {
+        if self.copies_bytes > 0 && held.bytes < held.wanted_bytes(self.copies_bytes) {
             self.is_whole.store(false, Ordering::Release);
         }
     }
@@ -214,7 +240,7 @@ impl Reserve {
         let mut held = self.held.lock();
         held.set_root(root_bytes);
         let needed_bytes = copies_bytes + open_bytes(held.root_bytes);
-        if held.bytes() >= needed_bytes {
+        if held.bytes >= needed_bytes {
             return Ok(());
         }
         self.grow(&mut held, needed_bytes).map_err(|error| self.writer.poison.after(error))
@@ -244,25 +270,25 @@ impl Reserve {
 
     fn fill_up(&self, held: &mut Held) -> Result<(), WalError> {
         let wanted_bytes = held.wanted_bytes(self.copies_bytes);
-        if held.bytes() < wanted_bytes
+        if held.bytes < wanted_bytes
             && let Err(error) = self.grow(held, wanted_bytes)
         {
             self.is_whole.store(false, Ordering::Release);
             return Err(self.writer.poison.after(error));
         }
         // The last open may have wanted more.
-        let file = self.open(held).and_then(|file| match file.len_bytes()? > held.bytes() {
-            true => file.set_len(held.bytes()),
+        let cut = self.file(held).and_then(|file| match file.len_bytes()? > held.bytes {
+            true => file.set_len(held.bytes),
             false => Ok(()),
         });
-        file.map_err(|error| self.writer.poison.after(error))?;
+        cut.map_err(|error| self.writer.poison.after(error))?;
         self.is_whole.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Durable on return (V3).
     fn grow(&self, held: &mut Held, wanted_bytes: u64) -> Result<(), DiskError> {
-        let file = self.open(held)?;
+        let file = self.file(held)?;
         file.allocate(wanted_bytes).map_err(|error| DiskError {
             file: format!(
                 "{} ({} MiB, for recovery and deletions on a full device)",
@@ -271,26 +297,25 @@ impl Reserve {
             ),
             ..error
         })?;
-        held.file = Some((Arc::clone(&file), wanted_bytes));
+        held.bytes = wanted_bytes;
         self.writer.disk.sync(&file)?;
         self.sync_name(held)
     }
 
-    fn open(&self, held: &mut Held) -> Result<Arc<dyn File>, DiskError> {
-        if let Some((file, _)) = &held.file {
+    fn file(&self, held: &mut Held) -> Result<Arc<dyn File>, DiskError> {
+        if let Some(file) = &held.file {
             return Ok(Arc::clone(file));
         }
-        match self.writer.disk.open(FileName::Reserve, OpenMode::Create) {
-            Ok(created) => {
-                held.is_named = false;
-                Ok(created)
-            }
-            // Opening the store has synced the directory since.
+        let file = match self.writer.disk.open(FileName::Reserve, OpenMode::Create) {
+            // It was made, and that failed later.
             Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
-                self.writer.disk.open(FileName::Reserve, OpenMode::Write)
+                self.writer.disk.open(FileName::Reserve, OpenMode::Write)?
             }
-            Err(error) => Err(error),
-        }
+            created => created?,
+        };
+        held.is_named = false;
+        held.file = Some(Arc::clone(&file));
+        Ok(file)
     }
 
     fn sync_name(&self, held: &mut Held) -> Result<(), DiskError> {
@@ -317,14 +342,13 @@ impl Reserve {
 
     fn cut_down(&self, held: &mut Held) -> Result<(), DiskError> {
         let wanted_bytes = held.wanted_bytes(self.copies_bytes);
-        match &mut held.file {
-            Some((file, bytes)) if *bytes > wanted_bytes => {
-                file.set_len(wanted_bytes)?;
-                *bytes = wanted_bytes;
-                Ok(())
-            }
-            _ => Ok(()),
+        if let Some(file) = &held.file
+            && held.bytes > wanted_bytes
+        {
+            file.set_len(wanted_bytes)?;
+            held.bytes = wanted_bytes;
         }
+        Ok(())
     }
 
     /// Gives back about `bytes`, but nothing that recovery needs if it has `copies_bytes` to copy
@@ -338,19 +362,18 @@ impl Reserve {
     ) -> Result<bool, WalError> {
         let mut held = self.held.lock();
         held.set_root(root_bytes);
-        let root_bytes = held.root_bytes;
-        let Some((file, held_bytes)) = &mut held.file else { return Ok(false) };
+        let Some(file) = held.file.clone() else { return Ok(false) };
         let was_whole = self.is_whole.swap(false, Ordering::AcqRel);
-        let needed_bytes = copies_bytes() + open_bytes(root_bytes);
-        let left_bytes = held_bytes.saturating_sub(bytes).max(needed_bytes);
-        if left_bytes >= *held_bytes {
+        let needed_bytes = copies_bytes() + open_bytes(held.root_bytes);
+        let left_bytes = held.bytes.saturating_sub(bytes).max(needed_bytes);
+        if left_bytes >= held.bytes {
             self.is_whole.store(was_whole, Ordering::Release);
             return Ok(false);
         }
         file.set_len(left_bytes)?;
-        *held_bytes = left_bytes;
+        held.bytes = left_bytes;
         // A failed sync ends writing, whatever the file is.
-        self.writer.disk.sync(file).map_err(|error| self.writer.poison.after(error))?;
+        self.writer.disk.sync(&file).map_err(|error| self.writer.poison.after(error))?;
         Ok(true)
     }
 
@@ -358,24 +381,20 @@ impl Reserve {
     /// full by then. If there is less, as much is set aside as there is.
     pub(crate) fn rest(&self, root_bytes: u64, tail_bytes: u64) -> Result<(), DiskError> {
         self.is_whole.store(self.copies_bytes == 0, Ordering::Release);
-        let file = match self.held.lock().file.take() {
-            Some((file, _)) => file,
-            None => match self.writer.disk.open(FileName::Reserve, OpenMode::Write) {
-                Err(error) if error.is_not_found() => return Ok(()),
-                opened => opened?,
-            },
-        };
+        let mut held = self.held.lock();
+        let Some(file) = held.file.take() else { return Ok(()) };
         let wanted_bytes = besides_bytes(root_bytes) + tail_bytes;
-        if file.len_bytes()? > wanted_bytes {
+        if held.bytes > wanted_bytes {
             return file.set_len(wanted_bytes);
         }
-        fill(&*self.writer.disk, &file, wanted_bytes)
+        fill(&*self.writer.disk, &file, wanted_bytes).map(drop)
     }
 }
 
-/// Has the file take `wanted_bytes`, or as much as there is; durable on return (V3). What its length
-/// says that it takes already is asked for again: a crash may leave a length and no space.
-fn fill(disk: &dyn Disk, file: &Arc<dyn File>, wanted_bytes: u64) -> Result<(), DiskError> {
+/// Has the file take `wanted_bytes`, or as much as there is, and says how much that is; durable on
+/// return (V3). What its length says that it takes already is asked for again: a crash may leave a
+/// length and no space.
+fn fill(disk: &dyn Disk, file: &Arc<dyn File>, wanted_bytes: u64) -> Result<u64, DiskError> {
     let mut bytes = 0;
     let mut step = wanted_bytes;
     while step >= STEP_BYTES_MIN && bytes < wanted_bytes {
@@ -389,5 +408,6 @@ fn fill(disk: &dyn Disk, file: &Arc<dyn File>, wanted_bytes: u64) -> Result<(), 
     if file.len_bytes()? > bytes {
         file.set_len(bytes)?;
     }
-    disk.sync(file)
+    disk.sync(file)?;
+    Ok(bytes)
 }

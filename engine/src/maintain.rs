@@ -20,7 +20,7 @@ use crate::options::Maintenance;
 use crate::state::inner::{Inner, PointerLog, count};
 
 /// Bytes of the reserve that are given back at first, for what goes on without other space.
-pub(crate) const RELEASE_BYTES: u64 = 16 << 10;
+const RELEASE_BYTES: u64 = 16 << 10;
 
 /// Wakes the maintenance thread.
 #[derive(Debug, Default)]
@@ -226,37 +226,26 @@ pub(crate) fn hold_reserve(inner: &Inner) -> Result<()> {
     Ok(inner.reserve.hold(inner.root.record_bytes())?)
 }
 
-/// Does what appends a little to the root; if there is no space otherwise, with a little of what is
-/// set aside.
-pub(crate) fn with_reserve(
+/// Does what must be possible on a full device: if there is no space otherwise, with a little of what is
+/// set aside, and then more, but with nothing that recovery needs if `ahead_bytes` are appended.
+pub(crate) fn with_reserve<T>(
     inner: &Inner,
-    log: &PointerLog,
-    act: impl Fn() -> Result<()>,
-) -> Result<()> {
+    log: &mut PointerLog,
+    ahead_bytes: impl Fn(&PointerLog) -> u64,
+    mut act: impl FnMut(&mut PointerLog) -> Result<T>,
+) -> Result<T> {
     let mut step_bytes = RELEASE_BYTES;
     loop {
-        match act() {
-            Err(error @ Error::NoSpace { .. }) => {
-                if !release_reserve(inner, log, step_bytes, 0)? {
-                    return Err(error);
-                }
-            }
-            done => return done,
+        let outcome = act(log);
+        if !matches!(outcome, Err(Error::NoSpace { .. })) {
+            return outcome;
+        }
+        let needed_bytes = || copies_bytes(inner, log) + ahead_bytes(log);
+        if !inner.reserve.release(step_bytes, needed_bytes, inner.root.record_bytes())? {
+            return outcome;
         }
         step_bytes = step_bytes.saturating_mul(2);
     }
-}
-
-/// Gives back about `bytes` of what is set aside, but nothing that recovery needs, with
-/// `ahead_bytes` that are about to be appended; false if there is nothing else.
-pub(crate) fn release_reserve(
-    inner: &Inner,
-    log: &PointerLog,
-    bytes: u64,
-    ahead_bytes: u64,
-) -> Result<bool> {
-    let copies_bytes = || copies_bytes(inner, log) + ahead_bytes;
-    Ok(inner.reserve.release(bytes, copies_bytes, inner.root.record_bytes())?)
 }
 
 /// Sees to it that recovery has the space for what it needs, with `ahead_bytes` that are about to be

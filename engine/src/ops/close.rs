@@ -87,7 +87,7 @@ fn settle(inner: &Inner) -> Result<()> {
         pointer = appender.end();
     }
     let ends = Ends { blob: inner.blob.figures().end, pointer };
-    maintain::with_reserve(inner, &log, || Ok(inner.root.close(ends)?))?;
+    maintain::with_reserve(inner, &mut log, |_| 0, |_| Ok(inner.root.close(ends)?))?;
     if let Err(error) = inner.reserve.rest(inner.root.record_bytes(), commit::tail_bytes(pointer)) {
         tracing::warn!(%error, "the reserve stays as it is");
     }

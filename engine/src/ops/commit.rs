@@ -257,18 +257,14 @@ impl Group {
     ) -> Result<(), GroupError> {
         self.is_frugal = true;
         let group_bytes = self.members.iter().map(|member| encoded_bytes(&member.parts)).sum();
-        let mut step_bytes = maintain::RELEASE_BYTES;
-        loop {
-            let outcome = self.commit(inner, log);
-            let Err(GroupError::NotHappened(Error::NoSpace { .. })) = outcome else {
-                return outcome;
-            };
+        let ahead_bytes = |log: &PointerLog| ahead_bytes(log, group_bytes);
+        maintain::with_reserve(inner, log, ahead_bytes, |log| {
             self.changed.clear();
-            if !maintain::release_reserve(inner, log, step_bytes, ahead_bytes(log, group_bytes))? {
-                return outcome;
+            match self.commit(inner, log) {
+                Err(GroupError::NotHappened(error)) => Err(error),
+                outcome => Ok(outcome),
             }
-            step_bytes = step_bytes.saturating_mul(2);
-        }
+        })?
     }
 
     /// Decides, writes, syncs and publishes; an error is every accepted member's.
@@ -316,7 +312,9 @@ impl Group {
         sync(inner, log, round)?;
         if is_tight || !inner.reserve.is_whole() {
             // It is durable; and the space to copy it may not be there later.
-            if let Err(error) = maintain::with_reserve(inner, log, || maintain::testify(inner)) {
+            if let Err(error) =
+                maintain::with_reserve(inner, log, |_| 0, |_| maintain::testify(inner))
+            {
                 tracing::warn!(%error, "a deletion is not testified to");
             }
         }

@@ -7,9 +7,10 @@ mod common;
 
 use std::sync::Arc;
 
-use pinstone::{Batch, Digest, Error, Maintenance, Result, Store, StoreBuilder};
-use pinstone_disk::Disk;
+use common::meddling::MeddlingDisk;
+use pinstone::{Batch, CommitId, Digest, Error, Maintenance, Result, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, SimDisk};
+use pinstone_disk::{Disk, Epoch, FileName, LogKind, Ordinal};
 
 /// With a reserve as the documentation says: two segments of each log, and what is gathered.
 fn store(segment_bytes: u64, pointer_segment_bytes: u64) -> StoreBuilder {
@@ -438,6 +439,65 @@ fn a_long_deletion_made_while_space_was_short_is_counted_later() {
         crashed += 1;
     }
     assert!(crashed > 5, "{crashed}");
+}
+
+/// While a long deletion, made while space is short, waits for the pointer log to go on, another thread
+/// has what is set aside made whole, or cut: it is counted by then.
+#[test]
+fn a_long_deletion_is_counted_before_the_log_goes_on_for_it() {
+    // One that is stored, and one that is refused.
+    for (value_bytes, free_bytes) in [(480_000, 100 << 20), (3 << 20, 2200 << 10)] {
+        let mut crashed = 0;
+        for mutation in 1.. {
+            let disk = SimDisk::new(7);
+            let deleted = delete_beside_a_put(&disk, mutation, value_bytes, free_bytes);
+            let context = format!("{value_bytes} bytes, killed at {mutation}");
+            opens_after_a_kill(store_of_long_deletions(), &disk, &context);
+            if deleted.is_ok() {
+                break;
+            }
+            crashed += 1;
+        }
+        assert!(crashed > 3, "{crashed}");
+    }
+}
+
+fn store_of_long_deletions() -> StoreBuilder {
+    store(1 << 20, 4 << 10)
+}
+
+/// Killed at so many mutations after the put.
+fn delete_beside_a_put(
+    disk: &Arc<SimDisk>,
+    mutation: u64,
+    value_bytes: usize,
+    free_bytes: u64,
+) -> Result<CommitId> {
+    let meddling = MeddlingDisk::new(disk);
+    let builder = store_of_long_deletions();
+    let store = builder.open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    store.commit(Batch::new().set("name", digest)).unwrap();
+    store.maintain().unwrap();
+    disk.set_capacity(Some(disk.used_bytes()));
+    let refused = store.put(&noise(5, 3 << 20));
+    assert!(matches!(refused, Err(Error::NoSpace { .. })), "{refused:?}");
+    disk.set_capacity(None);
+    let (ordinal, epoch) = (Ordinal::FIRST, Epoch::FIRST);
+    // The last frame of the segment that is gone on from.
+    meddling.before_write(FileName::Segment { log: LogKind::Pointer, ordinal, epoch }, {
+        let (disk, store) = (Arc::clone(disk), store.clone());
+        move || {
+            disk.set_capacity(Some(disk.used_bytes() + free_bytes));
+            let put = store.put(&noise(6, value_bytes));
+            assert_eq!(put.is_ok(), value_bytes < 1 << 20, "{put:?}");
+            disk.set_capacity(None);
+            disk.crash_at_mutation(disk.mutation_count() + mutation);
+        }
+    });
+    let deleted = store.commit((0..2500).map(long_name).fold(Batch::new(), Batch::delete));
+    assert!(meddling.has_meddled());
+    deleted
 }
 
 /// A store that was closed with a long segment of the pointer log, and opened on a full device.

@@ -26,8 +26,8 @@ use pinstone_disk::env::{Condvar, Mutex, MutexGuard, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch as IoBatch, CommitId, Digest, DiskError, LogKind, Op, Ordinal};
 use pinstone_wal::{
-    Appender, Change, CommitRecord, FRAMES_START_BYTES, FrameBuilder, LogPosition, RecordKind,
-    Sealer, SyncRound, WalError, copy_bytes,
+    Appender, Change, CommitRecord, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FRAMES_START_BYTES,
+    FrameBuilder, LogPosition, RecordKind, Sealer, SyncRound, WalError, copy_bytes,
 };
 
 use crate::batch::{Batch, Parts};
@@ -408,9 +408,42 @@ fn append(
         record.encode(&mut payload);
         frame.push(inner.writer.store, RecordKind::Commit, &payload);
     }
-    let body_bytes = frame.body_bytes() as usize;
     let max = inner.options.pointer_segment_bytes;
     let is_tight = is_frugal || !inner.reserve.is_whole();
+    // It has the segment to itself, and recovery has the space to copy it before it is there: whoever
+    // sets space aside meanwhile, or gives some back, reckons with it (V2).
+    let oversize_bytes = sealed_bytes_alone(frame.body_bytes() as usize).saturating_sub(max);
+    let is_long = oversize_bytes > 0;
+    if is_long {
+        match is_tight {
+            true => inner.reserve.count_oversize(oversize_bytes),
+            false => inner.reserve.raise(oversize_bytes)?,
+        }
+    }
+    let appended = append_frame(inner, log, frame, is_tight);
+    if is_long
+        && matches!(appended, Err(GroupError::NotHappened(_)))
+        && let Err(error) = inner.reserve.lower(oversize_bytes)
+    {
+        tracing::warn!(%error, "more space is set aside than is needed");
+    }
+    appended?;
+    let appender = log.appender.as_mut().expect("the frame is in it");
+    for record in records {
+        appender.sealer().commit(record.id);
+    }
+    Ok(is_tight)
+}
+
+/// Appends a frame, which is counted if it is longer than a segment.
+fn append_frame(
+    inner: &Inner,
+    log: &mut PointerLog,
+    frame: FrameBuilder,
+    is_tight: bool,
+) -> Result<(), GroupError> {
+    let body_bytes = frame.body_bytes() as usize;
+    let max = inner.options.pointer_segment_bytes;
     let end = log.appender.as_ref().map(Appender::end);
     let full = log.appender.as_ref().is_none_or(|appender| {
         let is_full =
@@ -433,24 +466,15 @@ fn append(
         }
     }
     let appender = log.appender.as_mut().expect("there is one now");
-    let oversize_bytes = appender.sealed_bytes_with(body_bytes).saturating_sub(max);
-    if oversize_bytes > 0 {
-        // It has the segment to itself, and recovery has the space to copy it before it is there.
-        match is_tight {
-            true => inner.reserve.count_oversize(oversize_bytes),
-            false => inner.reserve.raise(oversize_bytes)?,
-        }
-    }
-    if let Err(error) = appender.append(frame, false) {
-        if let Err(error) = inner.reserve.lower(oversize_bytes) {
-            tracing::warn!(%error, "more space is set aside than is needed");
-        }
-        return Err(GroupError::from_append(error));
-    }
-    for record in records {
-        appender.sealer().commit(record.id);
-    }
-    Ok(is_tight)
+    let counted_bytes = max.max(sealed_bytes_alone(body_bytes));
+    assert!(appender.sealed_bytes_with(body_bytes) <= counted_bytes, "what is longer is counted");
+    appender.append(frame, false).map_err(GroupError::from_append)
+}
+
+/// Bytes of a sealed segment of the pointer log in which a frame of `body_bytes` is alone.
+fn sealed_bytes_alone(body_bytes: usize) -> u64 {
+    let frame_bytes = (FRAME_HEADER_BYTES + body_bytes).next_multiple_of(FRAME_ALIGN_BYTES) as u64;
+    FRAMES_START_BYTES + frame_bytes + FRAME_HEADER_BYTES as u64 + Sealer::default().seal_bytes(0)
 }
 
 /// Bytes that a copy takes of the segment to which a frame of `body_bytes` goes while space is short, or

@@ -20,7 +20,8 @@
 //!   is what it is given back to.
 //! - V2: who takes room in the blob log asks under its append lock whether all of it is set aside.
 //!   Before any is given back that is denied, and then what recovery would copy is counted under the
-//!   same lock: whatever takes room is counted, or asks again.
+//!   same lock: whatever takes room is counted, or asks again. In the pointer log, what is longer than
+//!   a segment is counted before anything is written for it.
 //! - V3: what counts as set aside is durable, and the file's name: a power loss leaves it. The file's
 //!   length is only what is wanted, until its space was asked for.
 
@@ -221,7 +222,7 @@ impl Reserve {
     }
 
     /// A commit that is longer than a segment by `bytes` is about to be appended without their being
-    /// set aside, since [`Reserve::cover`] saw to what it needs by itself: from now on they are wanted.
+    /// set aside, since [`Reserve::cover`] sees to what it needs by itself: from now on they are wanted.
     pub(crate) fn count_oversize(&self, bytes: u64) {
         let mut held = self.held.lock();
         held.oversize_bytes += bytes;

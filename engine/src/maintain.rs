@@ -184,7 +184,7 @@ fn step(inner: &Inner) -> Result<bool> {
         return Ok(false);
     }
     let _one_at_a_time = inner.maintaining.lock();
-    let growing = inner.growing.lock();
+    let growing = lock_growing(inner)?;
     if inner.blob.is_behind() || !inner.blob.wants_next() {
         // The log went on meanwhile: look again.
         return Ok(true);
@@ -215,14 +215,23 @@ pub(crate) fn seal_behind<T: StoreTree>(inner: &Inner) -> Result<()> {
     Ok(())
 }
 
+/// For who sets space aside, or adds a segment to the blob log: not once the store is closed. What is
+/// set aside would stay so, and the directory may be another process's. Closing takes this lock, too.
+///
+/// # Errors
+/// Writing has ended.
+pub(crate) fn lock_growing(inner: &Inner) -> Result<MutexGuard<'_, ()>> {
+    let growing = inner.growing.lock();
+    inner.writer.poison.check()?;
+    Ok(growing)
+}
+
 /// Sets aside what recovery may need, if it is not.
 ///
 /// # Errors
 /// *No space*: it is not there.
 pub(crate) fn hold_reserve(inner: &Inner) -> Result<()> {
-    let _growing = inner.growing.lock();
-    // What is set aside after a close would stay so.
-    inner.writer.poison.check()?;
+    let _growing = lock_growing(inner)?;
     Ok(inner.reserve.hold(inner.root.record_bytes())?)
 }
 
@@ -353,7 +362,7 @@ fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
 pub(crate) fn grow_blob_log(inner: &Inner) -> Result<()> {
     loop {
         seal_behind::<Index>(inner)?;
-        let growing = inner.growing.lock();
+        let growing = lock_growing(inner)?;
         if inner.blob.has_next() || !inner.blob.is_behind() {
             return grow_blob_log_holding(inner, &growing);
         }
@@ -362,8 +371,6 @@ pub(crate) fn grow_blob_log(inner: &Inner) -> Result<()> {
 
 /// As [`grow_blob_log`], for who holds that lock, when nothing full is unsealed.
 pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>) -> Result<()> {
-    // Before anything is made in the directory, which may be another process's once we are closed.
-    inner.writer.poison.check()?;
     if inner.blob.has_next() {
         return Ok(());
     }

@@ -127,6 +127,24 @@ fn a_close_that_succeeded_leaves_nothing_to_mend() {
     });
 }
 
+/// Whoever puts what meanwhile: what is set aside after a close would stay so.
+#[test]
+fn a_close_leaves_no_more_set_aside_than_the_next_open_needs() {
+    let left_bytes = |value_put_meanwhile: Option<Vec<u8>>| {
+        let disk = SimDisk::new(1);
+        let store = open(&disk, Maintenance::Inline);
+        store.put(b"value").unwrap();
+        let putting = store.clone();
+        let putting = move || value_put_meanwhile.map(|value| drop(putting.put(&value)));
+        at_once([Box::new(|| drop(putting())), Box::new(move || store.close().unwrap())]);
+        disk.file_bytes("RESERVE").unwrap().len()
+    };
+    explore(schedules(), move || {
+        // Longer than a segment.
+        assert_eq!(left_bytes(Some(vec![7; 40_000])), left_bytes(None));
+    });
+}
+
 #[test]
 fn a_view_stays_as_it_was_while_names_come_and_go() {
     explore(schedules(), || {

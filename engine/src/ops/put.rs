@@ -101,7 +101,7 @@ fn append_long(
 ) -> Result<Outcome> {
     loop {
         maintain::seal_behind::<Index>(inner)?;
-        let growing = inner.growing.lock();
+        let growing = maintain::lock_growing(inner)?;
         if is_in_memory(inner, &digest) {
             return Ok(Outcome::Known);
         }

@@ -1,6 +1,10 @@
 //! P1 to P6 and P9 on a disk that fails: every operation of several workloads, each way of failing
 //! that applies to it, once and from then on. `common::faults` is how.
 //!
+//! Of the workload that flushes and compacts most, one operation in [`ROTATION_OPS_ONE_IN`] fails;
+//! `PINSTONE_CRASH_BUDGET=N` has N times as many fail, and by that number all. Of the kinds of work that
+//! `tables_crash` knows all operations fail there, always.
+//!
 //! A violation prints the line which replays it:
 //! `PINSTONE_FAULT_REPLAY="..." cargo test -p pinstone --test faults cases_that`; kept in
 //! `seeds/faults.txt`, it is replayed always.
@@ -13,7 +17,7 @@ use std::sync::Arc;
 
 use common::faults::{Case, FAULTS, REPLAY, Report, hunt, opened_is_durable, replay};
 use common::model::Model;
-use common::replay::lines;
+use common::replay::{Tally as _, lines};
 use common::script::{Failing, Workload, World, filling, workload};
 use pinstone::Batch;
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
@@ -23,20 +27,24 @@ fn of_names(names: &[&str]) -> Vec<Workload> {
     names.iter().map(|name| workload(name).expect("there is such a workload")).collect()
 }
 
+/// Of so many operations of `rotation` one fails, unless more is asked for.
+const ROTATION_OPS_ONE_IN: u64 = 12;
+
 /// Hunts for faults of one kind through all that the workloads have in them.
 fn every_operation_fails_with(fault: Fault) -> Report {
-    let report = hunt(
-        &of_names(&[
-            "puts-and-commits",
-            "compare-and-set",
-            "close-and-reopen",
-            "large-values",
-            "after-a-kill",
-            "after-a-torn-tail-2",
-        ]),
-        &[fault],
-        false,
-    );
+    let workloads = of_names(&[
+        "puts-and-commits",
+        "compare-and-set",
+        "close-and-reopen",
+        "deletes",
+        "known-values",
+        "large-values",
+        "after-a-kill",
+        "after-a-torn-tail-2",
+    ]);
+    let mut report = hunt(&workloads, &[fault], 1, false);
+    let ops_one_in = (ROTATION_OPS_ONE_IN / common::budget()).max(1);
+    report.add(hunt(&of_names(&["rotation"]), &[fault], ops_one_in, false));
     common::say(&report);
     assert_eq!(report.violations.count, 0, "{report}");
     assert_eq!(report.fired.len(), 2, "a reach that never befell anything: {report}");

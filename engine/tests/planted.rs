@@ -51,7 +51,7 @@ fn crashes() -> Option<String> {
 fn failing(fault: Fault) -> Option<String> {
     let names = ["puts-and-commits", "compare-and-set", "old-values"];
     let workloads: Vec<Workload> = names.iter().filter_map(|name| workload(name)).collect();
-    let report = faults::hunt(&workloads, &[fault], true);
+    let report = faults::hunt(&workloads, &[fault], 1, true);
     (report.violations.count > 0).then(|| report.to_string())
 }
 
@@ -144,6 +144,7 @@ fn an_acknowledgement_before_the_write_is_caught() {
 
 #[test]
 fn a_short_write_ignored_is_caught() {
+    caught(Bug::ShortWriteIgnored, crashes);
     caught(Bug::ShortWriteIgnored, short_writes);
 }
 

@@ -2,30 +2,40 @@
 //! while the root takes tables in and its log is written anew, and while files are removed.
 //!
 //! 1. A life is played once, to learn what each of its disk operations does, and to which file.
-//! 2. Of each kind of work some operations are chosen, from the first to the last.
+//! 2. Every operation of a life that makes many tables is chosen that is part of such work; of a
+//!    longer one, those that write the root's log anew or remove an old one.
 //! 3. At each the machine crashes, and the store is opened in several states of the disk.
-//! 4. At each the operation fails, in every way that it can. The life goes on; what was acknowledged
-//!    is read, and if writing has not ended, the store is as good as new. Then it is opened as it was
+//! 4. At each the operation fails: in the longer life in every way that it can, in the other in one of
+//!    them by turns. The life goes on; what was acknowledged is read, and if writing has not ended, the store is as good as new. Then it is opened as it was
 //!    when its process died, and after a crash.
 //!
 //! Crashes and faults are counted by the work that they befell: none of it may be missed.
+//!
+//! `PINSTONE_CRASH_BUDGET=N` tries N times as many random states of the disk, and N of the ways to fail
+//! at each operation, so that with 4 it is all. A violation prints the
+//! line which replays it: `PINSTONE_TABLES_REPLAY="..." cargo test -p pinstone --test tables_crash
+//! cases_that`; kept in `seeds/tables_crash.txt`, it is replayed always.
 
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
 mod common;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::ControlFlow;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use common::faults::{fault_named, name_of_fault};
 use common::model::{Edit, Model};
-use common::{Verdict, caught, ensure, pool, script, tiny_tables, told};
+use common::replay::{Words, lines, number};
+use common::{Verdict, budget, caught, ensure, pool, script, tiny_tables, told};
 use pinstone::{Digest, Maintenance, Store, StoreBuilder};
 use pinstone_disk::Disk;
 use pinstone_disk::sim::{CrashState, Fault, SimDisk};
 
-/// Operations of each kind that are chosen of each kind of work.
-const CHOSEN_MAX: usize = 3;
+/// What replays a case.
+const REPLAY: &str = "PINSTONE_TABLES_REPLAY";
 
 /// Commits of a life that makes many tables.
 const COMMITS: u64 = 24;
@@ -59,6 +69,11 @@ enum Work {
     RemoveRoot,
 }
 
+/// What a life of tables is about, and what one that is long is about besides.
+const OF_TABLES: [Work; 5] =
+    [Work::Flush, Work::Rewrite, Work::TakeIn, Work::RemoveTable, Work::RemoveSegment];
+const OF_THE_ROOT: [Work; 2] = [Work::RootRewrite, Work::RemoveRoot];
+
 /// An operation of a life.
 #[derive(Clone, Debug)]
 struct Chosen {
@@ -67,6 +82,38 @@ struct Chosen {
     op: u64,
     /// What is done, and to which file.
     text: String,
+}
+
+/// What befalls one operation of a life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Case {
+    commits: u64,
+    op: u64,
+    /// None for a crash.
+    fault: Option<Fault>,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { commits, op, fault } = self;
+        write!(f, "commits={commits} op={op}")?;
+        fault.map_or(Ok(()), |fault| write!(f, " fault={}", name_of_fault(fault)))
+    }
+}
+
+impl FromStr for Case {
+    type Err = String;
+
+    fn from_str(line: &str) -> Verdict<Self> {
+        let mut words = Words::of(line)?;
+        let case = Self {
+            commits: number(words.need("commits")?)?,
+            op: number(words.need("op")?)?,
+            fault: words.take("fault").map(fault_named).transpose()?,
+        };
+        words.end()?;
+        Ok(case)
+    }
 }
 
 /// Plays the commit of that number: its names are long, so that each second one begins a segment.
@@ -167,14 +214,6 @@ fn sort_out(ops: &[(u64, String)]) -> BTreeMap<Work, Vec<(u64, String)>> {
     by_work
 }
 
-/// A few of many, the first and the last among them.
-fn some<T: Clone>(all: &[T], count: usize) -> Vec<T> {
-    let last = all.len().saturating_sub(1);
-    let count = count.min(all.len());
-    let at = |index: usize| if count < 2 { 0 } else { index * last / (count - 1) };
-    (0..count).map(|index| all[at(index)].clone()).collect()
-}
-
 /// The ways in which such an operation can fail.
 fn faults(text: &str) -> &'static [Fault] {
     match verb_of(text) {
@@ -224,7 +263,7 @@ fn crash(chosen: &Chosen, tally: &mut Tally) -> Verdict {
     ensure!(disk.crashed(), "no crash");
     *tally.counts.entry((chosen.work, "a crash".to_owned())).or_default() += 1;
     let states = [CrashState::Nothing, CrashState::Everything, CrashState::OneMissing(0)];
-    let random = (0..3).map(|seed| CrashState::Random(chosen.op + seed));
+    let random = (0..3 * budget()).map(|seed| CrashState::Random(chosen.op + seed));
     for state in states.into_iter().chain(random) {
         survives(&disk.after_crash(state), &model).map_err(|seen| format!("{state:?}: {seen}"))?;
         tally.opened += 1;
@@ -269,40 +308,44 @@ fn fail(chosen: &Chosen, fault: Fault, tally: &mut Tally) -> Verdict {
     Ok(())
 }
 
+/// All operations of a life that are part of such work.
 fn choose(commits: u64, works: &[Work]) -> Vec<Chosen> {
-    let by_work = sort_out(&learn(commits));
+    let mut by_work = sort_out(&learn(commits));
     let mut chosen = Vec::new();
     for work in works {
-        let ops = by_work.get(work).map_or(&[][..], |ops| ops);
+        let ops = by_work.remove(work).unwrap_or_default();
         assert!(!ops.is_empty(), "a life without {work:?}");
-        let mut by_verb: BTreeMap<&str, Vec<&(u64, String)>> = BTreeMap::new();
-        for op in ops {
-            by_verb.entry(verb_of(&op.1)).or_default().push(op);
-        }
-        let some = by_verb.into_values().flat_map(|ops| some(&ops, CHOSEN_MAX));
-        chosen.extend(some.map(|(op, text)| Chosen {
-            commits,
-            work: *work,
-            op: *op,
-            text: text.clone(),
-        }));
+        chosen.extend(ops.into_iter().map(|(op, text)| Chosen { commits, work: *work, op, text }));
     }
     chosen
 }
 
+fn try_case(chosen: &Chosen, fault: Option<Fault>, tally: &mut Tally) {
+    let verdict = caught(|| match fault {
+        None => crash(chosen, tally),
+        Some(fault) => fail(chosen, fault, tally),
+    });
+    if let Err(seen) = verdict {
+        let Chosen { commits, work, op, text } = chosen;
+        let case = Case { commits: *commits, op: *op, fault };
+        tally.violations.push(format!("{work:?}, at {text}: {seen}\n  {REPLAY}=\"{case}\""));
+    }
+}
+
+/// As many ways to fail as are tried at that operation, others at the next.
+fn some_of(faults: &[Fault], chosen: &Chosen) -> impl Iterator<Item = Fault> {
+    let is_of_the_root = OF_THE_ROOT.contains(&chosen.work);
+    let count = if is_of_the_root { faults.len() } else { usize::try_from(budget()).unwrap() };
+    let turn = usize::try_from(chosen.op).unwrap();
+    let from = move |at: usize| faults[(turn + at) % faults.len()];
+    (0..count.min(faults.len())).map(from)
+}
+
 fn hunt(chosen: &[Chosen]) -> Tally {
     let tallies = pool::sweep(chosen, |tally: &mut Tally, chosen| {
-        let note = |tally: &mut Tally, what: &str, verdict: Verdict| {
-            if let Err(seen) = verdict {
-                let Chosen { work, op, text, .. } = chosen;
-                tally.violations.push(format!("{work:?}, {what} at {op} {text}: {seen}"));
-            }
-        };
-        let verdict = caught(|| crash(chosen, tally));
-        note(tally, "a crash", verdict);
-        for fault in faults(&chosen.text) {
-            let verdict = caught(|| fail(chosen, *fault, tally));
-            note(tally, &format!("{fault:?}"), verdict);
+        try_case(chosen, None, tally);
+        for fault in some_of(faults(&chosen.text), chosen) {
+            try_case(chosen, Some(fault), tally);
         }
         ControlFlow::Continue(())
     });
@@ -328,7 +371,7 @@ fn befell(tally: &Tally, work: Work, what: &[&str]) {
 #[test]
 fn whatever_befalls_flushes_and_rewrites_nothing_acknowledged_is_lost() {
     use Work::{Flush, RemoveSegment, RemoveTable, Rewrite, TakeIn};
-    let tally = hunt(&choose(COMMITS, &[Flush, Rewrite, TakeIn, RemoveTable, RemoveSegment]));
+    let tally = hunt(&choose(COMMITS, &OF_TABLES));
     assert_eq!(tally.violations, [""; 0]);
     let written = ["a crash", "Eio", "Enospc", "ShortWrite"];
     befell(&tally, Flush, &written);
@@ -336,16 +379,42 @@ fn whatever_befalls_flushes_and_rewrites_nothing_acknowledged_is_lost() {
     befell(&tally, TakeIn, &["a crash", "Eio", "Enospc", "SyncFailsThenClean", "SyncEnospc"]);
     befell(&tally, RemoveTable, &["a crash", "Eio"]);
     befell(&tally, RemoveSegment, &["a crash", "Eio"]);
-    assert!(tally.opened > 300, "a harness that tries little: {}", tally.opened);
+    assert!(tally.opened > 4000, "a harness that tries little: {}", tally.opened);
 }
 
 #[test]
 fn whatever_befalls_the_rewriting_of_the_roots_log_one_of_both_is_in_force() {
-    let tally = hunt(&choose(COMMITS_LONG, &[Work::RootRewrite, Work::RemoveRoot]));
+    let tally = hunt(&choose(COMMITS_LONG, &OF_THE_ROOT));
     assert_eq!(tally.violations, [""; 0]);
     let all =
         ["a crash", "Eio", "Enospc", "Emfile", "ShortWrite", "SyncFailsThenClean", "SyncEnospc"];
     befell(&tally, Work::RootRewrite, &all);
     befell(&tally, Work::RemoveRoot, &["a crash", "Eio"]);
-    assert!(tally.opened > 60, "a harness that tries little: {}", tally.opened);
+    assert!(tally.opened > 200, "a harness that tries little: {}", tally.opened);
+}
+
+#[test]
+fn cases_that_ever_failed_hold() {
+    for line in lines(include_str!("seeds/tables_crash.txt"), REPLAY) {
+        let case: Case = line.parse().unwrap();
+        let mut tally = Tally::default();
+        for (work, ops) in sort_out(&learn(case.commits)) {
+            let ops = ops.into_iter().filter(|(op, _)| *op == case.op);
+            ops.for_each(|(op, text)| {
+                let chosen = Chosen { commits: case.commits, work, op, text };
+                try_case(&chosen, case.fault, &mut tally);
+            });
+        }
+        assert_eq!(tally.violations, [""; 0]);
+        assert!(tally.opened > 0, "{case}: no such operation");
+    }
+}
+
+#[test]
+fn a_case_prints_as_what_replays_it() {
+    for fault in [None, Some(Fault::Eio), Some(Fault::SyncFailsThenClean)] {
+        let case = Case { commits: 24, op: 77, fault };
+        assert_eq!(case.to_string().parse(), Ok(case));
+    }
+    assert!("commits=24 op=77 fault=none".parse::<Case>().is_err());
 }

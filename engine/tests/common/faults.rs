@@ -50,7 +50,7 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { workload, seed, failing: Failing { op, fault, onward } } = self;
         let reach = if *onward { "from" } else { "at" };
-        write!(f, "workload={workload} seed={seed} fault={} {reach}={op}", name(*fault))
+        write!(f, "workload={workload} seed={seed} fault={} {reach}={op}", name_of_fault(*fault))
     }
 }
 
@@ -59,15 +59,14 @@ impl FromStr for Case {
 
     fn from_str(line: &str) -> Verdict<Self> {
         let mut words = Words::of(line)?;
-        let fault = words.need("fault")?;
-        let known = FAULTS.iter().find(|(name, _)| *name == fault);
+        let fault = fault_named(words.need("fault")?)?;
         let from = words.take("from");
         let case = Self {
             workload: words.need("workload")?.to_owned(),
             seed: number(words.need("seed")?)?,
             failing: Failing {
                 op: number(from.map_or_else(|| words.need("at"), Ok)?)?,
-                fault: known.ok_or(format!("{fault}: not a fault"))?.1,
+                fault,
                 onward: from.is_some(),
             },
         };
@@ -76,9 +75,14 @@ impl FromStr for Case {
     }
 }
 
-fn name(fault: Fault) -> &'static str {
+pub fn name_of_fault(fault: Fault) -> &'static str {
     let known = FAULTS.iter().find(|(_, known)| *known == fault);
     known.expect("all faults are listed").0
+}
+
+pub fn fault_named(name: &str) -> Verdict<Fault> {
+    let known = FAULTS.iter().find(|(known, _)| *known == name);
+    known.map(|(_, fault)| *fault).ok_or(format!("{name}: not a fault"))
 }
 
 /// What a hunt tried and saw.
@@ -127,8 +131,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// Tries each of `faults` at every operation of each workload.
-pub fn hunt(workloads: &[Workload], faults: &[Fault], until_first: bool) -> Report {
+/// Tries each of `faults` at the operations of each workload, at one in `ops_one_in` of them.
+pub fn hunt(
+    workloads: &[Workload],
+    faults: &[Fault],
+    ops_one_in: u64,
+    until_first: bool,
+) -> Report {
     let seed = 1;
     let mut report = Report::default();
     let mut cases = Vec::new();
@@ -142,8 +151,9 @@ pub fn hunt(workloads: &[Workload], faults: &[Fault], until_first: bool) -> Repo
         };
         for &fault in faults {
             for onward in [false, true] {
-                let failing = |op| (workload, Failing { op, fault, onward });
-                cases.extend((1..=count).map(failing));
+                let draw = |op: &u64| mix(&[seed, fault as u64, u64::from(onward), *op]);
+                let ops = (1..=count).filter(|op| draw(op).is_multiple_of(ops_one_in));
+                cases.extend(ops.map(|op| (workload, Failing { op, fault, onward })));
             }
         }
     }
@@ -174,7 +184,7 @@ fn try_case(workload: &Workload, case: &Case, report: &mut Report) {
         report.effects += world.disk.counters();
         if fired(&world.disk, case.failing.fault) > before {
             let reach = if case.failing.onward { "onward" } else { "once" };
-            *report.fired.entry((name(case.failing.fault), reach)).or_default() += 1;
+            *report.fired.entry((name_of_fault(case.failing.fault), reach)).or_default() += 1;
         } else {
             // Any other such run is tried by the crash harness.
             return lived;
@@ -205,7 +215,7 @@ fn fired(disk: &SimDisk, fault: Fault) -> u64 {
 /// Plays the workload while the disk fails, then mends it and looks whether the store goes on.
 fn live(world: &mut World<'_>, failing: Failing, report: &mut Report) -> Verdict {
     let mut judge = |world: &World<'_>, step: &dyn fmt::Debug, error: &Error| {
-        *report.errors.entry((name(failing.fault), class(error))).or_default() += 1;
+        *report.errors.entry((name_of_fault(failing.fault), class(error))).or_default() += 1;
         fits(world, failing, error).map_err(|seen| format!("{step:?}: {seen}"))
     };
     if let Err(error) = world.open()? {

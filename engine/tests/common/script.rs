@@ -54,6 +54,8 @@ pub struct Workload {
     pub segment_bytes: u64,
     pub buffer_bytes: usize,
     pub before: Before,
+    /// What the disk does wrong, in this life and in each opening after it.
+    pub failing: Option<Failing>,
     pub steps: Vec<Step>,
     values: Arc<BTreeMap<u16, Bytes>>,
 }
@@ -72,6 +74,7 @@ impl Workload {
             segment_bytes: 64 << 10,
             buffer_bytes: 4 << 10,
             before: Before::Nothing,
+            failing: None,
             steps,
             values: Arc::default(),
         }
@@ -81,6 +84,12 @@ impl Workload {
     /// With the smallest segments and buffer, so that everything rotates soon.
     fn tiny(self) -> Self {
         Self { segment_bytes: 4 << 10, buffer_bytes: 1 << 10, ..self }
+    }
+
+    /// On a disk that writes a part of what it is asked to, each time.
+    fn with_short_writes(self) -> Self {
+        let failing = Failing { op: 1, fault: Fault::ShortWrite, onward: true };
+        Self { failing: Some(failing), ..self }
     }
 
     fn after(self, before: Before) -> Self {
@@ -186,7 +195,8 @@ pub struct Failing {
 
 impl<'a> World<'a> {
     pub fn new(workload: &'a Workload, disk: Arc<SimDisk>, model: Model) -> Self {
-        Self { workload, disk, model, store: None, opened_at_mutation: 0, failing: None }
+        let failing = workload.failing;
+        Self { workload, disk, model, store: None, opened_at_mutation: 0, failing }
     }
 
     /// Opens the store and compares it with the model. The disk does nothing wrong meanwhile to
@@ -316,6 +326,7 @@ pub fn workloads() -> Vec<Workload> {
         Workload::new("large-values", large_values()).tiny(),
         Workload::new("old-values", old_values()),
         Workload::new("known-values", known_values()),
+        Workload::new("short-writes", first_life()).tiny().with_short_writes(),
         Workload::new("after-a-kill", second_life()).after(Before::Killed(first_life())),
         Workload::new("after-a-kill-tiny", second_life())
             .tiny()

@@ -73,7 +73,7 @@ impl Batch {
     }
 
     fn name(&mut self, name: &[u8]) -> Bytes {
-        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        if !is_name(name) {
             self.fault.get_or_insert(Fault::NameLength(name.len()));
             return Bytes::new();
         }
@@ -95,6 +95,15 @@ impl Batch {
         }
         Ok(Parts { changes: self.changes, requires: self.requires })
     }
+}
+
+/// The name, if a pointer can have it.
+pub(crate) fn checked_name(name: &[u8]) -> Result<&[u8]> {
+    if is_name(name) { Ok(name) } else { Err(Error::NameLength { len_bytes: name.len() }) }
+}
+
+fn is_name(name: &[u8]) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
 }
 
 /// A batch that was found sound: changes sorted by name, no name twice, at least one.

@@ -8,8 +8,8 @@ use pinstone_disk::{Digest, DiskError, Escaped, FormatError};
 /// What every operation of a store returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An operation failed. Unless it is [`Error::Indeterminate`], nothing of it happened, now or
-/// after a crash.
+/// An operation failed. Of a put or a commit nothing happened then, now or after a crash, unless the
+/// error is [`Error::Indeterminate`]; what others did until they failed, they say themselves.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -104,13 +104,23 @@ pub enum Error {
         /// Which of the two, and the name.
         reason: String,
     },
-    /// Something exceeds an option's bound.
+    /// Something exceeds the bound that an option sets it, or an option exceeds its own.
     #[error("{what}: {found} is over the limit of {max}")]
     Limit {
         /// What is bounded, and its unit.
         what: &'static str,
         /// The bound.
         max: u64,
+        /// What was asked for.
+        found: u64,
+    },
+    /// An option is less than it may be.
+    #[error("{what}: {found} is under the least of {min}")]
+    UnderLimit {
+        /// The option.
+        what: &'static str,
+        /// The least that it may be.
+        min: u64,
         /// What was asked for.
         found: u64,
     },

@@ -2,6 +2,8 @@
 
 pub use pinstone_disk::{IoEngine, NAME_BYTES_MAX};
 
+use std::ops::RangeInclusive;
+
 use pinstone_compaction::levels::LEVELS_MAX;
 use pinstone_compaction::plan::Shape;
 use pinstone_disk::IoOptions;
@@ -17,10 +19,12 @@ pub enum Verify {
     Digest,
 }
 
-/// Who does what need not be done at once (sealing full segments, reserving the next).
+/// Who does what need not be done at once: sealing full segments, reserving space ahead, writing
+/// memtables as tables, and rewriting tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Maintenance {
-    /// A thread of the store's own.
+    /// Two threads of the store's own: `pinstone-maintain` for segments and the reserve,
+    /// `pinstone-compact` for tables.
     Thread,
     /// The caller whose operation made it due, before that operation returns. Deterministic on the
     /// simulated disk; on a real directory the thread `pinstone-io` may still carry out one of two
@@ -28,24 +32,39 @@ pub enum Maintenance {
     Inline,
 }
 
-/// What a store is opened with; see [`crate::StoreBuilder`].
+/// What a store is opened with. [`crate::StoreBuilder`] sets one after the other, or all:
+///
+/// ```
+/// # fn main() -> pinstone::Result<()> {
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// let mut options = pinstone::Options::default();
+/// options.memory_bytes = 64 << 20;
+/// let store = pinstone::Store::builder().options(options).open(dir.path())?;
+/// # store.close()
+/// # }
+/// ```
+///
+/// Opening refuses an option over its most with [`Error::Limit`], one under its least with
+/// [`Error::UnderLimit`]. More options may come, so one begins with the defaults.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// Create the store where the directory is absent or empty. Default: yes.
     pub create: bool,
-    /// Longest value, in bytes. Default: 256 MiB; at most [`Options::VALUE_BYTES_LIMIT`]. A put
+    /// Longest value, in bytes. Default: 256 MiB; 1 to [`Options::VALUE_BYTES_LIMIT`], 1 GiB. A put
     /// and a get hold the whole value in memory.
     pub value_bytes_max: u64,
     /// Longest commit, as encoded, in bytes: names, 34 bytes a change, a few more. Default:
-    /// 16 MiB, at most [`Options::COMMIT_BYTES_LIMIT`]. A commit of about 60 changes and 1 MiB
+    /// 16 MiB; 1 to [`Options::COMMIT_BYTES_LIMIT`], 256 MiB. A commit of about 60 changes and 1 MiB
     /// is portable to the stores that may come later; larger ones are local.
     pub commit_bytes_max: u64,
     /// Bytes after which a segment of the blob log is sealed and the next one begun; a larger
     /// value has a segment to itself. Also bounds what opening after a crash copies. Default:
     /// 32 MiB: a copy takes a tenth of a second, a first value needs little more than 100 MiB of
-    /// disk, and a terabyte is thirty-two thousand files.
+    /// disk, and a terabyte is thirty-two thousand files. 4 KiB to 2 GiB
+    /// ([`Options::SEGMENT_BYTES`]).
     pub segment_bytes: u64,
-    /// The same for the pointer log. Default: 8 MiB.
+    /// The same for the pointer log. Default: 8 MiB; 4 KiB to 2 GiB ([`Options::SEGMENT_BYTES`]).
     pub pointer_segment_bytes: u64,
     /// Bytes of disk set aside while the store is open and has values, for what must be possible on
     /// a full device: opening after a crash, which copies what is not known durable, and deletions.
@@ -54,40 +73,43 @@ pub struct Options {
     /// So stays the length of the pointer log's last segment, if that is longer than 32 KiB.
     /// Default: 82 MiB, two segments of each log and what is gathered; with smaller segments less
     /// will do. While a value or a commit longer than a segment is not sealed, its length is set
-    /// aside as well.
+    /// aside as well. 0 to 1 TiB ([`Options::RESERVE_BYTES_LIMIT`]).
     pub reserve_bytes: u64,
     /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;
-    /// larger ones are written straight through.
+    /// larger ones are written straight through. 1 KiB to 64 MiB ([`Options::APPEND_BUFFER_BYTES`]).
     pub append_buffer_bytes: usize,
     /// Sealed segments held open for reading at once, and as many tables. Default: 256, a quarter of
-    /// the usual limit of a process. Besides these, about ten files are open.
+    /// the usual limit of a process; 1 to 1,048,576 ([`Options::OPEN_FILES`]). Besides these, about ten
+    /// files are open.
     pub open_files_max: usize,
     /// Bytes of anonymous memory that the store takes, about: what is gathered to be written, what
     /// sealing will write, memtables, what compaction reads and writes, tables' directories and filters, and the
     /// cache of their pages and blocks, which takes what is left. Values handed out are their holders'. Default: 256 MiB,
     /// enough for the filters of 80 million values; filters beyond are done without, which costs reads.
-    /// At least [`Options::MEMORY_BYTES_MIN`].
+    /// 16 MiB to 1 TiB ([`Options::MEMORY_BYTES_MIN`], [`Options::MEMORY_BYTES_LIMIT`]).
     pub memory_bytes: u64,
     /// Entries of one memtable of the digest index, at most: it is written as a table then. Default:
     /// as many as `memory_bytes` allows. Fewer make more and smaller tables, and less to read at
-    /// open: what no table has yet is read there, up to four memtables of each tree.
+    /// open: what no table has yet is read there, up to four memtables of each tree. At least 1.
     pub memtable_entries_max: u64,
     /// Tables in level 0 of a tree that make it due to be rewritten into the next level. Default:
-    /// 6; a look-up may ask each of them.
+    /// 6, 1 to 64 ([`Options::LEVEL0_TABLES`]); a look-up may ask each of them.
     pub level0_tables: u32,
-    /// How many times as large as the level above it a level is, at most. Default: 4; less costs
-    /// look-ups, more costs rewriting.
+    /// How many times as large as the level above it a level is, at most. Default: 4, 2 to 64
+    /// ([`Options::LEVEL_RATIO`]); less costs look-ups, more costs rewriting.
     pub level_ratio: u32,
-    /// Bytes after which rewriting begins another table. Default: 16 MiB.
+    /// Bytes after which rewriting begins another table. Default: 16 MiB; 4 KiB to 1 GiB
+    /// ([`Options::TABLE_BYTES`]).
     pub table_bytes: u64,
-    /// Levels whose tables have filters, counted from level 0 on. Default: all, at about nine bits of
+    /// Levels whose tables have filters, counted from level 0 on; 0 to 7
+    /// ([`Options::FILTER_LEVELS_LIMIT`]). Default: all, at about nine bits of
     /// memory an entry once they are used. Without filters on the last level that is a quarter of
     /// it or less, and an absent value or name costs a read; 0 is for stores that are hardly asked
     /// for what they do not hold.
     pub filter_levels: u8,
     /// Bytes of tables that compaction reads a second, at most; writers' own share while it is behind
-    /// is not counted. Default: no bound.
+    /// is not counted. Default: no bound; at least 1.
     pub compaction_bytes_per_second: u64,
     /// Bits of the digest that the index' tables know. For tests alone, which force collisions by
     /// fewer than 56: a store must always be opened with the same.
@@ -142,14 +164,26 @@ impl Options {
     /// The most that `commit_bytes_max` may be: 256 MiB.
     pub const COMMIT_BYTES_LIMIT: u64 = 256 << 20;
     /// The least and the most that `segment_bytes` and `pointer_segment_bytes` may be.
-    pub const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=2 << 30;
+    pub const SEGMENT_BYTES: RangeInclusive<u64> = 4 << 10..=2 << 30;
     /// The least and the most that `append_buffer_bytes` may be.
-    pub const APPEND_BUFFER_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=64 << 20;
+    pub const APPEND_BUFFER_BYTES: RangeInclusive<usize> = 1 << 10..=64 << 20;
 
-    /// The least that `memory_bytes` may be.
+    /// The most that `reserve_bytes` may be: 1 TiB.
+    pub const RESERVE_BYTES_LIMIT: u64 = 1 << 40;
+    /// The least and the most that `open_files_max` may be.
+    pub const OPEN_FILES: RangeInclusive<usize> = 1..=1 << 20;
+    /// The least that `memory_bytes` may be: 16 MiB.
     pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
+    /// The most that `memory_bytes` may be: 1 TiB.
+    pub const MEMORY_BYTES_LIMIT: u64 = 1 << 40;
+    /// The least and the most that `level0_tables` may be.
+    pub const LEVEL0_TABLES: RangeInclusive<u32> = 1..=64;
+    /// The least and the most that `level_ratio` may be.
+    pub const LEVEL_RATIO: RangeInclusive<u32> = 2..=64;
+    /// The most that `filter_levels` may be: all levels.
+    pub const FILTER_LEVELS_LIMIT: u8 = LEVELS_MAX;
     /// The least and the most that `table_bytes` may be.
-    pub const TABLE_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
+    pub const TABLE_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 30;
 
     /// How `memory_bytes` is shared out.
     pub(crate) fn budget(&self) -> Budget {
@@ -202,26 +236,33 @@ impl Options {
 
     /// Refuses what is out of bounds.
     pub(crate) fn check(&self) -> Result<()> {
-        let bound = |what, range: std::ops::RangeInclusive<u64>, found| {
-            let max = if found < *range.start() { *range.start() } else { *range.end() };
-            if range.contains(&found) { Ok(()) } else { Err(Error::Limit { what, max, found }) }
+        let bound = |what, range: RangeInclusive<u64>, found| {
+            let (min, max) = range.into_inner();
+            match found {
+                _ if found < min => Err(Error::UnderLimit { what, min, found }),
+                _ if found > max => Err(Error::Limit { what, max, found }),
+                _ => Ok(()),
+            }
         };
-        let buffer = Self::APPEND_BUFFER_BYTES;
-        let buffer = *buffer.start() as u64..=*buffer.end() as u64;
+        let counts = |range: RangeInclusive<u32>| (*range.start()).into()..=(*range.end()).into();
+        let sizes = |range: RangeInclusive<usize>| *range.start() as u64..=*range.end() as u64;
         bound("value_bytes_max", 1..=Self::VALUE_BYTES_LIMIT, self.value_bytes_max)?;
         bound("commit_bytes_max", 1..=Self::COMMIT_BYTES_LIMIT, self.commit_bytes_max)?;
         bound("segment_bytes", Self::SEGMENT_BYTES, self.segment_bytes)?;
         bound("pointer_segment_bytes", Self::SEGMENT_BYTES, self.pointer_segment_bytes)?;
-        bound("reserve_bytes", 0..=1 << 40, self.reserve_bytes)?;
-        bound("memory_bytes", Self::MEMORY_BYTES_MIN..=1 << 40, self.memory_bytes)?;
+        bound("reserve_bytes", 0..=Self::RESERVE_BYTES_LIMIT, self.reserve_bytes)?;
+        let memory = Self::MEMORY_BYTES_MIN..=Self::MEMORY_BYTES_LIMIT;
+        bound("memory_bytes", memory, self.memory_bytes)?;
         bound("memtable_entries_max", 1..=u64::MAX, self.memtable_entries_max)?;
-        bound("level0_tables", 1..=64, self.level0_tables.into())?;
-        bound("level_ratio", 2..=64, self.level_ratio.into())?;
+        bound("level0_tables", counts(Self::LEVEL0_TABLES), self.level0_tables.into())?;
+        bound("level_ratio", counts(Self::LEVEL_RATIO), self.level_ratio.into())?;
         bound("table_bytes", Self::TABLE_BYTES, self.table_bytes)?;
-        bound("filter_levels", 0..=LEVELS_MAX.into(), self.filter_levels.into())?;
+        let filters = 0..=Self::FILTER_LEVELS_LIMIT.into();
+        bound("filter_levels", filters, self.filter_levels.into())?;
         bound("compaction_bytes_per_second", 1..=u64::MAX, self.compaction_bytes_per_second)?;
         bound("index_key_bits", 1..=56, self.index_key_bits.into())?;
-        bound("open_files_max", 1..=1 << 20, self.open_files_max as u64)?;
+        bound("open_files_max", sizes(Self::OPEN_FILES), self.open_files_max as u64)?;
+        let buffer = sizes(Self::APPEND_BUFFER_BYTES);
         bound("append_buffer_bytes", buffer, self.append_buffer_bytes as u64)
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use pinstone_compaction::name_scan::NameRange;
 use pinstone_disk::{CommitId, Digest, Disk};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, checked_name};
 use crate::error::Result;
 use crate::maintain;
 use crate::ops;
@@ -87,7 +87,8 @@ impl StoreBuilder {
     ///
     /// # Errors
     /// As [`Store::open`]; [`crate::Error::StoreAbsent`] if it is not there and
-    /// [`Options::create`] is off; [`crate::Error::Limit`] if an option is out of bounds.
+    /// [`Options::create`] is off; [`crate::Error::Limit`] and [`crate::Error::UnderLimit`] if an
+    /// option is out of bounds.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let inner = ops::recover::open_path(path.as_ref(), self.options)?;
         Ok(Store { inner: Arc::new(Open(inner)) })
@@ -101,6 +102,12 @@ impl StoreBuilder {
         let path = PathBuf::from(disk.describe());
         let inner = ops::recover::open(disk, path, self.options)?;
         Ok(Store { inner: Arc::new(Open(inner)) })
+    }
+
+    /// Sets all options.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
     }
 
     /// Sets [`Options::create`].
@@ -250,8 +257,9 @@ impl Store {
     }
 
     /// Stores `value`, unless it is held already, and returns its digest. Not durable on return:
-    /// a commit that points at it, or [`Store::sync`], makes it so. Costs hashing the value and
-    /// copying it once.
+    /// a commit that points at it, or [`Store::sync`], makes it so. Costs hashing the value, copying
+    /// it once if it is new, and the look-up of [`Store::contains`]: reads of the device for what is
+    /// held already, hardly any for what is new.
     ///
     /// # Errors
     /// [`crate::Error::Limit`] if it is longer than [`Options::value_bytes_max`];
@@ -263,7 +271,10 @@ impl Store {
     }
 
     /// The value named `digest`, or `None` if the store does not hold it; checked as
-    /// [`Options::verify`] says. Costs one read, two for values over 64 KiB.
+    /// [`Options::verify`] says. Costs a read of the log, or two for a value over 64 KiB; none of what is
+    /// still in memory or mapped into it. If the value stands in tables, besides that a read of a page
+    /// for each table that may hold it, where the page is not in the cache: filters leave one, or none
+    /// for a value that is absent.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if no copy can be read as it was written; [`crate::Error::Io`].
@@ -280,8 +291,9 @@ impl Store {
     }
 
     /// Whether the store holds the value, in a copy that is not known to be damaged. Reads nothing
-    /// of the value itself; costs at most two reads of the device, or a few more where several
-    /// tables may hold it.
+    /// of the value itself; costs at most two reads of the device, a page of a table and a part of the
+    /// list of a segment, or a few more where several tables may hold it; none if memory or the cache
+    /// tell, and hardly ever one for a value that is absent.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if it was not found, and damage may have hidden it;
@@ -305,13 +317,15 @@ impl Store {
     }
 
     /// Makes the batch's changes, all or none. On return they, and every value that they point
-    /// at, are on stable storage. Concurrent commits share their syncs.
+    /// at, are on stable storage. Concurrent commits share their syncs. Costs besides that the look-up
+    /// of [`Store::contains`] for each value, and of [`Store::pointer`] for each requirement.
     ///
     /// # Errors
     /// Nothing happened: [`crate::Error::PreconditionFailed`] (and what it tells of is durable),
     /// [`crate::Error::ValueMissing`], [`crate::Error::NameLength`], [`crate::Error::BadBatch`],
     /// [`crate::Error::Limit`], [`crate::Error::NoSpace`], [`crate::Error::Poisoned`],
-    /// [`crate::Error::Io`]; that the pointer log needs a segment and has no ordinal left for one
+    /// [`crate::Error::Io`]; [`crate::Error::Corrupt`] if damage hides a value that it points at, or
+    /// what a pointer is that it requires something of; that the pointer log needs a segment and has no ordinal left for one
     /// is told as [`crate::Error::Poisoned`] too. [`crate::Error::Indeterminate`]: it may be found
     /// after reopening, whole, or not.
     pub fn commit(&self, batch: Batch) -> Result<CommitId> {
@@ -320,16 +334,19 @@ impl Store {
         committed
     }
 
-    /// Where the pointer `name` points.
+    /// Where the pointer `name` points. Costs nothing of the device if the name was changed since the
+    /// last flush; else a look at the filters of the tables that may have it, and at most a read of one
+    /// block for each that its filter does not rule out, the newest first, until one has it.
     ///
     /// # Errors
-    /// [`crate::Error::Corrupt`] if a table that may have it is damaged; [`crate::Error::Io`].
+    /// [`crate::Error::NameLength`] if no pointer can have that name; [`crate::Error::Corrupt`] if a
+    /// table that may have it is damaged; [`crate::Error::Io`].
     pub fn pointer(&self, name: impl AsRef<[u8]>) -> Result<Option<Digest>> {
-        self.inner.pointers.current(name.as_ref())
+        self.inner.pointers.current(checked_name(name.as_ref())?)
     }
 
     /// The pointers with names in `range`, in order of their bytes, as they stand now; see
-    /// [`Snapshot::pointers`].
+    /// [`Snapshot::pointers`], also for what it costs.
     pub fn pointers<R: RangeBounds<[u8]>>(&self, range: R) -> Pointers {
         self.snapshot().pointers(range)
     }
@@ -464,12 +481,15 @@ impl Snapshot {
     /// # Errors
     /// As [`Store::pointer`].
     pub fn pointer(&self, name: impl AsRef<[u8]>) -> Result<Option<Digest>> {
-        self.pin.inner.pointers.at(name.as_ref(), self.pin.commit)
+        self.pin.inner.pointers.at(checked_name(name.as_ref())?, self.pin.commit)
     }
 
     /// The pointers with names in `range`, in order of their bytes, forwards and backwards. The
     /// iterator holds the snapshot, and reads ahead some hundred pointers. Names that were read
     /// together share their memory: one that is kept keeps some 16 KiB, unless it is copied.
+    ///
+    /// Costs finding the range's ends in each table of level 0 and in one table of each level below, and
+    /// then reading the blocks that hold the range, in each of them, once.
     ///
     /// An error ([`crate::Error::Corrupt`] where a table is damaged, [`crate::Error::Io`]) is an item,
     /// and the last one; what came before it is as it should be.

@@ -548,6 +548,11 @@ fn names_have_1_to_1024_bytes() {
             let right = matches!(error, Error::NameLength { len_bytes: told } if told == len_bytes);
             assert!(right, "{len_bytes}: {}", told(&error));
         }
+        for asked in [store.pointer(&name), store.snapshot().pointer(&name)] {
+            let error = asked.unwrap_err();
+            let right = matches!(error, Error::NameLength { len_bytes: told } if told == len_bytes);
+            assert!(right, "{len_bytes}: {}", told(&error));
+        }
     }
     for len_bytes in [1, 1024] {
         let name = vec![b'n'; len_bytes];
@@ -582,23 +587,6 @@ fn a_commit_over_the_limit_is_refused_whole() {
     assert_eq!(store.pointers_with_prefix("").count(), 0);
     store.commit(batch(20)).unwrap();
     assert_eq!(store.pointers_with_prefix("").count(), 20);
-}
-
-#[test]
-fn options_out_of_bounds_are_refused() {
-    for builder in [
-        Store::builder().segment_bytes(4095),
-        Store::builder().pointer_segment_bytes(4095),
-        Store::builder().append_buffer_bytes(1023),
-        Store::builder().append_buffer_bytes((64 << 20) + 1),
-        Store::builder().value_bytes_max((1 << 30) + 1),
-        Store::builder().commit_bytes_max((256 << 20) + 1),
-    ] {
-        let disk = SimDisk::new(1);
-        let error = open_on(builder, &disk).unwrap_err();
-        assert!(matches!(error, Error::Limit { .. }), "{}", told(&error));
-        assert_eq!(disk.names(), Vec::<String>::new());
-    }
 }
 
 #[test]

@@ -267,7 +267,7 @@ pub fn kind(error: &Error) -> &'static str {
         Error::ValueMissing { .. } => "value_missing",
         Error::PreconditionFailed { .. } => "precondition_failed",
         Error::NameLength { .. } | Error::BadBatch { .. } => "bad_request",
-        Error::Limit { .. } => "limit",
+        Error::Limit { .. } | Error::UnderLimit { .. } => "limit",
         _ => "io",
     }
 }
@@ -394,6 +394,7 @@ mod tests {
             (Error::NameLength { len_bytes: 0 }, 2, "bad_request"),
             (Error::BadBatch { reason: "x".into() }, 1, "bad_request"),
             (Error::Limit { what: "x", max: 1, found: 2 }, 1, "limit"),
+            (Error::UnderLimit { what: "x", min: 2, found: 1 }, 1, "limit"),
             (Error::Io { source: disk_error() }, 1, "io"),
         ];
         for (error, exit, name) in table {

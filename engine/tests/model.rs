@@ -12,16 +12,17 @@ use std::sync::Arc;
 
 use common::model::{Edit, Model, Pointers, shown, sound};
 use common::{Verdict, budget, ensure, told};
-use pinstone::{Bytes, Digest, Error, Maintenance, Snapshot, Store, StoreBuilder, Verify};
+use pinstone::{Bytes, Digest, Error, Maintenance, Options, Snapshot, Store, StoreBuilder, Verify};
 use pinstone_disk::Disk;
 use pinstone_disk::sim::{CrashState, SimDisk};
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{FileFailurePersistence, TestRunner};
 
 /// Names that are prefixes of one another, at the ends of the order, and of all lengths.
 fn name(index: usize) -> Vec<u8> {
     let long = [b'n'; 1024];
-    let names: [&[u8]; NAMES] = [
+    let names: [&[u8]; SHORT_NAMES] = [
         b"a",
         b"ab",
         b"abc",
@@ -43,9 +44,14 @@ fn name(index: usize) -> Vec<u8> {
         &long[..1023],
         &long,
     ];
-    names[index].to_vec()
+    match names.get(index) {
+        Some(name) => name.to_vec(),
+        // So long that a few fill a segment.
+        None => [&long[..900], index.to_string().as_bytes()].concat(),
+    }
 }
-const NAMES: usize = 20;
+const SHORT_NAMES: usize = 20;
+const NAMES: usize = 32;
 
 fn prefix(index: usize) -> Vec<u8> {
     let prefixes: [&[u8]; PREFIXES] =
@@ -56,12 +62,13 @@ const PREFIXES: usize = 10;
 
 /// Values of all sizes that matter to a small buffer and a small segment.
 fn value(index: usize) -> Bytes {
-    let lengths: [usize; VALUES] =
+    let lengths =
         [0, 1, 2, 100, 255, 256, 257, 500, 1023, 1024, 1025, 3000, 4096, 5000, 9000, 20_000];
     let id = u16::try_from(index).expect("values are few");
-    common::script::value(id, lengths[index])
+    let len_bytes = if index < lengths.len() { lengths[index] } else { 100 + 70 * index };
+    common::script::value(id, len_bytes)
 }
-const VALUES: usize = 16;
+const VALUES: usize = 48;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -87,6 +94,10 @@ enum Op {
     /// Reads one that was kept.
     Look(usize),
     Sync,
+    /// Carries out what is due.
+    Maintain,
+    /// Makes one level of each tree.
+    Compact,
     Reopen,
     Crash(CrashState),
 }
@@ -106,6 +117,20 @@ struct Choice {
     buffer_bytes: usize,
     verify: Verify,
     maintenance: Maintenance,
+    trees: Trees,
+    open_files_max: usize,
+    memory_bytes: u64,
+}
+
+/// What decides when tables are made, how many, and how they are read.
+#[derive(Clone, Copy, Debug)]
+struct Trees {
+    memtable_entries_max: u64,
+    level0_tables: u32,
+    level_ratio: u32,
+    table_bytes: u64,
+    filter_levels: u8,
+    index_key_bits: u32,
 }
 
 impl Choice {
@@ -116,21 +141,68 @@ impl Choice {
             .append_buffer_bytes(self.buffer_bytes)
             .verify(self.verify)
             .maintenance(self.maintenance)
+            .memtable_entries_max(self.trees.memtable_entries_max)
+            .level0_tables(self.trees.level0_tables)
+            .level_ratio(self.trees.level_ratio)
+            .table_bytes(self.trees.table_bytes)
+            .filter_levels(self.trees.filter_levels)
+            .index_key_bits(self.trees.index_key_bits)
+            .open_files_max(self.open_files_max)
+            .memory_bytes(self.memory_bytes)
     }
 }
 
 fn choices() -> impl Strategy<Value = Choice> {
-    let bytes = || prop_oneof![Just(4 << 10), Just(6000), Just(64 << 10)];
+    let bytes = |tiny| prop_oneof![tiny => Just(4 << 10), 1 => Just(6000), 1 => Just(64 << 10)];
     let buffer = prop_oneof![Just(1 << 10), Just(3000), Just(64 << 10)];
     let verify = prop_oneof![Just(Verify::Checksum), Just(Verify::Digest)];
     let maintenance = prop_oneof![3 => Just(Maintenance::Inline), 1 => Just(Maintenance::Thread)];
-    (bytes(), bytes(), buffer, verify, maintenance).prop_map(
-        |(segment_bytes, pointer_segment_bytes, buffer_bytes, verify, maintenance)| Choice {
+    let files = prop_oneof![Just(1), Just(3), Just(256)];
+    let memory = prop_oneof![Just(Options::MEMORY_BYTES_MIN), Just(256 << 20)];
+    // Names are few: most of their segments have to be small, or no table is made of them.
+    (bytes(1), bytes(4), buffer, verify, maintenance, trees(), files, memory).prop_map(
+        |(
             segment_bytes,
             pointer_segment_bytes,
             buffer_bytes,
             verify,
             maintenance,
+            trees,
+            open_files_max,
+            memory_bytes,
+        )| Choice {
+            segment_bytes,
+            pointer_segment_bytes,
+            buffer_bytes,
+            verify,
+            maintenance,
+            trees,
+            open_files_max,
+            memory_bytes,
+        },
+    )
+}
+
+fn trees() -> impl Strategy<Value = Trees> {
+    let entries = prop_oneof![2 => Just(1), 1 => Just(5), 1 => Just(u64::MAX)];
+    let table_bytes = prop_oneof![2 => Just(4 << 10), 1 => Just(16 << 20)];
+    // So few bits that different values have one key.
+    let key_bits = prop_oneof![Just(1), Just(4), Just(56)];
+    (entries, 1..=3u32, 2..=4u32, table_bytes, 0..=7u8, key_bits).prop_map(
+        |(
+            memtable_entries_max,
+            level0_tables,
+            level_ratio,
+            table_bytes,
+            filter_levels,
+            index_key_bits,
+        )| Trees {
+            memtable_entries_max,
+            level0_tables,
+            level_ratio,
+            table_bytes,
+            filter_levels,
+            index_key_bits,
         },
     )
 }
@@ -142,7 +214,7 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => (0..VALUES).prop_map(Guess::Value),
     ];
     let change = prop_oneof![3 => (0..VALUES).prop_map(Some), 1 => Just(None)];
-    let changes = prop::collection::btree_map(0..NAMES, change, 1..5);
+    let changes = prop::collection::btree_map(0..NAMES, change, 1..8);
     let requires = prop::collection::vec((0..NAMES, guess), 0..3);
     let bound = || {
         prop_oneof![
@@ -170,6 +242,8 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => Just(Op::Hold),
         3 => any::<usize>().prop_map(Op::Look),
         1 => Just(Op::Sync),
+        2 => Just(Op::Maintain),
+        1 => Just(Op::Compact),
         1 => Just(Op::Reopen),
         1 => state.prop_map(Op::Crash),
     ]
@@ -181,13 +255,23 @@ struct World {
     store: Store,
     model: Model,
     held: Vec<(Snapshot, u64, Pointers)>,
+    made: Made,
+}
+
+/// How much was made of tables.
+#[derive(Debug, Default)]
+struct Made {
+    index_flushes: u64,
+    names_flushes: u64,
+    rewrites: u64,
 }
 
 impl World {
     fn begin(choice: Choice) -> Verdict<Self> {
         let disk = SimDisk::new(11);
         let store = open(choice, &disk)?;
-        let mut world = Self { choice, disk, store, model: Model::default(), held: Vec::new() };
+        let (model, held, made) = (Model::default(), Vec::new(), Made::default());
+        let mut world = Self { choice, disk, store, model, held, made };
         world.model.survey(&world.store)?;
         Ok(world)
     }
@@ -250,8 +334,20 @@ impl World {
                 self.model.sync(&reply);
                 reply.map_err(|error| told(&error))?;
             }
+            Op::Maintain => self.store.maintain().map_err(|error| told(&error))?,
+            Op::Compact => {
+                self.store.compact().map_err(|error| told(&error))?;
+                if self.choice.maintenance == Maintenance::Inline {
+                    let stats = self.store.stats();
+                    for levels in [&stats.index.levels, &stats.names.levels] {
+                        let filled = levels.iter().filter(|level| level.table_count > 0).count();
+                        ensure!(filled <= 1, "compacted, and {filled} levels hold tables");
+                    }
+                }
+            }
             Op::Reopen => {
                 self.held.clear();
+                self.count_made();
                 let reply = self.store.close();
                 self.model.sync(&reply);
                 reply.map_err(|error| told(&error))?;
@@ -261,6 +357,7 @@ impl World {
             }
             Op::Crash(state) => {
                 self.held.clear();
+                self.count_made();
                 self.disk.crash_now();
                 drop(self.store);
                 self.model.die();
@@ -296,6 +393,14 @@ impl World {
             Ok(_) | Err(Error::PreconditionFailed { .. } | Error::ValueMissing { .. }) => Ok(()),
             Err(error) => Err(told(&error)),
         }
+    }
+
+    /// Counts what this life made, which is about to end.
+    fn count_made(&mut self) {
+        let stats = self.store.stats();
+        self.made.index_flushes += stats.index.flush_count;
+        self.made.names_flushes += stats.names.flush_count;
+        self.made.rewrites += stats.index.rewrite_count + stats.names.rewrite_count;
     }
 
     fn look(&self, which: usize) -> Verdict {
@@ -354,6 +459,26 @@ fn holds(choice: Choice, ops: &[Op]) -> Verdict {
     }
     let world = world.play(&Op::Reopen)?;
     sound(&world.store)
+}
+
+/// A history without tables says little of them.
+#[test]
+fn histories_like_those_that_are_drawn_flush_and_rewrite_both_trees() {
+    let mut runner = TestRunner::deterministic();
+    let histories = (choices(), prop::collection::vec(ops(), 100..150));
+    let mut all = Made::default();
+    for _ in 0..40 {
+        let (choice, ops) = histories.new_tree(&mut runner).unwrap().current();
+        let mut world = World::begin(choice).unwrap();
+        for op in &ops {
+            world = world.play(op).unwrap();
+        }
+        world.count_made();
+        all.index_flushes += world.made.index_flushes;
+        all.names_flushes += world.made.names_flushes;
+        all.rewrites += world.made.rewrites;
+    }
+    assert!(all.index_flushes > 80 && all.names_flushes > 20 && all.rewrites > 40, "{all:?}");
 }
 
 proptest! {

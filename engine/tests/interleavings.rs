@@ -12,7 +12,7 @@ mod common;
 use std::sync::Arc;
 
 use common::tiny_tables;
-use pinstone::{Batch, CheckOptions, CommitId, Digest, Error, Maintenance, Store};
+use pinstone::{Batch, Bytes, CheckOptions, CommitId, Digest, Error, Maintenance, Pointers, Store};
 use pinstone_disk::Disk;
 use pinstone_disk::env::{Mutex, explore, spawn, yield_now};
 use pinstone_disk::sim::{CrashState, SimDisk};
@@ -293,6 +293,67 @@ fn a_name_is_found_at_every_moment_of_a_flush() {
             };
             at_once([committing, asking(&known, 10, ask), maintaining(&store)]);
             assert!(store.stats().names.flush_count > 0, "nothing was flushed");
+            is_sound(&store);
+        });
+    }
+}
+
+/// All that stands there, each value of which can be read.
+fn read_all(store: &Store, pointers: Pointers) -> Vec<(Bytes, Digest)> {
+    let read = |pointer: pinstone::Result<(Bytes, Digest)>| {
+        let (name, digest) = pointer.unwrap();
+        assert_eq!(Digest::of(&store.get(&digest).unwrap().unwrap()), digest);
+        (name, digest)
+    };
+    pointers.map(read).collect()
+}
+
+/// One thread reads, as in [`asking`]; and all files stay open, for the same reason.
+#[test]
+fn a_scan_a_get_and_a_snapshot_go_on_while_tables_come_and_go() {
+    for maintenance in [Maintenance::Inline, Maintenance::Thread] {
+        explore(schedules() / 4, move || {
+            let disk = SimDisk::new(1);
+            let store = open_tiny(&disk, maintenance);
+            let add = |store: &Store, id: u8| {
+                let digest = store.put(&large(1, id)).unwrap().digest;
+                // So long that each second commit begins a segment.
+                let names = [format!("{id}"), "x".repeat(1000), "y".repeat(1000)];
+                let batch = names.iter().fold(Batch::new(), |batch, name| batch.set(name, digest));
+                store.commit(batch).unwrap();
+            };
+            (0..4).for_each(|id| add(&store, id));
+            let count = Arc::new(Mutex::new(4));
+            let adding: Box<dyn FnOnce() + Send> = {
+                let (store, count) = (store.clone(), Arc::clone(&count));
+                Box::new(move || {
+                    for id in 4..8 {
+                        add(&store, id);
+                        *count.lock() += 1;
+                    }
+                })
+            };
+            let reading: Box<dyn FnOnce() + Send> = {
+                let store = store.clone();
+                Box::new(move || {
+                    let held = store.snapshot();
+                    let then = read_all(&store, held.pointers_with_prefix(""));
+                    for _ in 0..2 {
+                        let known = *count.lock();
+                        let now = read_all(&store, store.pointers_with_prefix(""));
+                        assert!(now.len() >= known + 2, "{} pointers, {known} commits", now.len());
+                    }
+                    assert_eq!(read_all(&store, held.pointers_with_prefix("")), then);
+                })
+            };
+            let before = store.stats();
+            at_once([adding, reading, maintaining(&store)]);
+            let after = store.stats();
+            assert!(
+                after.names.rewrite_count > before.names.rewrite_count,
+                "no table was replaced"
+            );
+            assert!(after.index.flush_count > before.index.flush_count, "nothing was flushed");
             is_sound(&store);
         });
     }

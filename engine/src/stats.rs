@@ -85,6 +85,9 @@ pub struct TreeStats {
     pub move_count: u64,
     /// Bytes written to tables for each byte flushed; 0 before the first.
     pub write_amplification: f64,
+    /// Look-ups for what a table does not have that its filter spared, from 0 to 1; none before the
+    /// first.
+    pub filter_hit_rate: Option<f64>,
 }
 
 /// Figures of one level of a tree.
@@ -106,6 +109,9 @@ pub struct LevelStats {
     pub read_bytes: u64,
     /// Bytes that compactions into it have written.
     pub written_bytes: u64,
+    /// Bytes written into it for each byte flushed, flushes counted in level 0: those of all levels
+    /// together are [`TreeStats::write_amplification`].
+    pub write_amplification: f64,
     /// Look-ups that came to its tables, as they stand.
     pub asked_count: u64,
     /// Of these, spared by a filter.
@@ -135,6 +141,8 @@ pub struct MemoryStats {
     pub cache_asked_count: u64,
     /// Of these, read from the device.
     pub cache_missed_count: u64,
+    /// Those that were not read from the device, from 0 to 1; none before the first.
+    pub cache_hit_rate: Option<f64>,
     /// Directories of segments' digest lists.
     pub list_bytes: u64,
     /// What sealing will write of the segments that are not sealed.

@@ -1,8 +1,7 @@
 //! `pinstone stats`: figures of the store.
 //!
 //! As JSON they stand as the engine has them. As text the levels of each tree are a table, and so is
-//! what memory is used for; every other figure is a line of its own, with the rates that follow from
-//! them.
+//! what memory is used for; every other figure is a line of its own.
 
 use std::fmt;
 
@@ -34,25 +33,19 @@ fn text(stats: &Stats) -> Result<String, CliError> {
     let mut document = value(serde_json::to_value(stats))?;
     let mut take = |field: &str| document.as_object_mut().and_then(|fields| fields.remove(field));
     let [index, names, memory] = ["index", "names", "memory"].map(&mut take);
-    let mut parts = vec![lines(&document, "", &[])];
+    let mut parts = vec![lines(&document, "")];
     for (name, tree, value) in [("index", &stats.index, index), ("names", &stats.names, names)] {
         parts.push(levels(name, tree));
         let mut value = value.unwrap_or_default();
         value.as_object_mut().and_then(|fields| fields.remove("levels"));
-        let sum = sum(&tree.levels);
-        let absent_count = sum.asked_count.saturating_sub(sum.found_count);
-        let rate = Rate(sum.filtered_count, absent_count).to_string();
-        parts.push(lines(&value, name, &[("filter_hit_rate", rate)]));
+        parts.push(lines(&value, name));
     }
     parts.push(uses(&stats.memory));
     let mut value = memory.unwrap_or_default();
     if let Some(fields) = value.as_object_mut() {
         fields.retain(|field, _| !field.ends_with("_bytes"));
     }
-    let MemoryStats { cache_asked_count, cache_missed_count, .. } = stats.memory;
-    let hit_count = cache_asked_count.saturating_sub(cache_missed_count);
-    let rate = Rate(hit_count, cache_asked_count).to_string();
-    parts.push(lines(&value, "memory", &[("cache_hit_rate", rate)]));
+    parts.push(lines(&value, "memory"));
     Ok(parts.join("\n\n"))
 }
 
@@ -66,6 +59,7 @@ fn levels(name: &str, tree: &TreeStats) -> String {
         "score",
         "read",
         "written",
+        "amplified",
         "look-ups",
         "filtered",
         "found",
@@ -82,6 +76,7 @@ fn levels(name: &str, tree: &TreeStats) -> String {
             score,
             bytes(level.read_bytes),
             bytes(level.written_bytes),
+            format!("{:.2}", level.write_amplification),
             count(level.asked_count),
             count(level.filtered_count),
             count(level.found_count),
@@ -105,6 +100,7 @@ fn sum(levels: &[LevelStats]) -> LevelStats {
         sum.entry_count += level.entry_count;
         sum.read_bytes += level.read_bytes;
         sum.written_bytes += level.written_bytes;
+        sum.write_amplification += level.write_amplification;
         sum.asked_count += level.asked_count;
         sum.filtered_count += level.filtered_count;
         sum.found_count += level.found_count;
@@ -165,11 +161,10 @@ impl fmt::Display for Rate {
     }
 }
 
-/// The figures of a document and those that follow from it, a line for each: `NAME VALUE`.
-fn lines(document: &Value, name: &str, also: &[(&str, String)]) -> String {
+/// The figures of a document, a line for each: `NAME VALUE`.
+fn lines(document: &Value, name: &str) -> String {
     let mut figures = Vec::new();
     flatten(document, name, &mut figures);
-    figures.extend(also.iter().map(|(field, value)| (format!("{name}.{field}"), value.clone())));
     let width = figures.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let line = |(name, value): (String, String)| format!("{name:width$} {value}");
     figures.into_iter().map(line).collect::<Vec<_>>().join("\n")
@@ -187,7 +182,11 @@ fn flatten(value: &Value, name: &str, figures: &mut Vec<(String, String)>) {
         Value::Null => figures.push((name.to_owned(), "-".to_owned())),
         Value::String(text) => figures.push((name.to_owned(), text.clone())),
         Value::Number(number) if number.is_f64() => {
-            figures.push((name.to_owned(), format!("{:.2}", number.as_f64().unwrap_or(0.0))));
+            let number = number.as_f64().unwrap_or(0.0);
+            let is_rate = name.ends_with("_rate");
+            let text =
+                if is_rate { format!("{:.1} %", number * 100.0) } else { format!("{number:.2}") };
+            figures.push((name.to_owned(), text));
         }
         value => figures.push((name.to_owned(), value.to_string())),
     }
@@ -217,6 +216,7 @@ mod tests {
         level.entry_count = 1_250 * times;
         level.score = 0.125;
         level.written_bytes = 4_096 * times;
+        level.write_amplification = 1.5;
         level.asked_count = 1_000;
         level.filtered_count = 300 * times;
         level.found_count = 100;
@@ -228,10 +228,12 @@ mod tests {
     fn levels_and_memory_are_tables() {
         let mut stats = Stats::default();
         stats.index.levels = vec![level(0, 1), LevelStats::default(), level(2, 2)];
-        stats.index.write_amplification = 4.5;
+        stats.index.write_amplification = 3.0;
+        stats.index.filter_hit_rate = Some(0.5);
         stats.memory.limit_bytes = 1 << 20;
         stats.memory.cache_bytes = 1 << 18;
         (stats.memory.cache_asked_count, stats.memory.cache_missed_count) = (1_000, 25);
+        stats.memory.cache_hit_rate = Some(0.975);
         let text = text(&stats).unwrap();
         let after = |from: &str| &text[text.find(from).unwrap()..];
         snapbox::assert_data_eq!(

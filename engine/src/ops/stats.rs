@@ -54,8 +54,11 @@ fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
     let open = T::levels(inner);
     let levels = open.levels();
     let scores = plan::score(levels, shape);
+    let amplification =
+        |written_bytes: u64| rate(written_bytes, figures.flushed_bytes).unwrap_or_default();
     let level_stats = |level: u8| {
         let (sums, at) = (levels.sums(level), usize::from(level));
+        let flushed_bytes = if level == 0 { figures.flushed_bytes } else { 0 };
         let mut stats = LevelStats {
             level,
             table_count: sums.table_count,
@@ -64,6 +67,7 @@ fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
             score: scores[at],
             read_bytes: figures.read_bytes[at],
             written_bytes: figures.written_bytes[at],
+            write_amplification: amplification(figures.written_bytes[at] + flushed_bytes),
             ..LevelStats::default()
         };
         for table in open.tables(level) {
@@ -77,20 +81,27 @@ fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
     };
     let last = levels.all().last().map(|(level, _)| level);
     let written_bytes = figures.flushed_bytes + figures.written_bytes.iter().sum::<u64>();
+    let levels_stats: Vec<_> =
+        last.map_or_else(Vec::new, |last| (0..=last).map(level_stats).collect());
+    let sum = |count: fn(&LevelStats) -> u64| levels_stats.iter().map(count).sum::<u64>();
+    let absent_count = sum(|level| level.asked_count.saturating_sub(level.found_count));
     TreeStats {
         memtable_count: memtables.len() as u64,
         memtable_entry_count: memtables.iter().sum(),
-        levels: last.map_or_else(Vec::new, |last| (0..=last).map(level_stats).collect()),
+        filter_hit_rate: rate(sum(|level| level.filtered_count), absent_count),
         debt_bytes: plan::debt_bytes(levels, shape),
         flush_count: figures.flush_count,
         flushed_bytes: figures.flushed_bytes,
         rewrite_count: figures.rewrite_count,
         move_count: figures.move_count,
-        write_amplification: match figures.flushed_bytes {
-            0 => 0.0,
-            flushed => written_bytes as f64 / flushed as f64,
-        },
+        write_amplification: amplification(written_bytes),
+        levels: levels_stats,
     }
+}
+
+/// So many for each of `all`, if there are any.
+fn rate(count: u64, all: u64) -> Option<f64> {
+    (all > 0).then(|| count as f64 / all as f64)
 }
 
 fn memory_stats(inner: &Inner) -> MemoryStats {
@@ -103,6 +114,7 @@ fn memory_stats(inner: &Inner) -> MemoryStats {
         cache_bytes: tables.cache_bytes,
         cache_asked_count: tables.unit_asks,
         cache_missed_count: tables.unit_reads,
+        cache_hit_rate: rate(tables.unit_asks.saturating_sub(tables.unit_reads), tables.unit_asks),
         sealer_bytes: blob.sealer_memory_bytes,
         append_buffer_bytes: blob.gathered_bytes,
         compaction_bytes: inner.trees.work_bytes.load(Ordering::Relaxed),

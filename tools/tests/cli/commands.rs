@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
 use pinstone::Digest;
@@ -151,21 +152,45 @@ fn nothing_is_written_among_the_stores_files() {
 }
 
 #[test]
-fn what_recovery_did_is_traced_when_asked_for() {
+fn what_recovery_did_is_traced_and_among_the_figures() {
     let place = Place::new();
-    let crash = || {
-        let mut batch = place.batch();
-        batch.ask_ok(r#"{"op":"commit","set_data":{"head":"dmFsdWU="}}"#);
-        batch.kill();
-    };
-    crash();
+    let mut batch = place.batch();
+    batch.ask_ok(r#"{"op":"commit","set_data":{"head":"dmFsdWU="}}"#);
+    batch.ask_ok(r#"{"op":"commit","set_data":{"other":"b3RoZXI="}}"#);
+    batch.kill();
+    tear(&place, "blob-", 10);
+    tear(&place, "pointer-", 7);
     let mut command = place.command(pinstone());
-    let output = command.arg("check").env("PINSTONE_LOG", "info").output().unwrap();
-    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"ok\n"[..]));
-    assert!(!output.stderr.is_empty());
-    crash();
+    let output = command.args(["--json", "stats"]).env("PINSTONE_LOG", "info").output().unwrap();
+    let trace = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{trace}");
+    let stats: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (figure, value) in [
+        ("created", "false"),
+        ("clean", "false"),
+        ("frames_replayed", "4"),
+        ("values_replayed", "2"),
+        ("commits_replayed", "2"),
+        ("bytes_cut", "17"),
+    ] {
+        assert_eq!(stats["recovery"][figure].to_string(), value, "{figure}");
+        assert!(trace.contains(&format!("{figure}: {value}")), "{figure}: {trace}");
+    }
     assert_eq!(place.words("check").ok(), "ok\n");
     place.expect_value("head", b"value");
+    place.expect_value("other", b"other");
+}
+
+/// Writes that many bytes behind the last frame of the last segment of a log, where a frame would begin.
+fn tear(place: &Place, log: &str, count: usize) {
+    let entries = std::fs::read_dir(place.store()).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with(log));
+    let path = paths.iter().max().unwrap();
+    let bytes = std::fs::read(path).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&vec![0xff; count], end.next_multiple_of(512) as u64).unwrap();
 }
 
 #[test]

@@ -347,7 +347,8 @@ impl Group {
                 }
             });
             if let Some(error) = failed {
-                count(&inner.counters.commit_refused, 1);
+                let is_refused = matches!(error, Error::PreconditionFailed { .. });
+                count(&inner.counters.commit_refused, is_refused.into());
                 member.decision = Err(error);
                 continue;
             }

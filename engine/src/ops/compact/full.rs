@@ -104,7 +104,7 @@ impl<T: StoreTree> Goal<T> {
                 Ok(step_flush::<T>(inner, work, STEP_ENTRIES)? || self.step(inner, work)?)
             })?;
             if !goes_on {
-                return self.check_reached(inner);
+                return self.check_reached(inner, &work);
             }
             told(work);
             env::yield_now();
@@ -126,17 +126,22 @@ impl<T: StoreTree> Goal<T> {
     ///
     /// # Errors
     /// What it waits for.
-    fn check_reached(&self, inner: &Inner) -> Result<()> {
+    fn check_reached(&self, inner: &Inner, work: &Work) -> Result<()> {
         let levels = self.levels(inner);
         if plan::full_bytes(&levels) == 0 {
             return Ok(());
         }
-        let (what, max) = match plan::plan_full(&levels, inner.trees.shape(T::KIND)) {
-            Some(_) => ("replaced tables that readers hold on to", CARRIED_TABLES_MAX),
-            None => ("tables that overlap one another", INPUT_TABLES_MAX),
+        let (what, max, found) = match plan::plan_full(&levels, inner.trees.shape(T::KIND)) {
+            Some(_) => {
+                let found = work.lingering.len() as u64;
+                ("replaced tables that readers hold on to", CARRIED_TABLES_MAX, found)
+            }
+            None => {
+                let found = levels.total().table_count;
+                ("tables of a tree that overlap one another", INPUT_TABLES_MAX, found)
+            }
         };
-        let max = max as u64;
-        Err(Error::Limit { what, max, found: levels.total().table_count.max(max + 1) })
+        Err(Error::Limit { what, max: max as u64, found })
     }
 
     fn done_bytes(&self, work: &mut Work) -> u64 {

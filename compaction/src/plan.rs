@@ -28,7 +28,7 @@
 //! - P2: every plan brings tables to a deeper level, so that plans come to an end.
 //! - P3: below level 0 a plan takes all tables of the target that overlap its keys.
 //! - P4: a plan's input is bounded: by the shape's bound, but for one table and what it overlaps;
-//!   from level 0 by that bound, or by what level 0 should hold, and what the base holds.By
+//!   from level 0 by that bound, or by what level 0 should hold, and what the base holds. By
 //!   number, without exception: 256 tables of the source, and [`INPUT_TABLES_MAX`] in all. What
 //!   overlaps more waits until there is a plan that has fewer. Of a level that is due nothing comes
 //!   near it: the next one holds a few times as much (2), in tables as large.

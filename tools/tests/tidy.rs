@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lines of a source file: more cannot be read in a sitting.
-const LINES_MAX: usize = 900;
+const LINES_MAX: usize = 700;
 
 /// Files that may hold unsafe code, one call a block: rings and maps; and a mapped peer of the benchmarks is
 /// opened by it.

@@ -4,9 +4,11 @@
 use std::convert::identity;
 
 use pinstone_compaction::edit::LevelEdit;
+pub use pinstone_disk::FileName;
 use pinstone_disk::codec::{Malformed, Reader};
-use pinstone_disk::dump::{Dump, Fields};
-use pinstone_disk::{FileName, LogKind, TableKind};
+pub use pinstone_disk::dump::Dump;
+use pinstone_disk::dump::Fields;
+use pinstone_disk::{LogKind, TableKind};
 use pinstone_wal::LogPosition;
 
 use crate::state::root::{

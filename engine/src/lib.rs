@@ -48,7 +48,7 @@ pub use batch::Batch;
 pub use bytes::Bytes;
 pub use error::{Error, Result};
 pub use options::{IoEngine, Maintenance, NAME_BYTES_MAX, Options, Verify};
-pub use pinstone_disk::{CommitId, Digest, DigestParseError};
+pub use pinstone_disk::{CommitId, Digest, DigestParseError, Disk, DiskError, Operation};
 pub use stats::{
     CheckOptions, CheckReport, Counters, Finding, LevelStats, LogStats, MemoryStats, Recovery,
     Stats, TreeStats,

@@ -234,31 +234,36 @@ mod tests {
         stats.memory.cache_bytes = 1 << 18;
         (stats.memory.cache_asked_count, stats.memory.cache_missed_count) = (1_000, 25);
         stats.memory.cache_hit_rate = Some(0.975);
+        let json = serde_json::to_value(&stats).unwrap();
+        assert_eq!(json["index"]["filter_hit_rate"], 0.5);
+        assert_eq!(json["index"]["levels"][2]["write_amplification"], 1.5);
+        assert_eq!(json["memory"]["cache_hit_rate"], 0.975);
         let text = text(&stats).unwrap();
         let after = |from: &str| &text[text.find(from).unwrap()..];
         snapbox::assert_data_eq!(
             after("\nindex "),
             snapbox::str![[r#"
 
-index       tables      bytes  entries  score  read    written  look-ups  filtered  found  device reads
-level 0          2  20.00 KiB    1,250   0.12   0 B   4.00 KiB     1,000       300    100             7
-level 2          4  40.00 KiB    2,500   0.12   0 B   8.00 KiB     1,000       600    100             7
-all levels       6  60.00 KiB    3,750          0 B  12.00 KiB     2,000       900    200            14
+index       tables      bytes  entries  score  read    written  amplified  look-ups  filtered  found  device reads
+level 0          2  20.00 KiB    1,250   0.12   0 B   4.00 KiB       1.50     1,000       300    100             7
+level 2          4  40.00 KiB    2,500   0.12   0 B   8.00 KiB       1.50     1,000       600    100             7
+all levels       6  60.00 KiB    3,750          0 B  12.00 KiB       3.00     2,000       900    200            14
 
 index.debt_bytes           0
+index.filter_hit_rate      50.0 %
 index.flush_count          0
 index.flushed_bytes        0
 index.memtable_count       0
 index.memtable_entry_count 0
 index.move_count           0
 index.rewrite_count        0
-index.write_amplification  4.50
-index.filter_hit_rate      50.0 %
+index.write_amplification  3.00
 
-names       tables  bytes  entries  score  read  written  look-ups  filtered  found  device reads
-all levels       0    0 B        0          0 B      0 B         0         0      0             0
+names       tables  bytes  entries  score  read  written  amplified  look-ups  filtered  found  device reads
+all levels       0    0 B        0          0 B      0 B       0.00         0         0      0             0
 
 names.debt_bytes           0
+names.filter_hit_rate      -
 names.flush_count          0
 names.flushed_bytes        0
 names.memtable_count       0
@@ -266,7 +271,6 @@ names.memtable_entry_count 0
 names.move_count           0
 names.rewrite_count        0
 names.write_amplification  0.00
-names.filter_hit_rate      -
 
 memory                                  bytes  of the limit
 memtables of the index                    0 B         0.0 %
@@ -275,15 +279,18 @@ directories and filters of tables         0 B         0.0 %
 cached pages and blocks            256.00 KiB        25.0 %
 directories of digest lists               0 B         0.0 %
 what sealing will write                   0 B         0.0 %
+values that are not written yet           0 B         0.0 %
+what compaction works on                  0 B         0.0 %
+the root                                  0 B         0.0 %
 in use                             256.00 KiB        25.0 %
 limit                                1.00 MiB
 
 memory.cache_asked_count         1000
+memory.cache_hit_rate            97.5 %
 memory.cache_missed_count        25
 memory.directories_rebuilt_count 0
 memory.filters_ignored_count     0
 memory.filters_left_out_count    0
-memory.cache_hit_rate            97.5 %
 "#]]
         );
     }

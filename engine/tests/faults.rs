@@ -28,7 +28,7 @@ fn of_names(names: &[&str]) -> Vec<Workload> {
 }
 
 /// Of so many operations of `rotation` one fails, unless more is asked for.
-const ROTATION_OPS_ONE_IN: u64 = 12;
+const ROTATION_OPS_ONE_IN: u64 = 16;
 
 /// Hunts for faults of one kind through all that the workloads have in them.
 fn every_operation_fails_with(fault: Fault) -> Report {

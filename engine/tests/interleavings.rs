@@ -135,8 +135,12 @@ fn a_close_leaves_no_more_set_aside_than_the_next_open_needs() {
         let store = open(&disk, Maintenance::Inline);
         store.put(b"value").unwrap();
         let putting = store.clone();
-        let putting = move || value_put_meanwhile.map(|value| drop(putting.put(&value)));
-        at_once([Box::new(|| drop(putting())), Box::new(move || store.close().unwrap())]);
+        let putting = move || {
+            if let Some(value) = value_put_meanwhile {
+                drop(putting.put(&value));
+            }
+        };
+        at_once([Box::new(putting), Box::new(move || store.close().unwrap())]);
         disk.file_bytes("RESERVE").unwrap().len()
     };
     explore(schedules(), move || {

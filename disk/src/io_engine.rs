@@ -3,7 +3,9 @@
 //!
 //! - G1: one operation alone is carried out by the caller's own positioned call, whatever the engine: it
 //!   costs the same system call, and less around it.
-//! - G2: what an engine cannot take (no ring to be had, a file without a descriptor) is carried out by
+//! - G2: two chains alone are the caller's and one other thread's, whatever the engine: two syncs in flight
+//!   cost more by a ring (decision 0013).
+//! - G3: what an engine cannot take (no ring to be had, a file without a descriptor) is carried out by
 //!   positioned calls, so engines differ in speed alone.
 
 use std::fmt;
@@ -158,10 +160,10 @@ impl Engine {
         }
         let mut others = match (&self.rings, others.len()) {
             (_, 0 | 1) => others.into_iter().map(run_chain).collect(),
-            (Some(rings), _) => {
+            (Some(rings), 3..) => {
                 rings.run(Batch { chains: others }).unwrap_or_else(|batch| self.helper.run(batch))
             }
-            (None, _) => self.helper.run(Batch { chains: others }),
+            _ => self.helper.run(Batch { chains: others }),
         }
         .into_iter();
         let mut mapped = mapped.into_iter().map(run_chain);

@@ -152,16 +152,23 @@ impl Choice {
     }
 }
 
-fn choices() -> impl Strategy<Value = Choice> {
-    let bytes = |tiny| prop_oneof![tiny => Just(4 << 10), 1 => Just(6000), 1 => Just(64 << 10)];
-    let buffer = prop_oneof![Just(1 << 10), Just(3000), Just(64 << 10)];
-    let verify = prop_oneof![Just(Verify::Checksum), Just(Verify::Digest)];
-    let maintenance = prop_oneof![3 => Just(Maintenance::Inline), 1 => Just(Maintenance::Thread)];
-    let files = prop_oneof![Just(1), Just(3), Just(256)];
-    let memory = prop_oneof![Just(Options::MEMORY_BYTES_MIN), Just(256 << 20)];
-    // Names are few: most of their segments have to be small, or no table is made of them.
-    (bytes(1), bytes(4), buffer, verify, maintenance, trees(), files, memory).prop_map(
-        |(
+/// Few names: most of their segments have to be small, or no table is made of them.
+fn segments(tiny: u32) -> impl Strategy<Value = u64> {
+    prop_oneof![tiny => Just(4 << 10), 1 => Just(6000), 1 => Just(64 << 10)]
+}
+
+prop_compose! {
+    fn choices()(
+        segment_bytes in segments(1),
+        pointer_segment_bytes in segments(4),
+        buffer_bytes in prop_oneof![Just(1 << 10), Just(3000), Just(64 << 10)],
+        verify in prop_oneof![Just(Verify::Checksum), Just(Verify::Digest)],
+        maintenance in prop_oneof![3 => Just(Maintenance::Inline), 1 => Just(Maintenance::Thread)],
+        trees in trees(),
+        open_files_max in prop_oneof![Just(1), Just(3), Just(256)],
+        memory_bytes in prop_oneof![Just(Options::MEMORY_BYTES_MIN), Just(256 << 20)],
+    ) -> Choice {
+        Choice {
             segment_bytes,
             pointer_segment_bytes,
             buffer_bytes,
@@ -170,17 +177,8 @@ fn choices() -> impl Strategy<Value = Choice> {
             trees,
             open_files_max,
             memory_bytes,
-        )| Choice {
-            segment_bytes,
-            pointer_segment_bytes,
-            buffer_bytes,
-            verify,
-            maintenance,
-            trees,
-            open_files_max,
-            memory_bytes,
-        },
-    )
+        }
+    }
 }
 
 fn trees() -> impl Strategy<Value = Trees> {

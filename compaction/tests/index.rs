@@ -2,13 +2,16 @@
 //! damage is named.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::disallowed_types, reason = "a table is damaged from outside")]
 
 mod common;
 
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use common::{STORE_ID, key, key_of_bits, names, tables};
+use pinstone_compaction::table::container::UNITS_START;
 use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::index::{
     FILTER_PAGES, IndexBuilder, IndexKey, IndexTable, PAGE_BYTES, PAGE_ROWS, Row,
@@ -16,7 +19,9 @@ use pinstone_compaction::table::index::{
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::sim::{Fault, SimDisk};
-use pinstone_disk::{Disk, Epoch, Ordinal, StoreId, TRAILER_BYTES, TableKind, Trailer};
+use pinstone_disk::{
+    Disk, Epoch, IoOptions, Ordinal, StdDisk, StoreId, TRAILER_BYTES, TableKind, Trailer,
+};
 use proptest::prelude::*;
 
 const ID: TableId = TableId { table: TableKind::Index, ordinal: Ordinal(3), epoch: Epoch(2) };
@@ -106,6 +111,70 @@ fn a_filter_spares_nearly_every_read_for_absent_keys() {
     assert!(resident_bytes > 0 && resident_bytes == table.file().resident_bytes());
     drop(table);
     assert_eq!(tables.figures().resident_bytes, 0);
+}
+
+/// A table of these rows in a directory of the machine, mapped.
+fn mapped(rows: &[Row]) -> (tempfile::TempDir, Arc<Tables>, Arc<IndexTable>) {
+    let directory = tempfile::tempdir().unwrap();
+    let io = IoOptions { mmap: Some(true), ..IoOptions::default() };
+    let disk = StdDisk::open(directory.path(), io).unwrap();
+    let tables = Tables::new(disk, STORE_ID, 4, 1 << 20);
+    let table = IndexTable::open(&tables, write(&tables, rows, false)).unwrap();
+    (directory, tables, Arc::new(table))
+}
+
+#[test]
+fn a_mapped_table_finds_the_same_and_caches_nothing() {
+    let rows = rows(20 * PAGE_ROWS as u64 + 3, 56);
+    let (_directory, tables, table) = mapped(&rows);
+    let mut absent = self::rows(9000, 56);
+    absent.retain(|row| row.payload() >= rows.len() as u128);
+    finds_all(&table, &rows, &absent);
+    let figures = tables.figures();
+    assert_eq!((figures.unit_asks, figures.cache_bytes), (0, 0));
+    // But for the last one, which may have come with the footer.
+    assert!((20..=21).contains(&table.figures().unit_reads), "each page is fetched once");
+    assert!(tables.disk().mapped().mapped_bytes > 21 * PAGE_BYTES as u64);
+    let read: Vec<Row> = table.rows().map(Result::unwrap).collect();
+    assert_eq!(read, rows);
+    table.check(|_| ()).unwrap();
+}
+
+#[test]
+fn what_a_mapped_page_lost_since_it_was_read_is_damage_and_not_absent() {
+    let rows = rows(3 * PAGE_ROWS as u64, 56);
+    for at in [0, 1, 100, PAGE_ROWS - 1] {
+        let (directory, _tables, table) = mapped(&rows);
+        finds_all(&table, &rows, &[]);
+        // Somebody, or the device, changes the page beneath the map.
+        let path = directory.path().join(ID.file_name().to_string());
+        let start = UNITS_START + PAGE_BYTES as u64 + 16 * (1 + at as u64);
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&[0x55; 7], start).unwrap();
+        let page = &rows[PAGE_ROWS..2 * PAGE_ROWS];
+        for (number, row) in page.iter().enumerate() {
+            match table.find(row.key(), |found| {
+                assert_eq!(found, *row);
+                ControlFlow::Break(())
+            }) {
+                Ok(flow) => assert!(flow.is_break() && number != at, "row {number} is absent"),
+                Err(error) => {
+                    assert_eq!(
+                        error.to_string(),
+                        format!(
+                            "{} is corrupt at offset {}: a checksum does not match",
+                            ID.file_name(),
+                            UNITS_START + PAGE_BYTES as u64
+                        )
+                    );
+                }
+            }
+            // Who wants all rows has the page checked.
+            assert!(find(&table, row.key()).is_err());
+        }
+        // But for a key that may end the page before.
+        finds_all(&table, &rows[2 * PAGE_ROWS + 1..], &[]);
+    }
 }
 
 #[test]

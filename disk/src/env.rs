@@ -29,6 +29,37 @@ pub use machine::{
 #[cfg(feature = "shuttle")]
 pub use shuttled::{explore, replay};
 
+/// Counts that many threads raise, each thread in a line of the cache that it shares with few others: reached
+/// as this thread's own, and added up over [`all`](Self::all).
+#[derive(Debug)]
+pub struct Striped<T, const STRIPES: usize = 16>([Line<T>; STRIPES]);
+
+/// What no other line of the cache has a part of; processors fetch two of 64 bytes at once.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Line<T>(T);
+
+impl<T, const STRIPES: usize> Striped<T, STRIPES> {
+    /// Every thread's.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|line| &line.0)
+    }
+}
+
+impl<T: Default, const STRIPES: usize> Default for Striped<T, STRIPES> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Line::default()))
+    }
+}
+
+impl<T, const STRIPES: usize> std::ops::Deref for Striped<T, STRIPES> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0[machine::thread_number() % STRIPES].0
+    }
+}
+
 /// A map of keys that no stranger chooses: its seed is fixed. `HashMap::default()` makes one.
 pub type HashMap<K, V> = hashbrown::HashMap<K, V, FixedSeed>;
 
@@ -197,6 +228,16 @@ mod real {
         std::thread::Builder::new().name(name.into()).spawn(run)
     }
 
+    /// Numbers threads as they come.
+    pub(super) fn thread_number() -> usize {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+        }
+        // A thread that is ending has none any more.
+        NUMBER.try_with(|number| *number).unwrap_or(0)
+    }
+
     /// Time since the first call in this process. It never goes back.
     #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
     pub fn monotonic() -> Duration {
@@ -254,6 +295,22 @@ mod tests {
         assert_eq!((*read, *kept, *published.read()), (1, 1, 2));
         drop(read);
         assert_eq!(Arc::strong_count(&kept), 1);
+    }
+
+    #[test]
+    fn what_threads_count_adds_up() {
+        let counted = Arc::new(Striped::<AtomicU64>::default());
+        let threads: Vec<_> = (0..40)
+            .map(|by| {
+                let counted = Arc::clone(&counted);
+                spawn("counts", move || counted.fetch_add(by, Ordering::Relaxed)).unwrap()
+            })
+            .collect();
+        let before: Vec<u64> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(before.len(), 40);
+        let all: Vec<_> = counted.all().map(|count| count.load(Ordering::Relaxed)).collect();
+        assert_eq!(all.iter().sum::<u64>(), 780);
+        assert!(all.iter().filter(|count| **count > 0).count() > 1, "each in its own place");
     }
 
     #[test]

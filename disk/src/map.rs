@@ -8,9 +8,11 @@
 //! - N1: only files that are sealed are mapped: nobody of us cuts, writes or extends them. If somebody else
 //!   does, bytes handed out change, and those beyond a new end kill the process; so does a device that fails
 //!   when a page has to be fetched again. Who cannot bear that opens without maps.
-//! - N2: a map lives as long as its file, or as any `Bytes` of it.
+//! - N2: a map lives until its owner lets go of it and of all `Bytes` of it. It keeps no descriptor: the file
+//!   may be closed, and be removed.
 //! - N3: a read that the kernel refuses when it is waited for is an error, and the caller's positioned read
 //!   says which.
+//! - N4: a process has maps of [`MAPS_MAX`] files at once, and of no more.
 
 #![expect(unsafe_code, reason = "mapping a file is unsafe if anybody changes it: N1")]
 
@@ -28,6 +30,16 @@ use crate::env::{AtomicU64, Ordering};
 /// Bytes that a bit of [`Map::touched`] stands for: a page, or less than one.
 const STRIDE_BYTES: usize = 4096;
 
+/// Files of which a process has maps at once, at most. Linux gives it 65,530 maps by default, for all that it maps.
+const MAPS_MAX: u64 = 16_384;
+
+/// Maps that there are.
+static MAP_COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// Handles to a map's bytes, by where they begin: threads that hand out values of one file seldom count
+/// them in the same place.
+const HANDLES: usize = 64;
+
 /// What is mapped of a disk's files.
 #[derive(Debug, Default)]
 pub(crate) struct MapCounters {
@@ -40,7 +52,7 @@ pub(crate) struct MapCounters {
 pub struct Mapped {
     /// Bytes of maps.
     pub mapped_bytes: u64,
-    /// Of these, bytes of maps whose file is closed: values that were handed out keep them.
+    /// Of these, bytes that only values keep which were handed out: the segment is gone, or the store.
     pub pinned_bytes: u64,
 }
 
@@ -57,7 +69,7 @@ impl MapCounters {
 #[derive(Debug)]
 pub struct Map {
     memory: Arc<Memory>,
-    bytes: Bytes,
+    handles: Box<[Bytes]>,
     /// A bit for each [`STRIDE_BYTES`]: they were read before.
     touched: Box<[AtomicU64]>,
 }
@@ -67,7 +79,7 @@ pub struct Map {
 struct Memory {
     memory: Mmap,
     counters: Arc<MapCounters>,
-    /// Its file is closed.
+    /// Its owner has let go of it.
     is_pinned: crate::env::AtomicBool,
 }
 
@@ -80,7 +92,7 @@ impl AsRef<[u8]> for Owner {
 }
 
 impl Map {
-    /// Maps a sealed file of `len_bytes`; none if it is empty.
+    /// Maps a sealed file of `len_bytes`; none if it is empty, or if there are enough maps (N4).
     ///
     /// # Errors
     /// The machine's: there is no address space, or its file system has no maps.
@@ -89,43 +101,67 @@ impl Map {
         len_bytes: usize,
         counters: &Arc<MapCounters>,
     ) -> io::Result<Option<Self>> {
-        if len_bytes == 0 {
+        if len_bytes == 0 || MAP_COUNT.load(Ordering::Relaxed) >= MAPS_MAX {
             return Ok(None);
         }
         // SAFETY: N1: nobody of us changes the file from now on.
         let memory = unsafe { MmapOptions::new().len(len_bytes).map(file.as_raw_fd()) }?;
         // It is advice: without it reads fetch more than they need.
         let _advised = memory.advise(Advice::Random);
+        MAP_COUNT.fetch_add(1, Ordering::Relaxed);
         counters.alive_bytes.fetch_add(len_bytes as u64, Ordering::Relaxed);
         let (counters, is_pinned) = (Arc::clone(counters), crate::env::AtomicBool::new(false));
         let memory = Arc::new(Memory { memory, counters, is_pinned });
-        let bytes = Bytes::from_owner(Owner(Arc::clone(&memory)));
+        let handle = || Bytes::from_owner(Owner(Arc::clone(&memory)));
+        let handles = std::iter::repeat_with(handle).take(HANDLES).collect();
         let words = len_bytes.div_ceil(STRIDE_BYTES).div_ceil(64);
         let touched = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Ok(Some(Self { memory, bytes, touched }))
+        Ok(Some(Self { memory, handles, touched }))
     }
 
-    /// Up to `len_bytes` at `offset_bytes`, fewer only where the file ends.
+    /// Its length.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.memory.memory.len() as u64
+    }
+
+    /// Up to `len_bytes` at `offset_bytes`, fewer only where the file ends; they keep the map.
     ///
     /// # Errors
     /// The kernel cannot fetch them (N3).
     pub(crate) fn read(&self, offset_bytes: u64, len_bytes: usize) -> io::Result<Bytes> {
         let range = self.range(offset_bytes, len_bytes);
-        if !self.is_touched(&range) {
-            self.ask(&range);
+        self.fetch(&range)?;
+        Ok(self.handles[range.start / STRIDE_BYTES % HANDLES].slice(range))
+    }
+
+    /// The same, for a moment; and whether nobody has read them through this map before.
+    ///
+    /// # Errors
+    /// The kernel cannot fetch them (N3).
+    pub fn look(&self, offset_bytes: u64, len_bytes: usize) -> io::Result<(&[u8], bool)> {
+        let range = self.range(offset_bytes, len_bytes);
+        let is_first = self.fetch(&range)?;
+        Ok((&self.memory.memory[range], is_first))
+    }
+
+    /// Has the kernel fetch what was not read through this map before; whether there was any.
+    fn fetch(&self, range: &Range<usize>) -> io::Result<bool> {
+        let is_first = !self.is_touched(range);
+        if is_first {
+            self.ask(range);
             match self.memory.memory.advise_range(Advice::PopulateRead, range.start, range.len()) {
                 Ok(()) => {}
                 // A kernel before 5.14 does not know it: faults will do.
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {}
                 Err(error) => return Err(error),
             }
-            self.touch(&range);
+            self.touch(range);
         }
-        Ok(self.bytes.slice(range))
+        Ok(is_first)
     }
 
     /// Has the kernel fetch what such a read would have to wait for, and waits for nothing.
-    pub(crate) fn will_read(&self, offset_bytes: u64, len_bytes: usize) {
+    pub fn will_read(&self, offset_bytes: u64, len_bytes: usize) {
         let range = self.range(offset_bytes, len_bytes);
         if !self.is_touched(&range) {
             self.ask(&range);
@@ -138,7 +174,7 @@ impl Map {
     }
 
     fn range(&self, offset_bytes: u64, len_bytes: usize) -> Range<usize> {
-        let len = self.bytes.len();
+        let len = self.memory.memory.len();
         let start = usize::try_from(offset_bytes).unwrap_or(len).min(len);
         start..start.saturating_add(len_bytes).min(len)
     }
@@ -166,6 +202,7 @@ impl Drop for Map {
 impl Drop for Memory {
     fn drop(&mut self) {
         let len_bytes = self.memory.len() as u64;
+        MAP_COUNT.fetch_sub(1, Ordering::Relaxed);
         self.counters.alive_bytes.fetch_sub(len_bytes, Ordering::Relaxed);
         if self.is_pinned.load(Ordering::Relaxed) {
             self.counters.pinned_bytes.fetch_sub(len_bytes, Ordering::Relaxed);
@@ -203,10 +240,14 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
         let map = map(&bytes, &Arc::default()).unwrap();
         for (offset, len) in [(0, 1), (4095, 2), (299_999, 5), (300_000, 5), (1, 299_999), (7, 0)] {
-            for _twice in 0..2 {
+            for is_first in [true, false] {
                 map.will_read(offset, len);
                 let start = usize::try_from(offset).unwrap();
                 let wanted = &bytes[start..bytes.len().min(start + len)];
+                assert_eq!(
+                    map.look(offset, len).unwrap(),
+                    (wanted, is_first && !wanted.is_empty())
+                );
                 assert_eq!(map.read(offset, len).unwrap(), wanted);
             }
         }

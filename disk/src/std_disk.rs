@@ -10,6 +10,7 @@
 //!   synced before the next one is made in it, so a death on the way leaves at most the last one
 //!   unsynced, and that one's parent is synced by the next call.
 //! - S4: at most one lock on a directory: see `lock`.
+//! - S5: a mapped file keeps no descriptor. What its map cannot give it is opened again for.
 
 mod lock;
 #[cfg(test)]
@@ -52,7 +53,7 @@ pub enum DirectoryState {
 #[derive(Debug)]
 pub struct StdDisk {
     path: PathBuf,
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
     engine: Engine,
     /// Counts what is mapped; none if nothing is to be.
     maps: Option<Arc<MapCounters>>,
@@ -72,7 +73,7 @@ impl StdDisk {
         })?;
         let engine = Engine::new(io.engine)?;
         let maps = io.maps()?.then(Arc::default);
-        Ok(Arc::new(Self { path: path.to_owned(), directory, engine, maps }))
+        Ok(Arc::new(Self { path: path.to_owned(), directory: Arc::new(directory), engine, maps }))
     }
 
     /// Opens a directory, after making it and its missing parents. When it returns, the name of
@@ -159,24 +160,6 @@ impl StdDisk {
             None
         })
     }
-
-    /// Opens a regular file of the directory without following links (S1).
-    fn open_regular(&self, name: FileName, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        // Without NONBLOCK, opening a pipe of that name would wait for its other end.
-        let guarded = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file =
-            retry_on_intr(|| sys::openat(&self.directory, name.to_string(), guarded, FILE_MODE))?;
-        let stat = sys::fstat(&file)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {}
-            FileType::Directory => return Err(Errno::ISDIR),
-            // A device, a pipe, a socket.
-            _ => return Err(Errno::NXIO),
-        }
-        // Some I/O engines take NONBLOCK to heart even on regular files.
-        sys::fcntl_setfl(&file, OFlags::empty())?;
-        Ok(file)
-    }
 }
 
 impl Disk for StdDisk {
@@ -202,11 +185,15 @@ impl Disk for StdDisk {
             OpenMode::Write => (Operation::Open, OFlags::RDWR),
             OpenMode::Create => (Operation::Create, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL),
         };
-        let file = self
-            .open_regular(name, flags)
+        let file = open_regular(&self.directory, name, flags)
             .map_err(|errno| DiskError::new(operation, name, errno.into()))?;
-        let map = if mode == OpenMode::Sealed { self.map(name, &file) } else { None };
-        Ok(Arc::new(StdFile { name, file, map }))
+        if mode == OpenMode::Sealed
+            && let Some(map) = self.map(name, &file)
+        {
+            let directory = Arc::clone(&self.directory);
+            return Ok(Arc::new(MappedFile { name, directory, map }));
+        }
+        Ok(Arc::new(StdFile { name, file }))
     }
 
     fn list(&self) -> Result<Vec<String>, DiskError> {
@@ -231,8 +218,7 @@ impl Disk for StdDisk {
 
     fn lock(&self) -> Result<Result<Box<dyn Lock>, Option<u32>>, DiskError> {
         let failed = |source| DiskError::new(Operation::Lock, FileName::Lock, source);
-        let file = self
-            .open_regular(FileName::Lock, OFlags::RDWR | OFlags::CREATE)
+        let file = open_regular(&self.directory, FileName::Lock, OFlags::RDWR | OFlags::CREATE)
             .map_err(|errno| failed(errno.into()))?;
         let locked = StdLock::of(file).map_err(failed)?;
         Ok(locked.map(|lock| Box::new(lock) as Box<dyn Lock>))
@@ -255,7 +241,6 @@ impl Disk for StdDisk {
 struct StdFile {
     name: FileName,
     file: OwnedFd,
-    map: Option<Map>,
 }
 
 impl StdFile {
@@ -325,18 +310,80 @@ impl File for StdFile {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.file.as_fd())
     }
+}
+
+/// A sealed file in memory (S5).
+#[derive(Debug)]
+struct MappedFile {
+    name: FileName,
+    directory: Arc<OwnedFd>,
+    map: Map,
+}
+
+impl MappedFile {
+    fn refused(&self, operation: Operation) -> DiskError {
+        DiskError::new(operation, self.name, Errno::BADF.into())
+    }
+}
+
+impl File for MappedFile {
+    fn name(&self) -> FileName {
+        self.name
+    }
+
+    fn len_bytes(&self) -> Result<u64, DiskError> {
+        Ok(self.map.len_bytes())
+    }
+
+    fn set_len(&self, _len_bytes: u64) -> Result<(), DiskError> {
+        Err(self.refused(Operation::SetLength))
+    }
+
+    fn allocate(&self, _len_bytes: u64) -> Result<(), DiskError> {
+        Err(self.refused(Operation::Allocate))
+    }
+
+    fn read_at(&self, offset_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let file = open_regular(&self.directory, self.name, OFlags::RDONLY)?;
+        Ok(rustix::io::pread(&file, spare_capacity(buffer), offset_bytes)?)
+    }
+
+    fn write_at(&self, _offset_bytes: u64, _data: &[u8]) -> io::Result<usize> {
+        Err(Errno::BADF.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Err(Errno::BADF.into())
+    }
 
     fn map(&self) -> Option<&Map> {
-        self.map.as_ref()
+        Some(&self.map)
     }
 }
 
 /// A file that stands in no directory and holds these bytes.
 pub(crate) fn file_in_memory(bytes: &[u8]) -> io::Result<Arc<dyn File>> {
     let file = sys::memfd_create("pinstone", sys::MemfdFlags::CLOEXEC)?;
-    let file = StdFile { name: FileName::Lock, file, map: None };
+    let file = StdFile { name: FileName::Lock, file };
     crate::vfs::write_all_at(&file, 0, bytes).map_err(|error| error.source)?;
     Ok(Arc::new(file))
+}
+
+/// Opens a regular file of the directory without following links (S1).
+fn open_regular(directory: &OwnedFd, name: FileName, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    // Without NONBLOCK, opening a pipe of that name would wait for its other end.
+    let guarded = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = retry_on_intr(|| sys::openat(directory, name.to_string(), guarded, FILE_MODE))?;
+    let stat = sys::fstat(&file)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Directory => return Err(Errno::ISDIR),
+        // A device, a pipe, a socket.
+        _ => return Err(Errno::NXIO),
+    }
+    // Some I/O engines take NONBLOCK to heart even on regular files.
+    sys::fcntl_setfl(&file, OFlags::empty())?;
+    Ok(file)
 }
 
 fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::ops::compact::{self, StoreTree};
 use crate::options::Maintenance;
 use crate::state::inner::{Inner, PointerLog, count};
+use crate::state::segments::Segment;
 
 /// Bytes of the reserve that are given back at first, for what goes on without other space.
 const RELEASE_BYTES: u64 = 16 << 10;
@@ -348,7 +349,7 @@ fn seal(inner: &Inner, closing: &mut Closing) -> Result<Sealed> {
     if log == LogKind::Blob {
         // Before the root says so: from then on what the segment holds may stand in tables, and is
         // confirmed at its list.
-        inner.segments.add_sealed(ordinal, epoch, sealed.footer_hash);
+        inner.segments.add(Segment::sealed(ordinal, epoch, sealed.footer_hash));
     }
     inner.root.seal_segment(&sealed)?;
     count(&inner.counters.sealed, 1);
@@ -376,7 +377,7 @@ pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>
     }
     inner.reserve.hold(inner.root.record_bytes())?;
     let segment = inner.root.add_segment(LogKind::Blob, inner.options.segment_bytes)?;
-    inner.segments.add_unsealed(segment.clone());
+    inner.segments.add(Segment::unsealed(&segment));
     inner.index.before_segment(segment.header.ordinal);
     compact::note_pressure(inner);
     inner.blob.offer(segment).expect("none waits, and only this function offers");

@@ -79,9 +79,9 @@ pub struct Options {
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;
     /// larger ones are written straight through. 1 KiB to 64 MiB ([`Options::APPEND_BUFFER_BYTES`]).
     pub append_buffer_bytes: usize,
-    /// Sealed segments held open for reading at once, and as many tables. Default: 256, a quarter of
-    /// the usual limit of a process; 1 to 1,048,576 ([`Options::OPEN_FILES`]). Besides these, about ten
-    /// files are open.
+    /// Sealed segments held open for reading at once, and as many tables; what is mapped (see `mmap`) takes
+    /// no descriptor and does not count. Default: 256, a quarter of the usual limit of a process; 1 to
+    /// 1,048,576 ([`Options::OPEN_FILES`]). Besides these, about ten files are open.
     pub open_files_max: usize,
     /// Bytes of anonymous memory that the store takes, about: what is gathered to be written, what
     /// sealing will write, memtables, what compaction reads and writes, tables' directories and filters, and the
@@ -122,8 +122,9 @@ pub struct Options {
     /// How reads, writes and syncs that can go at once are carried out. Default: [`IoEngine::Auto`], by
     /// which the environment variable `PINSTONE_IO` (`auto`, `uring`, `positioned`) decides, or the kernel.
     pub io: IoEngine,
-    /// Whether sealed segments are mapped into memory, so that [`crate::Store::get`] hands out values without
-    /// copying them. A device that fails when a page of a map has to be fetched again kills the process,
+    /// Whether sealed segments and tables of the index are mapped into memory, so that [`crate::Store::get`]
+    /// hands out values without copying them. A device that fails when a page of a map has to be fetched again
+    /// kills the process, and so does another program that cuts a mapped file;
     /// and what changes on it after a value was checked is seen by whoever holds the value: on a network file
     /// system, or where that cannot be borne, turn it off. Default: none, by which the environment variable
     /// `PINSTONE_MMAP` (`0`, `1`) decides, or else it is on.

@@ -17,7 +17,7 @@ pub struct Stats {
     pub io_engine: &'static str,
     /// Bytes of sealed files that are mapped: address space, not memory.
     pub mapped_bytes: u64,
-    /// Of these, bytes of files that the store has closed, kept by values that were handed out.
+    /// Of these, bytes of files that the store has let go of, kept by values that were handed out.
     pub pinned_bytes: u64,
     /// The last commit's number; 0 before the first.
     pub last_commit: u64,

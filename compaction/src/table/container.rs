@@ -13,8 +13,10 @@
 //!
 //! - T1: a table is written whole and synced before anything names it; then it never changes.
 //! - T2: the footer's, which binds all that stands before it: see [`footer`].
-//! - T3: a unit is checked each time it is read from the device.
+//! - T3: a unit that is cached was checked when it was read from the device.
 //! - T4: a table whose file is to go loses it when its last reader lets go of it, not before.
+//! - T5: bytes that are mapped may be fetched anew at any time. A reader may act on them unchecked if that is
+//!   confirmed elsewhere; before it says that something is not there, it checks the unit.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -25,13 +27,13 @@ use pinstone_disk::codec::{Malformed, size};
 use pinstone_disk::env::{AtomicBool, AtomicU64, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{
-    DiskExt, FileHeader, FileName, HEADER_BYTES, REPEATED, TRAILER_BYTES, Trailer,
+    DiskExt, File, FileHeader, FileName, HEADER_BYTES, REPEATED, TRAILER_BYTES, Trailer,
 };
 
 use crate::error::TableError;
 use crate::table::TableMeta;
 use crate::table::footer::{FOOTER_BYTES_MAX, Footer, Replaced};
-use crate::table::probes::{ProbeFigures, Probes, count};
+use crate::table::probes::{ProbeFigures, Probes, count, figures};
 use crate::table::shared::{Tables, Unit};
 
 /// Where a table's first unit begins: pages stand at multiples of their own length.
@@ -52,6 +54,8 @@ pub(crate) trait Resident {
 pub struct TableFile {
     tables: Arc<Tables>,
     meta: TableMeta,
+    /// The file, if it is mapped.
+    mapped: Option<Arc<dyn File>>,
     seed: Seed,
     footer: Footer,
     /// Its file goes when this is dropped.
@@ -67,9 +71,18 @@ impl TableFile {
     /// # Errors
     /// Damage: also a file that is missing, or is not the one that `meta` describes.
     pub fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Self, TableError> {
-        let mut footer = Self::read_footer(tables, &meta)?;
+        let name = meta.id.file_name();
+        let file = match tables.file(meta.id) {
+            Err(TableError::Disk(error)) if error.is_not_found() => {
+                let what = "the root names it, and it is not there";
+                return Err(TableError::corrupt(name, 0, what));
+            }
+            file => file?,
+        };
+        let mut footer = Self::read_footer(tables, &meta, &file)?;
         footer.replaced = Vec::new();
         Ok(Self {
+            mapped: file.map().is_some().then_some(file),
             tables: Arc::clone(tables),
             seed: meta.id.header(tables.store_id()).seed(),
             meta,
@@ -86,25 +99,54 @@ impl TableFile {
     /// # Errors
     /// Damage since it was opened, or whatever the machine says.
     pub fn replaced(&self) -> Result<Vec<Replaced>, TableError> {
-        Ok(Self::read_footer(&self.tables, &self.meta)?.replaced)
+        let footer = self.with_file(|file| Self::read_footer(&self.tables, &self.meta, file))?;
+        Ok(footer.replaced)
     }
 
-    fn read_footer(tables: &Arc<Tables>, meta: &TableMeta) -> Result<Footer, TableError> {
+    fn with_file<T>(
+        &self,
+        with: impl FnOnce(&Arc<dyn File>) -> Result<T, TableError>,
+    ) -> Result<T, TableError> {
+        match &self.mapped {
+            Some(file) => with(file),
+            None => with(&self.tables.file(self.meta.id)?),
+        }
+    }
+
+    /// What the file has in this range, where it is mapped; none where it is not, or cannot be fetched. It
+    /// is unchecked: it may have been fetched anew since somebody checked it (T5).
+    pub(crate) fn look(&self, range: &Range<u64>) -> Option<&[u8]> {
+        let (bytes, is_first) =
+            self.mapped.as_ref()?.map()?.look(range.start, size(range.end - range.start)).ok()?;
+        if is_first {
+            count(&self.probes.unit_reads);
+        }
+        Some(bytes)
+    }
+
+    /// Has the range fetched, where the file is mapped, and does not wait for it; whether it is mapped.
+    pub(crate) fn will_look(&self, range: &Range<u64>) -> bool {
+        let map = self.mapped.as_ref().and_then(|file| file.map());
+        if let Some(map) = map {
+            map.will_read(range.start, size(range.end - range.start));
+        }
+        map.is_some()
+    }
+
+    fn read_footer(
+        tables: &Tables,
+        meta: &TableMeta,
+        file: &Arc<dyn File>,
+    ) -> Result<Footer, TableError> {
         let name = meta.id.file_name();
         let corrupt = |offset, what: &str| TableError::corrupt(name, offset, what);
-        let file = match tables.file(meta.id) {
-            Err(TableError::Disk(error)) if error.is_not_found() => {
-                return Err(corrupt(0, "the root names it, and it is not there"));
-            }
-            file => file?,
-        };
         let file_bytes = file.len_bytes()?;
         if file_bytes != meta.file_bytes {
             let what = format!("it has {file_bytes} bytes, the root says {}", meta.file_bytes);
             return Err(corrupt(file_bytes.min(meta.file_bytes), &what));
         }
         let mut tail_start = file_bytes.saturating_sub(TAIL_BYTES);
-        let mut tail = tables.disk().read(&file, tail_start, size(file_bytes - tail_start))?;
+        let mut tail = tables.disk().read(file, tail_start, size(file_bytes - tail_start))?;
         let trailer = Trailer::decode(&name, file_bytes, &tail)?;
         let start = trailer.footer_offset_bytes;
         if trailer.footer_hash != meta.footer_hash {
@@ -115,7 +157,7 @@ impl TableFile {
         }
         if start < tail_start {
             tail_start = start;
-            tail = tables.disk().read(&file, start, size(file_bytes - start))?;
+            tail = tables.disk().read(file, start, size(file_bytes - start))?;
         }
         let footer_end = tail.len().saturating_sub(TRAILER_BYTES);
         let footer = tail.get(size(start - tail_start)..footer_end).unwrap_or(&[]);
@@ -196,7 +238,7 @@ impl TableFile {
 
     /// How often the table was asked since it was opened, and what that cost.
     pub fn figures(&self) -> ProbeFigures {
-        self.probes.figures()
+        figures(&self.probes)
     }
 
     /// The unit in this range of the file; from the cache, unless it must be read, checked by `open`
@@ -300,9 +342,9 @@ impl TableFile {
     /// # Errors
     /// Damage if the file ends before; whatever the machine says.
     pub fn read(&self, range: Range<u64>) -> Result<Bytes, TableError> {
-        let file = self.tables.file(self.meta.id)?;
         let len_bytes = size(range.end - range.start);
-        let bytes = self.tables.disk().read(&file, range.start, len_bytes)?;
+        let read = |file: &_| Ok(self.tables.disk().read(file, range.start, len_bytes)?);
+        let bytes = self.with_file(read)?;
         if bytes.len() != len_bytes {
             return Err(self.corrupt(range.start + bytes.len() as u64, "it ends here"));
         }

@@ -14,8 +14,9 @@
 //!   out by the whole digest. Any number of rows may share a key.
 //! - I2: a row is never missed: pages that begin with the key's top bits, and the one before them,
 //!   are all looked at.
-//! - I3: pages are checked whole as they are read from the device, what is zero in them too. So what
-//!   is in memory has as many rows as it says.
+//! - I3: pages that are cached were checked whole as they were read from the device, what is zero in them
+//!   too. A page that is mapped is searched unchecked, and checked before it counts that a row is not there
+//!   (T5 of [`container`](super::container)); a row that is found there is the caller's to confirm (I1).
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -278,18 +279,34 @@ impl IndexTable {
             count(&probes.filtered);
             return Ok(ControlFlow::Continue(()));
         };
-        let mut found = false;
-        for page in pages {
-            let unit = self.page(page as u64)?;
-            let rows = rows_of(&unit);
-            let start = rows.partition_point(|row| read(row).key() < key);
+        let (directory, mut found) = (self.directory()?, false);
+        let mut look = |page: usize, unit: &[u8]| {
+            let rows = rows_of(unit);
+            let guess = directory.rows_below(page, rows.len(), key);
+            let start = boundary(rows.len(), guess, |at| read(&rows[at]).key() < key);
             for row in rows[start..].iter().map(read).take_while(|row| row.key() == key) {
                 if !std::mem::replace(&mut found, true) {
                     count(&probes.found);
                 }
-                if each(row).is_break() {
-                    return Ok(ControlFlow::Break(()));
+                each(row)?;
+            }
+            ControlFlow::Continue(())
+        };
+        for page in pages {
+            let range = page_range(page as u64);
+            let looked = match self.file.look(&range) {
+                Some(unit) if unit.len() == PAGE_BYTES => {
+                    // Whoever breaks has confirmed what was found (T5).
+                    let looked = look(page, unit);
+                    if looked.is_continue() {
+                        self.check_page(range.start, unit)?;
+                    }
+                    looked
                 }
+                _ => look(page, &self.page(page as u64)?),
+            };
+            if looked.is_break() {
+                return Ok(looked);
             }
         }
         Ok(ControlFlow::Continue(()))
@@ -306,6 +323,7 @@ impl IndexTable {
         for (table, key) in look_ups {
             let pages = table.pages(key).ok().flatten();
             if let Some(page) = pages.and_then(|mut pages| pages.next())
+                && !table.file.will_look(&page_range(page as u64))
                 && !tables.has_unit(&(table.file.meta().id, page_range(page as u64).start))
             {
                 wanted.insert((table.file.meta().id, page as u64), table);
@@ -462,10 +480,11 @@ fn zeros(reader: &mut Reader<'_>, count: usize) -> Result<(), Malformed> {
     }
 }
 
-/// The rows of a page that was checked (I3).
+/// The rows of a page; of one that was not checked (I3), whatever stands there.
 fn rows_of(page: &[u8]) -> &[[u8; ROW_BYTES]] {
     let count = usize::from(u16::from_le_bytes([page[4], page[5]]));
-    &page[PAGE_HEADER_BYTES..].as_chunks().0[..count]
+    let rows = page[PAGE_HEADER_BYTES..].as_chunks().0;
+    &rows[..count.min(rows.len())]
 }
 
 fn page_range(page: u64) -> Range<u64> {
@@ -518,37 +537,56 @@ impl Directory {
         start..end
     }
 
-    /// How many pages `is_before` holds for, which are the first ones: from where a uniform key
-    /// would be, in growing steps, then by halves.
+    /// How many pages `is_before` holds for, which are the first ones: those with smaller keys.
     fn first_above(&self, top: u32, is_before: impl Fn(u32) -> bool) -> usize {
         let len = self.tops.len();
-        let guess = size((u64::from(top) * len as u64) >> 32).min(len - 1);
-        let (mut low, mut high, mut step) = (0, len, 1);
-        if is_before(self.tops[guess]) {
-            low = guess + 1;
-            while low < len {
-                let probe = (low + step - 1).min(len - 1);
-                if !is_before(self.tops[probe]) {
-                    high = probe;
-                    break;
-                }
-                low = probe + 1;
-                step *= 2;
-            }
-        } else {
-            high = guess;
-            while high > 0 {
-                let probe = high.saturating_sub(step);
-                if is_before(self.tops[probe]) {
-                    low = probe + 1;
-                    break;
-                }
-                high = probe;
-                step *= 2;
-            }
-        }
-        low + self.tops[low..high].partition_point(|page| is_before(*page))
+        let guess = size((u64::from(top) * len as u64) >> 32);
+        boundary(len, guess, |page| is_before(self.tops[page]))
     }
+
+    /// About how many of a page's rows are below `key`: it holds keys from its first one's top bits up to
+    /// the next page's.
+    fn rows_below(&self, page: usize, row_count: usize, key: IndexKey) -> usize {
+        let start = u64::from(self.tops[page]);
+        let end = self.tops.get(page + 1).map_or(1 << 32, |top| u64::from(*top)).max(start + 1);
+        let offset = u64::from(key.top()).saturating_sub(start);
+        size(offset * row_count as u64 / (end - start))
+    }
+}
+
+/// How many of `len` numbers `is_before` holds for, which are the first ones: looked for from a guess, in
+/// growing steps, then by halves. So a good guess looks at neighbours, and a bad one costs a logarithm.
+fn boundary(len: usize, guess: usize, is_before: impl Fn(usize) -> bool) -> usize {
+    let guess = guess.min(len.saturating_sub(1));
+    let (mut low, mut high, mut step) = (0, len, 1);
+    if guess < len && is_before(guess) {
+        low = guess + 1;
+        while low < len {
+            let probe = (low + step - 1).min(len - 1);
+            if !is_before(probe) {
+                high = probe;
+                break;
+            }
+            low = probe + 1;
+            step *= 2;
+        }
+    } else {
+        high = guess;
+        while high > 0 {
+            let probe = high.saturating_sub(step);
+            if is_before(probe) {
+                low = probe + 1;
+                break;
+            }
+            high = probe;
+            step *= 2;
+        }
+    }
+    while low < high {
+        let middle = low.midpoint(high);
+        if is_before(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
 }
 
 /// The rows of a table in order; owns what it reads.

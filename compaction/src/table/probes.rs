@@ -3,7 +3,7 @@
 //!
 //! - P1: counts only rise. Figures taken while others look something up may be of different moments.
 
-use pinstone_disk::env::{AtomicU64, Ordering};
+use pinstone_disk::env::{AtomicU64, Ordering, Striped};
 
 /// How often a table was asked since it was opened, and what its filters spared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,25 +18,32 @@ pub struct ProbeFigures {
     pub unit_reads: u64,
 }
 
-/// The counts behind the figures.
+/// The counts behind the figures: few threads' in each place, for there may be many tables.
+pub(crate) type Probes = Striped<Counts, 4>;
+
+/// A thread's.
 #[derive(Debug, Default)]
-pub(crate) struct Probes {
+pub(crate) struct Counts {
     pub(crate) asked: AtomicU64,
     pub(crate) filtered: AtomicU64,
     pub(crate) found: AtomicU64,
     pub(crate) unit_reads: AtomicU64,
 }
 
-impl Probes {
-    pub(crate) fn figures(&self) -> ProbeFigures {
-        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        ProbeFigures {
-            asked: load(&self.asked),
-            filtered: load(&self.filtered),
-            found: load(&self.found),
-            unit_reads: load(&self.unit_reads),
-        }
+/// What they come to.
+pub(crate) fn figures(probes: &Probes) -> ProbeFigures {
+    let sum = |count: fn(&Counts) -> &AtomicU64| sum(probes.all().map(count));
+    ProbeFigures {
+        asked: sum(|counts| &counts.asked),
+        filtered: sum(|counts| &counts.filtered),
+        found: sum(|counts| &counts.found),
+        unit_reads: sum(|counts| &counts.unit_reads),
     }
+}
+
+/// What threads have counted.
+pub(crate) fn sum<'a>(counts: impl Iterator<Item = &'a AtomicU64>) -> u64 {
+    counts.map(|count| count.load(Ordering::Relaxed)).sum()
 }
 
 /// One more.

@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_disk::codec::size;
-use pinstone_disk::env::{AtomicU64, FixedSeed, Mutex, Ordering};
-use pinstone_disk::{Disk, File, OpenMode, StoreId};
+use pinstone_disk::env::{AtomicU64, FixedSeed, Mutex, Ordering, Striped};
+use pinstone_disk::{Disk, File, OpenMode, StoreId, TableKind};
 
 use crate::error::TableError;
 use crate::table::TableId;
 use crate::table::container::UNITS_START;
 use crate::table::name_block::Block;
-use crate::table::probes::count;
+use crate::table::probes::{count, sum};
 
 /// What the tables of a store share: the disk, the open files, the cache, the counts.
 #[derive(Debug)]
@@ -32,9 +32,7 @@ pub struct Tables {
     cache_step_bytes: u64,
     /// Bytes of directories and filters in memory.
     resident_bytes: AtomicU64,
-    unit_asks: AtomicU64,
-    unit_reads: AtomicU64,
-    unit_read_bytes: AtomicU64,
+    units_counted: Striped<UnitCounts>,
     directories_rebuilt: AtomicU64,
     filters_ignored: AtomicU64,
     /// Of these, as many as there may be before no more filters are read.
@@ -100,6 +98,14 @@ pub struct TablesFigures {
     pub filters_left_out: u64,
 }
 
+/// Of units: asked for, read, and how long these were.
+#[derive(Debug, Default)]
+struct UnitCounts {
+    asks: AtomicU64,
+    reads: AtomicU64,
+    read_bytes: AtomicU64,
+}
+
 /// Files that were to go.
 #[derive(Debug, Default)]
 struct Removals {
@@ -134,9 +140,7 @@ impl Tables {
             cache_bytes: Mutex::new(cache_bytes),
             cache_step_bytes: (cache_bytes / CACHE_STEPS).max(1),
             resident_bytes: AtomicU64::new(0),
-            unit_asks: AtomicU64::new(0),
-            unit_reads: AtomicU64::new(0),
-            unit_read_bytes: AtomicU64::new(0),
+            units_counted: Striped::default(),
             directories_rebuilt: AtomicU64::new(0),
             filters_ignored: AtomicU64::new(0),
             resident_bytes_max: AtomicU64::new(u64::MAX),
@@ -194,9 +198,9 @@ impl Tables {
         TablesFigures {
             cache_bytes: self.units.weight(),
             resident_bytes: self.resident_bytes.load(Ordering::Relaxed),
-            unit_asks: self.unit_asks.load(Ordering::Relaxed),
-            unit_reads: self.unit_reads.load(Ordering::Relaxed),
-            unit_read_bytes: self.unit_read_bytes.load(Ordering::Relaxed),
+            unit_asks: sum(self.units_counted.all().map(|counts| &counts.asks)),
+            unit_reads: sum(self.units_counted.all().map(|counts| &counts.reads)),
+            unit_read_bytes: sum(self.units_counted.all().map(|counts| &counts.read_bytes)),
             directories_rebuilt: self.directories_rebuilt.load(Ordering::Relaxed),
             filters_ignored: self.filters_ignored.load(Ordering::Relaxed),
             filters_left_out: self.filters_left_out.load(Ordering::Relaxed),
@@ -214,13 +218,22 @@ impl Tables {
         std::mem::take(&mut self.removals.lock().done)
     }
 
-    /// A table's file, open.
+    /// A table's file, open. Mapped, if it can be and is to be, it is the caller's to keep, and takes no
+    /// place among those that are open. Pages of rows are looked at where they are mapped; blocks of names
+    /// are fewer, and cached.
     ///
     /// # Errors
     /// Whatever the machine says.
     pub(crate) fn file(&self, id: TableId) -> Result<Arc<dyn File>, TableError> {
-        let open = || self.disk.open(id.file_name(), OpenMode::Read);
-        Ok(self.files.get_or_insert_with(&id, open)?)
+        let mode = match id.table {
+            TableKind::Index => OpenMode::Sealed,
+            TableKind::Names => OpenMode::Read,
+        };
+        let file = self.files.get_or_insert_with(&id, || self.disk.open(id.file_name(), mode))?;
+        if file.map().is_some() {
+            self.files.remove(&id);
+        }
+        Ok(file)
     }
 
     /// The unit with this key; from the cache, unless `read` must read it and `open` check it.
@@ -233,13 +246,17 @@ impl Tables {
         read: impl FnOnce() -> Result<Bytes, TableError>,
         open: impl FnOnce(Bytes) -> Result<Unit, TableError>,
     ) -> Result<Unit, TableError> {
-        count(&self.unit_asks);
+        count(&self.units_counted.asks);
         self.units.get_or_insert_with(&key, || {
             let bytes = read()?;
-            count(&self.unit_reads);
-            self.unit_read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            self.count_read(bytes.len());
             open(bytes)
         })
+    }
+
+    fn count_read(&self, len_bytes: usize) {
+        count(&self.units_counted.reads);
+        self.units_counted.read_bytes.fetch_add(len_bytes as u64, Ordering::Relaxed);
     }
 
     /// The unit is cached.
@@ -249,8 +266,7 @@ impl Tables {
 
     /// Caches a unit that was read, and checked.
     pub(crate) fn keep_unit(&self, key: UnitKey, unit: Unit, len_bytes: usize) {
-        count(&self.unit_reads);
-        self.unit_read_bytes.fetch_add(len_bytes as u64, Ordering::Relaxed);
+        self.count_read(len_bytes);
         self.units.insert(key, unit);
     }
 

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
-use pinstone_disk::{Digest, DiskExt};
+use bytes::{Buf as _, Bytes};
+use pinstone_disk::Digest;
 use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, WalError, corrupt};
 
 use crate::error::{Error, Result};
@@ -93,10 +93,6 @@ impl<'a> Search<'a> {
 
     /// Reads one copy; what that said against it is kept.
     fn copy(&mut self, place: Place, said: Said) -> Option<Bytes> {
-        // The entry of a segment that has gone.
-        if said == Said::Guessed && !self.inner.segments.has(place.ordinal) {
-            return None;
-        }
         match self.read(place, said) {
             Ok(value) => value,
             Err(error) => {
@@ -111,11 +107,24 @@ impl<'a> Search<'a> {
 
     /// Reads and checks one copy; none if it is another value's.
     fn read(&self, place: Place, said: Said) -> Result<Option<Bytes>> {
-        self.checked(place, said, &read_record(self.inner, place)?)
+        match read_record(self.inner, place)? {
+            Some(bytes) => self.checked(place, said, bytes),
+            // The entry of a segment that has gone.
+            None if said == Said::Guessed => Ok(None),
+            None => {
+                let name = format!("segment {}", place.ordinal);
+                Err(corrupt(name, 0, "the index names it, the root does not").into())
+            }
+        }
     }
 
     /// The value in the record that these bytes begin with; none if it is another's.
-    pub(crate) fn checked(&self, place: Place, said: Said, bytes: &Bytes) -> Result<Option<Bytes>> {
+    pub(crate) fn checked(
+        &self,
+        place: Place,
+        said: Said,
+        mut bytes: Bytes,
+    ) -> Result<Option<Bytes>> {
         let Self { inner, digest, .. } = *self;
         let offset = u64::from(place.offset_bytes);
         let bad = |what: &str| -> Error {
@@ -123,7 +132,7 @@ impl<'a> Search<'a> {
             let name = name.map_or_else(|| format!("segment {}", place.ordinal), |n| n.to_string());
             corrupt(name, offset, format!("{what}, in the record of value {digest}")).into()
         };
-        let read = Record::read(inner.writer.store, bytes)
+        let read = Record::read(inner.writer.store, &bytes)
             .map_err(|error| format!("expected {}", error.what))
             .and_then(|record| match record.kind == RecordKind::Value as u8 {
                 true => ValueRecord::decode(record.payload).map_err(|error| error.what.to_owned()),
@@ -147,26 +156,27 @@ impl<'a> Search<'a> {
         if self.verify == Verify::Digest && Digest::of(value.value) != *digest {
             return Err(bad("its bytes have another digest"));
         }
-        Ok(Some(bytes.slice_ref(value.value)))
+        // As `Bytes::slice_ref`, but what is there is cut, and not shared and let go of.
+        let start = value.value.as_ptr().addr() - bytes.as_ptr().addr();
+        let len_bytes = value.value.len();
+        bytes.advance(start);
+        bytes.truncate(len_bytes);
+        Ok(Some(bytes))
     }
 }
 
-/// The bytes from a record's start to its end or beyond.
-fn read_record(inner: &Inner, place: Place) -> Result<Bytes> {
+/// The bytes from a record's start to its end or beyond; none if the log does not have the segment.
+fn read_record(inner: &Inner, place: Place) -> Result<Option<Bytes>> {
     if let Some(bytes) = inner.blob.read_unwritten(place) {
-        return Ok(bytes);
+        return Ok(Some(bytes));
     }
-    let missing = || -> Error {
-        corrupt(format!("segment {}", place.ordinal), 0, "the index names it, the root does not")
-            .into()
-    };
-    let file = inner.segments.file(place.ordinal)?.ok_or_else(missing)?;
-    let offset = u64::from(place.offset_bytes);
+    let offset_bytes = u64::from(place.offset_bytes);
+    let read = |len_bytes| inner.segments.read(place.ordinal, offset_bytes, len_bytes);
     let class_bytes = place.class.bytes_max();
     let len_bytes = if class_bytes <= ONE_READ_BYTES_MAX {
         class_bytes
     } else {
-        let head = inner.disk.read(&file, offset, HEADER_READ_BYTES)?;
+        let Some(head) = read(HEADER_READ_BYTES)? else { return Ok(None) };
         match RecordHeader::read(&head) {
             // A damaged length is no reason to read more than the class allows.
             Ok(header) => (header.payload_bytes as u64)
@@ -176,5 +186,5 @@ fn read_record(inner: &Inner, place: Place) -> Result<Bytes> {
         }
     };
     let len_bytes = usize::try_from(len_bytes).expect("a record is shorter than memory");
-    Ok(inner.disk.read(&file, offset, len_bytes)?)
+    Ok(read(len_bytes)?)
 }

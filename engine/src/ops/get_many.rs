@@ -31,7 +31,7 @@ pub(crate) fn get_many(
     for (at, digest) in digests.iter().enumerate() {
         if let Some((place, said)) = likely_place(inner, digest) {
             match inner.blob.read_unwritten(place) {
-                Some(bytes) => found[at] = checked(inner, digest, verify, place, said, &bytes),
+                Some(bytes) => found[at] = checked(inner, digest, verify, place, said, bytes),
                 None => wanted.push((place, said, at)),
             }
         }
@@ -52,7 +52,7 @@ pub(crate) fn get_many(
     for ((place, said, at), bytes) in read.into_iter().zip(inner.disk.run(Batch { chains })) {
         let bytes = bytes.ok().and_then(|mut bytes| bytes.pop());
         found[at] =
-            bytes.and_then(|bytes| checked(inner, &digests[at], verify, place, said, &bytes));
+            bytes.and_then(|bytes| checked(inner, &digests[at], verify, place, said, bytes));
     }
     let answer = |(digest, found): (&Digest, Option<Bytes>)| match found {
         Some(value) => {
@@ -101,7 +101,7 @@ fn checked(
     verify: Verify,
     place: Place,
     said: Said,
-    bytes: &Bytes,
+    bytes: Bytes,
 ) -> Option<Bytes> {
     Search::new(inner, digest, verify).checked(place, said, bytes).ok().flatten()
 }

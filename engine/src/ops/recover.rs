@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::table::shared::Tables;
-use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex};
+use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, Striped};
 use pinstone_disk::{
     DirectoryState, Disk, DiskError, Epoch, FileName, Lock, LogKind, Ordinal, StdDisk, StoreId,
     TableKind,
@@ -49,11 +49,11 @@ use crate::maintain;
 use crate::ops::{commit, compact};
 use crate::options::Options;
 use crate::state::digest_index::{DigestIndex, IndexOptions};
-use crate::state::inner::{Access, CommitQueue, Counters, Inner, PointerLog};
+use crate::state::inner::{Access, CommitQueue, Inner, PointerLog};
 use crate::state::pointers::PointerTable;
 use crate::state::reserve::{Left, Reserve};
 use crate::state::root::{Root, RootState, SegmentState, TreeState, reserve, turn_current};
-use crate::state::segments::Segments;
+use crate::state::segments::{Segment, Segments};
 use crate::state::trees::{Lingering, Trees};
 use crate::stats::Recovery;
 
@@ -235,16 +235,14 @@ fn write_anew(
     turn_current(&**disk, &header)?;
     let lingering = remove_unnamed(&**disk, found, before, &root, recovery)?;
 
-    let lists_bytes = options.budget().lists_bytes;
-    let segments =
-        Segments::new(Arc::clone(disk), before.store_id, options.open_files_max, lists_bytes);
-    for sealed in &before.blob.sealed {
+    let sealed = before.blob.sealed.iter().map(|sealed| {
         let seal = sealed.state.seal.expect("it is sealed");
-        segments.add_sealed(sealed.ordinal, sealed.state.epoch, seal.footer_hash);
-    }
-    for tail in &blob.all {
-        segments.add_unsealed(tail.segment.clone());
-    }
+        Segment::sealed(sealed.ordinal, sealed.state.epoch, seal.footer_hash)
+    });
+    let unsealed = blob.all.iter().map(|tail| Segment::unsealed(&tail.segment));
+    let (all, lists_bytes) = (sealed.chain(unsealed).collect(), options.budget().lists_bytes);
+    let segments =
+        Segments::new(Arc::clone(disk), before.store_id, all, options.open_files_max, lists_bytes);
     Ok(Taken { writer, root, lingering, segments, replayed, blob, pointer })
 }
 
@@ -358,7 +356,7 @@ fn begin(
         compact_signal: Arc::default(),
         told_blob: AtomicU64::new(told.blob.number()),
         told_pointer: AtomicU64::new(told.pointer.number()),
-        counters: Counters::default(),
+        counters: Striped::default(),
         recovery,
         lock: Mutex::new(Access::Locked(lock)),
     }

@@ -7,7 +7,7 @@ use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_wal::{Appender, Closing, FRAMES_START_BYTES, LogPosition};
 
 use crate::ops::compact::StoreTree;
-use crate::state::inner::{Inner, PointerLog};
+use crate::state::inner::{Counts, Inner, PointerLog};
 use crate::state::root::LogState;
 use crate::stats::{Counters, LevelStats, LogStats, MemoryStats, Stats, TreeStats};
 
@@ -159,20 +159,21 @@ fn unsynced_bytes(ends: &[LogPosition], synced: LogPosition) -> u64 {
 }
 
 fn counters(inner: &Inner) -> Counters {
-    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let counters = &inner.counters;
+    let sum = |counter: fn(&Counts) -> &AtomicU64| -> u64 {
+        inner.counters.all().map(|counts| counter(counts).load(Ordering::Relaxed)).sum()
+    };
     Counters {
-        put_count: read(&counters.put),
-        put_known_count: read(&counters.put_known),
-        put_bytes: read(&counters.put_bytes),
-        get_count: read(&counters.get),
-        get_absent_count: read(&counters.get_absent),
-        get_bytes: read(&counters.get_bytes),
-        commit_count: read(&counters.commit),
-        commit_refused_count: read(&counters.commit_refused),
-        commit_group_count: read(&counters.commit_group),
+        put_count: sum(|counts| &counts.put),
+        put_known_count: sum(|counts| &counts.put_known),
+        put_bytes: sum(|counts| &counts.put_bytes),
+        get_count: sum(|counts| &counts.get),
+        get_absent_count: sum(|counts| &counts.get_absent),
+        get_bytes: sum(|counts| &counts.get_bytes),
+        commit_count: sum(|counts| &counts.commit),
+        commit_refused_count: sum(|counts| &counts.commit_refused),
+        commit_group_count: sum(|counts| &counts.commit_group),
         written_bytes: inner.blob.figures().written_bytes,
-        sealed_count: read(&counters.sealed),
+        sealed_count: sum(|counts| &counts.sealed),
     }
 }
 

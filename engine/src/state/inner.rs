@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pinstone_compaction::TableError;
-use pinstone_disk::env::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
+use pinstone_disk::env::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Striped};
 use pinstone_disk::{CommitId, Disk, Lock};
 use pinstone_wal::{Appender, BlobLog, Closing, LogPosition, WalError, Writer, copy_bytes};
 
@@ -60,7 +60,7 @@ pub(crate) struct Inner {
     /// How far the root's last frame says that the logs are durable.
     pub(crate) told_blob: AtomicU64,
     pub(crate) told_pointer: AtomicU64,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Striped<Counts>,
     pub(crate) recovery: Recovery,
     /// Held while the store is being closed: that happens once.
     pub(crate) lock: Mutex<Access>,
@@ -169,7 +169,7 @@ pub(crate) enum TicketState {
 
 /// What was done since the store was opened; [`crate::Counters`] says what each means.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct Counts {
     pub(crate) put: AtomicU64,
     pub(crate) put_known: AtomicU64,
     pub(crate) put_bytes: AtomicU64,

@@ -1,12 +1,21 @@
-//! The blob log's files, for reading: those not yet sealed are kept open, sealed ones as many as
-//! the options allow. And the lists of the sealed ones: what they hold, by digest.
+//! The blob log's files, for reading: those not yet sealed are kept open, sealed ones stay mapped into
+//! memory; of those that cannot be mapped as many are open as the options allow. And the lists of the
+//! sealed ones: what they hold, by digest.
+//!
+//! - S1: which segments there are is published whole, and read without a lock: a get asks for nothing else.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use pinstone_disk::env::{HashMap, RwLock};
-use pinstone_disk::{Digest, Disk, Epoch, File, FileName, LogKind, OpenMode, Ordinal, StoreId};
+use pinstone_disk::codec::size;
+use pinstone_disk::env::{Mutex, Published};
+use pinstone_disk::{
+    Bytes, Digest, Disk, DiskExt as _, Epoch, File, FileName, LogKind, OpenMode, Ordinal, StoreId,
+};
 use pinstone_wal::{DigestList, Place, SegmentFile, SegmentHeader, WalError, corrupt, read_footer};
+
+/// Reads up to this length are asked for as they are.
+const UNCAPPED_READ_BYTES: usize = 1 << 20;
 
 /// What lists' directories take in memory.
 #[derive(Clone, Debug)]
@@ -23,53 +32,97 @@ impl quick_cache::Weighter<Ordinal, Arc<DigestList>> for ByListBytes {
 pub(crate) struct Segments {
     disk: Arc<dyn Disk>,
     store_id: StoreId,
-    names: RwLock<HashMap<Ordinal, Known>>,
+    /// Ascending.
+    all: Published<Vec<Arc<Segment>>>,
+    /// Held while another list of them is made.
+    changing: Mutex<()>,
     open: quick_cache::sync::Cache<Ordinal, Arc<dyn File>>,
     lists: quick_cache::sync::Cache<Ordinal, Arc<DigestList>, ByListBytes>,
 }
 
-#[derive(Clone, Debug)]
-enum Known {
-    Unsealed(SegmentFile),
-    Sealed { epoch: Epoch, footer_hash: [u8; 32] },
+/// One segment of the blob log.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    ordinal: Ordinal,
+    epoch: Epoch,
+    /// The file, if it stays open: that of a segment which is not sealed, or one that is mapped.
+    file: OnceLock<Arc<dyn File>>,
+    /// The hash of its footer, if it is sealed.
+    footer_hash: Option<[u8; 32]>,
+}
+
+impl Segment {
+    /// One that is not sealed.
+    pub(crate) fn unsealed(segment: &SegmentFile) -> Self {
+        let SegmentHeader { ordinal, epoch, .. } = segment.header;
+        let file = OnceLock::from(Arc::clone(&segment.file));
+        Self { file, footer_hash: None, ..Self::sealed(ordinal, epoch, [0; 32]) }
+    }
+
+    /// One that is sealed, with the hash of its footer.
+    pub(crate) fn sealed(ordinal: Ordinal, epoch: Epoch, footer_hash: [u8; 32]) -> Self {
+        Self { ordinal, epoch, file: OnceLock::new(), footer_hash: Some(footer_hash) }
+    }
+
+    fn name(&self) -> FileName {
+        FileName::Segment { log: LogKind::Blob, ordinal: self.ordinal, epoch: self.epoch }
+    }
+
+    fn header(&self, store_id: StoreId) -> SegmentHeader {
+        SegmentHeader { store_id, log: LogKind::Blob, ordinal: self.ordinal, epoch: self.epoch }
+    }
 }
 
 impl Segments {
-    /// No files yet; at most `open_files_max` sealed ones are open at once, and about `lists_bytes`
-    /// of memory are taken for what leads to the pages of their lists.
+    /// These files; at most `open_files_max` that are sealed and not mapped are open at once, and about
+    /// `lists_bytes` of memory are taken for what leads to the pages of their lists.
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
         store_id: StoreId,
+        mut all: Vec<Segment>,
         open_files_max: usize,
         lists_bytes: u64,
     ) -> Self {
         let list_count = usize::try_from(lists_bytes >> 10).unwrap_or(usize::MAX).max(1);
+        all.sort_unstable_by_key(|segment| segment.ordinal);
         Self {
             disk,
             store_id,
-            names: RwLock::default(),
+            all: Published::new(Arc::new(all.into_iter().map(Arc::new).collect())),
+            changing: Mutex::new(()),
             open: quick_cache::sync::Cache::new(open_files_max),
             lists: quick_cache::sync::Cache::with_weighter(list_count, lists_bytes, ByListBytes),
         }
     }
 
-    /// Adds a segment that is not sealed.
-    pub(crate) fn add_unsealed(&self, segment: SegmentFile) {
-        self.names.write().insert(segment.header.ordinal, Known::Unsealed(segment));
+    /// Adds a segment, or says of one that is there that it is sealed. Copies the list of all.
+    pub(crate) fn add(&self, segment: Segment) {
+        let _changing = self.changing.lock();
+        let mut all = Vec::clone(&self.all.read());
+        let at = all.partition_point(|other| other.ordinal < segment.ordinal);
+        let is_there = all.get(at).is_some_and(|other| other.ordinal == segment.ordinal);
+        let replaced = at..at + usize::from(is_there);
+        all.splice(replaced, [Arc::new(segment)]);
+        self.all.publish(Arc::new(all));
     }
 
-    /// The segment is sealed from now on.
-    pub(crate) fn add_sealed(&self, ordinal: Ordinal, epoch: Epoch, footer_hash: [u8; 32]) {
-        self.names.write().insert(ordinal, Known::Sealed { epoch, footer_hash });
+    /// What `with` makes of a segment; `None` if there is no such segment.
+    fn with<T>(&self, ordinal: Ordinal, with: impl FnOnce(&Segment) -> T) -> Option<T> {
+        let all = self.all.read();
+        // Where it stands if none is missing.
+        let guess = ordinal.0.checked_sub(all.first()?.ordinal.0)? as usize;
+        if let Some(segment) = all.get(guess)
+            && segment.ordinal == ordinal
+        {
+            return Some(with(segment));
+        }
+        let at = all.binary_search_by_key(&ordinal, |segment| segment.ordinal).ok()?;
+        Some(with(&all[at]))
     }
 
     /// The name of a segment's file.
     pub(crate) fn name(&self, ordinal: Ordinal) -> Option<FileName> {
-        let epoch = match self.names.read().get(&ordinal)? {
-            Known::Unsealed(segment) => segment.header.epoch,
-            Known::Sealed { epoch, .. } => *epoch,
-        };
-        Some(FileName::Segment { log: LogKind::Blob, ordinal, epoch })
+        self.with(ordinal, Segment::name)
     }
 
     /// The open file of a segment; `None` if there is no such segment.
@@ -77,31 +130,58 @@ impl Segments {
     /// # Errors
     /// The file is gone; whatever the machine says.
     pub(crate) fn file(&self, ordinal: Ordinal) -> Result<Option<Arc<dyn File>>, WalError> {
-        let epoch = match self.names.read().get(&ordinal) {
-            None => return Ok(None),
-            Some(Known::Unsealed(segment)) => return Ok(Some(Arc::clone(&segment.file))),
-            Some(Known::Sealed { epoch, .. }) => *epoch,
-        };
-        let name = FileName::Segment { log: LogKind::Blob, ordinal, epoch };
+        self.with(ordinal, |segment| self.with_file(segment, Arc::clone)).transpose()
+    }
+
+    /// What `with` makes of a segment's file.
+    fn with_file<T>(
+        &self,
+        segment: &Segment,
+        with: impl FnOnce(&Arc<dyn File>) -> T,
+    ) -> Result<T, WalError> {
+        if let Some(file) = segment.file.get() {
+            return Ok(with(file));
+        }
+        let name = segment.name();
         let open = || self.disk.open(name, OpenMode::Sealed);
-        self.open.get_or_insert_with(&ordinal, open).map(Some).map_err(|error| {
+        let file = self.open.get_or_insert_with(&segment.ordinal, open).map_err(|error| {
             if error.is_not_found() {
                 return corrupt(name, 0, "the root names it, and it is not there");
             }
-            error.into()
-        })
+            WalError::from(error)
+        })?;
+        if file.map().is_some() && segment.file.set(Arc::clone(&file)).is_ok() {
+            self.open.remove(&segment.ordinal);
+        }
+        Ok(with(&file))
+    }
+
+    /// Up to `len_bytes` of a segment's file, fewer only where it ends; `None` if there is no such
+    /// segment.
+    ///
+    /// # Errors
+    /// As [`Segments::file`].
+    pub(crate) fn read(
+        &self,
+        ordinal: Ordinal,
+        offset_bytes: u64,
+        len_bytes: usize,
+    ) -> Result<Option<Bytes>, WalError> {
+        let read = |file: &Arc<dyn File>| {
+            // An unchecked row may lead here: no memory is taken for more than there is.
+            let len_bytes = match len_bytes {
+                0..=UNCAPPED_READ_BYTES => len_bytes,
+                _ => len_bytes.min(size(file.len_bytes()?.saturating_sub(offset_bytes))),
+            };
+            self.disk.read(file, offset_bytes, len_bytes)
+        };
+        let read = |segment: &Segment| Ok(self.with_file(segment, read)??);
+        self.with(ordinal, read).transpose()
     }
 
     /// All segments that the log has, ascending.
     pub(crate) fn ordinals(&self) -> Vec<Ordinal> {
-        let mut ordinals: Vec<_> = self.names.read().keys().copied().collect();
-        ordinals.sort_unstable();
-        ordinals
-    }
-
-    /// Whether the log has the segment.
-    pub(crate) fn has(&self, ordinal: Ordinal) -> bool {
-        self.names.read().contains_key(&ordinal)
+        self.all.read().iter().map(|segment| segment.ordinal).collect()
     }
 
     /// Whether the sealed segment lists this value at this place. A segment that is not sealed, or
@@ -110,30 +190,33 @@ impl Segments {
     /// # Errors
     /// Damage of the list; whatever the machine says.
     pub(crate) fn lists(&self, digest: &Digest, place: Place) -> Result<bool, WalError> {
-        let (name, sealed_hash) = match self.names.read().get(&place.ordinal) {
-            Some(Known::Sealed { epoch, footer_hash }) => {
-                let (log, ordinal) = (LogKind::Blob, place.ordinal);
-                (FileName::Segment { log, ordinal, epoch: *epoch }, *footer_hash)
-            }
-            _ => return Ok(false),
-        };
-        let file = self.file(place.ordinal)?;
-        let file = file.ok_or_else(|| corrupt(name, 0, "the index names it, the root does not"))?;
-        let list = self.lists.get_or_insert_with(&place.ordinal, || {
-            let FileName::Segment { log, ordinal, epoch } = name else {
-                unreachable!("it was made as one")
-            };
-            let header = SegmentHeader { store_id: self.store_id, log, ordinal, epoch };
-            let segment = SegmentFile { header, file: Arc::clone(&file) };
+        let is_listed = self.with(place.ordinal, |segment| {
+            let list = |file: &Arc<dyn File>| self.list_has(segment, file, digest, place);
+            self.with_file(segment, list)?
+        });
+        is_listed.unwrap_or(Ok(false))
+    }
+
+    fn list_has(
+        &self,
+        segment: &Segment,
+        file: &Arc<dyn File>,
+        digest: &Digest,
+        place: Place,
+    ) -> Result<bool, WalError> {
+        let Some(sealed_hash) = segment.footer_hash else { return Ok(false) };
+        let list = self.lists.get_or_insert_with(&segment.ordinal, || {
+            let header = segment.header(self.store_id);
+            let segment = SegmentFile { header, file: Arc::clone(file) };
             let (footer, footer_hash) = read_footer(&*self.disk, &segment)?;
             if footer_hash != sealed_hash {
                 let what = "its footer is not the one that the root names";
-                return Err(corrupt(name, footer.frames_end_bytes, what));
+                return Err(corrupt(header.file_name(), footer.frames_end_bytes, what));
             }
             DigestList::open(&*self.disk, &segment, &footer).map(Arc::new)
         })?;
         let mut is_listed = false;
-        let _ = list.find(&*self.disk, &file, digest, |entry| {
+        let _ = list.find(&*self.disk, file, digest, |entry| {
             is_listed |= entry.offset_bytes == place.offset_bytes;
             if is_listed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;

@@ -17,6 +17,7 @@ use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::run::{Names, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId};
+use pinstone_disk::env::Published;
 use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Digest, Disk, Epoch, Ordinal, StoreId};
 
@@ -88,7 +89,13 @@ fn main() {
                 if only.as_ref().is_some_and(|only| *only != line) {
                     continue;
                 }
-                let scan = || NameScan::new(Arc::clone(&levels), range.clone(), u64::MAX);
+                let scan = || {
+                    NameScan::new(
+                        Arc::new(Published::new(Arc::clone(&levels))),
+                        range.clone(),
+                        u64::MAX,
+                    )
+                };
                 let (mut least, mut found) = (f64::MAX, 0);
                 for _ in 0..rounds {
                     let start = Instant::now();

@@ -6,13 +6,15 @@
 //! 2. [`NameMerge`] makes one run of them: of each name the newest version of all.
 //! 3. [`NameScan`] has a merge for each end that is asked, begun where that end stands. It reads some
 //!    pointers ahead, leaves deletions out, and ends where the ends meet.
+//! 4. A source may be gone before it has given all: what it held stands elsewhere then. The scan goes on in
+//!    the present view, from where it stands.
 //!
 //! - S1: what neither end has read is a range of its own; each read makes it shorter. So no name is
 //!   given twice, and none is left out, whichever end is asked when.
 //! - S2: an error comes after what was read before it, and is the last thing given.
 //! - S3: what a scan holds is bounded: a chunk of names for each end, and what its sources hold.
-//! - S4: a version of the commit, or older, that the commit sees stays where it is for as long as
-//!   the scan goes on: whoever gives the view sees to that.
+//! - S4: what the commit sees, every view has for as long as the scan goes on: whoever publishes views
+//!   sees to that.
 
 mod level;
 mod merge;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_disk::Digest;
+use pinstone_disk::env::Published;
 
 use crate::error::TableError;
 pub use level::LevelScan;
@@ -115,20 +118,57 @@ impl Head {
     }
 }
 
+/// Why a source gives no more, although it has not ended.
+#[derive(Debug)]
+pub enum Stop {
+    /// Damage, or whatever the machine says.
+    Failed(TableError),
+    /// What it gave is elsewhere by now: later views lead there.
+    Gone,
+}
+
+impl From<TableError> for Stop {
+    fn from(error: TableError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// Names in order, forwards or backwards, each once.
 pub trait NameSource {
     /// Puts the next name that its reader sees in place of `head`, the one that it gave before.
     /// Says whether there was one; then, and after an error, it is not asked again.
     ///
     /// # Errors
-    /// Damage, or whatever the machine says.
-    fn next(&mut self, head: &mut Head) -> Result<bool, TableError>;
+    /// There may be more, but not from here.
+    fn next(&mut self, head: &mut Head) -> Result<bool, Stop>;
+
+    /// Gives name after name to `each`, with the commit and where it points, until `each` says that it is
+    /// enough or for a while. `head` is the one given before, by [`next`](Self::next) or by this. Says whether
+    /// there may be more.
+    ///
+    /// # Errors
+    /// As `next`.
+    #[inline]
+    fn give<F>(&mut self, head: &mut Head, mut each: F) -> Result<bool, Stop>
+    where
+        F: FnMut(&[u8], u64, Option<&Digest>) -> bool,
+    {
+        while self.next(head)? {
+            if !each(&head.name, head.commit, head.to.as_ref()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// What can be scanned: it does not change, as far as a commit sees it.
 pub trait NameView {
     /// What holds versions of names.
     type Source: NameSource;
+
+    /// What whoever scans is told of damage.
+    type Error: From<TableError>;
 
     /// All that may hold names of `range`, as `commit` sees them. Each gives them in order, or in
     /// reverse order if `backwards`, and may give some from before or behind the range's end.
@@ -143,7 +183,7 @@ pub trait NameView {
 /// The pointers of a range as a commit left them, in order of their names' bytes, from both ends.
 /// Owns what it reads. Names that were read together share their memory: some 16 KiB.
 pub struct NameScan<V: NameView> {
-    view: Arc<V>,
+    views: Arc<Published<V>>,
     commit: u64,
     /// What neither end has read (S1).
     range: NameRange,
@@ -192,23 +232,26 @@ impl<V: NameView> fmt::Debug for NameScan<V> {
 }
 
 impl<V: NameView> NameScan<V> {
-    /// A scan of `range` as `commit` left it. Reads nothing until it is asked.
-    pub fn new(view: Arc<V>, range: NameRange, commit: u64) -> Self {
+    /// A scan of `range` as `commit` left it. Reads nothing, and holds nothing, until it is asked.
+    pub fn new(views: Arc<Published<V>>, range: NameRange, commit: u64) -> Self {
         let is_read = range.is_empty();
         let (front, back) = (End::default(), End::default());
-        Self { view, commit, range, front, back, is_read, is_ended: false }
+        Self { views, commit, range, front, back, is_read, is_ended: false }
     }
 
     #[inline]
-    fn give(&mut self, backwards: bool) -> Option<Result<(Bytes, Digest), TableError>> {
-        let end = if backwards { &mut self.back } else { &mut self.front };
-        if let Some(pointer) = end.chunk.take_first() {
-            return Some(Ok(pointer));
+    fn give(&mut self, backwards: bool) -> Option<Result<(Bytes, Digest), V::Error>> {
+        let chunk = &mut if backwards { &mut self.back } else { &mut self.front }.chunk;
+        if chunk.given < chunk.end {
+            let index = chunk.given;
+            chunk.given += 1;
+            // Built where it is returned: each move of it on the way costs as much as finding it.
+            return Some(Ok((chunk.names.slice(chunk.bounds(index)), chunk.pointers[index].1)));
         }
         self.read_and_give(backwards)
     }
 
-    fn read_and_give(&mut self, backwards: bool) -> Option<Result<(Bytes, Digest), TableError>> {
+    fn read_and_give(&mut self, backwards: bool) -> Option<Result<(Bytes, Digest), V::Error>> {
         if self.is_ended {
             return None;
         }
@@ -233,41 +276,63 @@ impl<V: NameView> NameScan<V> {
         }
         self.is_ended = true;
         (self.front, self.back) = (End::default(), End::default());
-        error.map(Err)
+        error.map(|error| Err(error.into()))
     }
 
     /// Reads the next chunk of an end that has given all it had.
     fn read(&mut self, backwards: bool) {
+        while !self.read_chunk(backwards) {}
+    }
+
+    /// The same, from the sources that are left; says no if they are gone and gave nothing.
+    fn read_chunk(&mut self, backwards: bool) -> bool {
         let end = if backwards { &mut self.back } else { &mut self.front };
         let merge = end.merge.get_or_insert_with(|| {
-            NameMerge::new(self.view.sources(&self.range, self.commit, backwards), backwards)
+            let sources = self.views.keep().sources(&self.range, self.commit, backwards);
+            NameMerge::new(sources, backwards)
         });
         let chunk = &mut end.chunk;
         let count_max = (chunk.pointers.len() * 2).clamp(CHUNK_COUNT_MIN, CHUNK_COUNT_MAX);
         let mut names = Vec::with_capacity(chunk.names.len());
-        chunk.pointers.clear();
-        while chunk.pointers.len() < count_max && names.len() < CHUNK_BYTES {
-            match merge.step() {
-                Err(error) => {
-                    end.error = Some(error);
-                    break;
-                }
-                Ok(Some(head)) if is_inside(&self.range, &head.name, backwards) => {
-                    if let Some(to) = head.to {
-                        names.extend_from_slice(&head.name);
-                        chunk.pointers.push((names.len(), to));
-                    }
-                }
-                Ok(_) => {
-                    self.is_read = true;
-                    break;
-                }
+        let pointers = &mut chunk.pointers;
+        pointers.clear();
+        let (range, is_read) = (&self.range, &mut self.is_read);
+        let mut is_full = false;
+        let mut each = |name: &[u8], to: Option<&Digest>| {
+            if !is_inside(range, name, backwards) {
+                *is_read = true;
+            } else if let Some(to) = to {
+                names.extend_from_slice(name);
+                pointers.push((names.len(), *to));
+                is_full = pointers.len() >= count_max || names.len() >= CHUNK_BYTES;
             }
+            !is_full && !*is_read
+        };
+        let stop = loop {
+            match merge.give(&mut each) {
+                Ok(true) => {}
+                Ok(false) => break None,
+                Err(stop) => break Some(stop),
+            }
+        };
+        if stop.is_none() && !is_full {
+            self.is_read = true;
         }
         chunk.names = Bytes::from(names);
         (chunk.given, chunk.end) = (0, chunk.pointers.len());
         if let Some(last) = chunk.end.checked_sub(1) {
             self.range.cut(&chunk.names[chunk.bounds(last)], backwards);
+        }
+        match stop {
+            None => true,
+            Some(Stop::Failed(error)) => {
+                end.error = Some(error);
+                true
+            }
+            Some(Stop::Gone) => {
+                end.merge = None;
+                end.chunk.end > 0
+            }
         }
     }
 }
@@ -309,7 +374,7 @@ impl Chunk {
 }
 
 impl<V: NameView> Iterator for NameScan<V> {
-    type Item = Result<(Bytes, Digest), TableError>;
+    type Item = Result<(Bytes, Digest), V::Error>;
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {

@@ -16,6 +16,7 @@ use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::run::{Names, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableId, TableMeta};
+use pinstone_disk::env::Published;
 use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Digest, Epoch, Ordinal};
 
@@ -56,7 +57,8 @@ fn a_scan_enters_no_table_that_has_nothing_of_its_range() {
     for meta in &metas[1..metas.len() - 1] {
         let bounds = (Bound::Included(&meta.first[..]), Bound::Included(&meta.last[..]));
         let range = NameRange::new(bounds.0, bounds.1);
-        let scan = || NameScan::new(Arc::clone(&levels), range.clone(), 1);
+        let scan =
+            || NameScan::new(Arc::new(Published::new(Arc::clone(&levels))), range.clone(), 1);
         let before = tables.figures().unit_asks;
         assert_eq!(scan().count() as u64, meta.entry_count);
         let forwards = tables.figures().unit_asks - before;
@@ -73,7 +75,8 @@ fn a_scan_enters_no_table_that_has_nothing_of_its_range() {
 fn ends_meet_wherever_they_stand_and_give_every_name_once() {
     let (_, levels) = levels();
     for from_back in [0, 1, 15, 16, 17, 700, NAMES - 1, NAMES, NAMES + 1] {
-        let mut scan = NameScan::new(Arc::clone(&levels), NameRange::all(), 1);
+        let mut scan =
+            NameScan::new(Arc::new(Published::new(Arc::clone(&levels))), NameRange::all(), 1);
         let back = scan.by_ref().rev().take(from_back).map(|pointer| pointer.unwrap().0);
         let mut names: Vec<_> = back.collect();
         names.reverse();
@@ -94,7 +97,11 @@ fn ranges_without_names_read_nothing() {
         (Bound::Included(b"9"), Bound::Unbounded),
     ];
     for (from, until) in ranges {
-        let mut scan = NameScan::new(Arc::clone(&levels), NameRange::new(from, until), 1);
+        let mut scan = NameScan::new(
+            Arc::new(Published::new(Arc::clone(&levels))),
+            NameRange::new(from, until),
+            1,
+        );
         assert!(scan.next().is_none() && scan.next_back().is_none());
     }
     assert_eq!(tables.figures().unit_asks, 0);

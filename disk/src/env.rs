@@ -66,6 +66,26 @@ pub type HashMap<K, V> = hashbrown::HashMap<K, V, FixedSeed>;
 /// A map from digests: `DigestMap::with_hasher(DigestSeed::new(disk.random()?))`.
 pub type DigestMap<V> = hashbrown::HashMap<Digest, V, DigestSeed>;
 
+/// A table of what its owner hashes and compares.
+pub use hashbrown::HashTable;
+
+/// Hashes names, which strangers choose, under a key that they do not know (SipHash-1-3: Aumasson and
+/// Bernstein, 2012).
+#[derive(Clone, Copy, Debug)]
+pub struct NameSeed([u8; 16]);
+
+impl NameSeed {
+    /// The seed made of these bytes, usually [`crate::Disk::random`]'s.
+    pub fn new(seed: [u8; 16]) -> Self {
+        Self(seed)
+    }
+
+    /// A name's hash.
+    pub fn hash(self, name: &[u8]) -> u64 {
+        siphasher::sip::SipHasher13::new_with_key(&self.0).hash(name)
+    }
+}
+
 /// Hashes any key, always in the same way.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FixedSeed;

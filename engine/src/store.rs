@@ -537,14 +537,14 @@ impl Iterator for Pointers {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.scan.next()?.map_err(Into::into))
+        self.scan.next()
     }
 }
 
 impl DoubleEndedIterator for Pointers {
     #[inline]
     fn next_back(&mut self) -> Option<Self::Item> {
-        Some(self.scan.next_back()?.map_err(Into::into))
+        self.scan.next_back()
     }
 }
 

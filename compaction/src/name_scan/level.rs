@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::error::TableError;
 use crate::levels::LEVELS_MAX;
-use crate::name_scan::{Head, NameRange, NameSource, NameView};
+use crate::name_scan::{Head, NameRange, NameSource, NameView, Stop};
 use crate::open_levels::OpenLevels;
 use crate::run::Names;
 use crate::table::names::TableCursor;
@@ -158,13 +158,15 @@ impl LevelScan {
 
 impl NameSource for LevelScan {
     #[inline]
-    fn next(&mut self, head: &mut Head) -> Result<bool, TableError> {
-        if self.backwards { self.back(head) } else { self.forward(head) }
+    fn next(&mut self, head: &mut Head) -> Result<bool, Stop> {
+        let next = if self.backwards { self.back(head) } else { self.forward(head) };
+        Ok(next?)
     }
 }
 
 impl NameView for OpenLevels<Names> {
     type Source = LevelScan;
+    type Error = TableError;
 
     fn sources(
         self: &Arc<Self>,

@@ -2,15 +2,17 @@
 //!
 //! 1. Each source's next name stands in a place of its own here; an order of those places says which
 //!    comes first, and of one name the newest version first.
-//! 2. A step moves all sources past the name that was given, each to its place in the order. Where
-//!    one source's names follow each other, that is one comparison.
+//! 2. The first source gives its names itself, one after the other, up to the next source's: that is one
+//!    comparison a name, and no copy.
+//! 3. Then all sources are moved past the name that was given, each to its place in the order.
 //!
 //! - G1: a source that has ended is not in the order: the last one left costs no comparisons.
 
 use std::cmp::Ordering;
 
-use crate::error::TableError;
-use crate::name_scan::{Head, NameSource};
+use pinstone_disk::Digest;
+
+use crate::name_scan::{Head, NameSource, Stop};
 
 /// Several sources as one.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub struct NameMerge<S> {
     heads: Vec<Head>,
     /// Sources that stand on a name, the next one first.
     order: Vec<usize>,
+    /// The first of these was given.
+    is_given: bool,
     backwards: bool,
     is_begun: bool,
 }
@@ -27,26 +31,69 @@ impl<S: NameSource> NameMerge<S> {
     /// Of sources that all go forwards, or all `backwards`. Asks nothing of them yet.
     pub fn new(sources: Vec<S>, backwards: bool) -> Self {
         let heads = sources.iter().map(|_| Head::default()).collect();
-        Self { sources, heads, order: Vec::new(), backwards, is_begun: false }
+        Self { sources, heads, order: Vec::new(), is_given: false, backwards, is_begun: false }
     }
 
-    /// The next name, with the newest version of it, be it a deletion.
+    /// Gives name after name to `each`, with where its newest version points, if that is no deletion. Says no
+    /// once there are no more or `each` says that it is enough; else it is to be asked again.
     ///
     /// # Errors
-    /// What a source says; it is not to be asked again then.
-    #[inline]
-    pub fn step(&mut self) -> Result<Option<&Head>, TableError> {
-        if self.is_begun && self.order.len() == 1 {
-            self.advance(0)?;
-        } else {
-            self.step_all()?;
-        }
-        Ok(self.order.first().map(|first| &self.heads[*first]))
+    /// What a source says; none is to be asked again then.
+    pub fn give(
+        &mut self,
+        each: &mut impl FnMut(&[u8], Option<&Digest>) -> bool,
+    ) -> Result<bool, Stop> {
+        self.step()?;
+        let Some(first) = self.order.first() else { return Ok(false) };
+        let head = &self.heads[*first];
+        self.is_given = true;
+        Ok(each(&head.name, head.to.as_ref()) && self.give_run(each)?)
     }
 
-    fn step_all(&mut self) -> Result<(), TableError> {
+    /// Gives what the first source, whose head was given, has before the next source's head.
+    fn give_run(
+        &mut self,
+        each: &mut impl FnMut(&[u8], Option<&Digest>) -> bool,
+    ) -> Result<bool, Stop> {
+        let first = self.order[0];
+        let (mut head, mut next) = (std::mem::take(&mut self.heads[first]), Head::default());
+        let limit = self.order.get(1).map(|second| &self.heads[*second].name[..]);
+        let (mut is_enough, mut is_past) = (false, limit.is_some_and(|limit| *limit == head.name));
+        let before = if self.backwards { Ordering::Greater } else { Ordering::Less };
+        let is_before = |name: &[u8]| limit.is_none_or(|limit| name.cmp(limit) == before);
+        let mut has_more = true;
+        if !is_past {
+            has_more = self.sources[first].give(&mut head, |name, commit, to| {
+                if is_before(name) {
+                    is_enough = !each(name, to);
+                    return !is_enough;
+                }
+                next.set(name, commit, to.copied());
+                is_past = true;
+                false
+            })?;
+            if is_past {
+                head = next;
+                self.is_given = false;
+            }
+        }
+        self.heads[first] = head;
+        if !has_more {
+            self.order.remove(0);
+            self.is_given = false;
+        } else if !self.is_given {
+            self.put_in_order(0);
+        }
+        Ok(!is_enough)
+    }
+
+    /// Goes on to the next name, unless that of the first source was not given.
+    fn step(&mut self) -> Result<(), Stop> {
         if !std::mem::replace(&mut self.is_begun, true) {
             return self.begin();
+        }
+        if !std::mem::replace(&mut self.is_given, false) {
+            return Ok(());
         }
         let is_same = |merge: &Self| match merge.order[..] {
             [first, second, ..] => merge.heads[first].name == merge.heads[second].name,
@@ -55,10 +102,10 @@ impl<S: NameSource> NameMerge<S> {
         while is_same(self) {
             self.advance(1)?;
         }
-        if self.order.is_empty() { Ok(()) } else { self.advance(0) }
+        self.advance(0)
     }
 
-    fn begin(&mut self) -> Result<(), TableError> {
+    fn begin(&mut self) -> Result<(), Stop> {
         for (index, source) in self.sources.iter_mut().enumerate() {
             if source.next(&mut self.heads[index])? {
                 self.order.push(index);
@@ -70,21 +117,23 @@ impl<S: NameSource> NameMerge<S> {
     }
 
     /// Moves the source at this place of the order to its next name.
-    #[inline]
-    fn advance(&mut self, at: usize) -> Result<(), TableError> {
+    fn advance(&mut self, at: usize) -> Result<(), Stop> {
         let moved = self.order[at];
-        if !self.sources[moved].next(&mut self.heads[moved])? {
+        if self.sources[moved].next(&mut self.heads[moved])? {
+            self.put_in_order(at);
+        } else {
             self.order.remove(at);
-            return Ok(());
-        }
-        let (heads, backwards) = (&self.heads, self.backwards);
-        let comes_first = |other: &usize| order(&heads[*other], &heads[moved], backwards).is_lt();
-        let behind = &self.order[at + 1..];
-        if behind.first().is_some_and(comes_first) {
-            let count = behind.partition_point(comes_first);
-            self.order[at..=at + count].rotate_left(1);
         }
         Ok(())
+    }
+
+    /// Puts the source at this place of the order behind those that come before it now.
+    fn put_in_order(&mut self, at: usize) {
+        let moved = self.order[at];
+        let (heads, backwards) = (&self.heads, self.backwards);
+        let comes_first = |other: &usize| order(&heads[*other], &heads[moved], backwards).is_lt();
+        let count = self.order[at + 1..].partition_point(comes_first);
+        self.order[at..=at + count].rotate_left(1);
     }
 }
 

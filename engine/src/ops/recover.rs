@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::table::shared::Tables;
-use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, Striped};
+use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, NameSeed, Striped};
 use pinstone_disk::{
     DirectoryState, Disk, DiskError, Epoch, FileName, Lock, LogKind, Ordinal, StdDisk, StoreId,
     TableKind,
@@ -178,7 +178,8 @@ fn replay(disk: &Arc<dyn Disk>, options: &Options, before: &mut Before) -> Resul
     let index = DigestIndex::new(disk.random()?, index_options, flushed.below, levels);
     let TreeState { levels, flushed, .. } = &before.root.names;
     let levels = OpenLevels::open(&tables, levels.clone())?;
-    let pointers = PointerTable::new(levels, flushed.commit, flushed.below);
+    let seed = NameSeed::new(disk.random()?);
+    let pointers = PointerTable::new(levels, flushed.commit, flushed.below, seed);
     let mut recovery = std::mem::take(&mut before.recovery);
     replay_values(&mut before.blob, &index, &mut recovery)?;
     let depends_upto = replay_commits(&**disk, options, before, &pointers, &index, &mut recovery)?;

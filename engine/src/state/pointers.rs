@@ -8,7 +8,8 @@
 //!    since newer versions of a name stand above older ones. A deletion answers, too.
 //! 3. A scan merges them all; see `pinstone_compaction::name_scan`.
 //! 4. All this is one view, which is published whole whenever it changes. Whoever reads keeps the
-//!    view that it began with; memtables and tables go when the last view that has them does.
+//!    view that it began with, and with it the tables; a memtable that was flushed is gone at once, and
+//!    whoever comes to it goes on in the present view.
 //!
 //! - N1: only durable commits are here: what a reader sees, no crash undoes (P2).
 //! - N2: of a name that is changed only the versions stay in the active memtable that the present or
@@ -29,6 +30,7 @@
 //! memtable's names, then the pins.
 
 mod memtable;
+mod name_map;
 mod pins;
 
 #[cfg(test)]
@@ -37,20 +39,19 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pinstone_compaction::TableError;
 use pinstone_compaction::name_scan::{
-    Head, LevelScan, NameRange, NameScan as Scan, NameSource, NameView,
+    Head, LevelScan, NameRange, NameScan as Scan, NameSource, NameView, Stop,
 };
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::run::Names;
-use pinstone_disk::env::{Mutex, Published};
+use pinstone_disk::env::{Mutex, NameSeed, Published};
 use pinstone_disk::{CommitId, Digest, Ordinal};
 use pinstone_wal::{CommitRecord, LogPosition};
 
 use self::memtable::MemtableScan;
 pub(crate) use self::memtable::NameMemtable;
 use self::pins::Pinned;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::state::root::Flushed;
 
@@ -60,10 +61,12 @@ const MEMTABLE_SEGMENTS_MAX: u32 = 4;
 /// The pointer table.
 #[derive(Debug)]
 pub(crate) struct PointerTable {
-    view: Published<NamesView>,
+    view: Arc<Published<NamesView>>,
     /// Held by who publishes another view.
     publishing: Mutex<()>,
     pinned: Pinned,
+    /// Of the memtables' maps.
+    seed: NameSeed,
 }
 
 /// Where names stand, newest first.
@@ -81,13 +84,19 @@ pub(crate) type NameScan = Scan<NamesView>;
 impl PointerTable {
     /// The table that these levels are, up to and with `last_commit`; further ones stand in segments
     /// of the log from `first` on.
-    pub(crate) fn new(levels: OpenLevels<Names>, last_commit: CommitId, first: Ordinal) -> Self {
-        let active = Arc::new(NameMemtable::new(last_commit, first));
+    pub(crate) fn new(
+        levels: OpenLevels<Names>,
+        last_commit: CommitId,
+        first: Ordinal,
+        seed: NameSeed,
+    ) -> Self {
+        let active = Arc::new(NameMemtable::new(last_commit, first, seed));
         let view = NamesView { active, frozen: Vec::new(), levels: Arc::new(levels) };
         Self {
-            view: Published::new(Arc::new(view)),
+            view: Arc::new(Published::new(Arc::new(view))),
             publishing: Mutex::new(()),
             pinned: Pinned::new(last_commit),
+            seed,
         }
     }
 
@@ -122,12 +131,19 @@ impl PointerTable {
     /// # Errors
     /// As [`PointerTable::current`].
     pub(crate) fn at(&self, name: &[u8], commit: CommitId) -> Result<Option<Digest>> {
-        Ok(self.view.read().at(name, commit)?)
+        loop {
+            match self.view.read().at(name, commit) {
+                Ok(to) => return Ok(to),
+                Err(Stop::Failed(error)) => return Err(error.into()),
+                // It was flushed since that view was read.
+                Err(Stop::Gone) => {}
+            }
+        }
     }
 
     /// The pointers of `range` as of `commit`, which is pinned for as long as they are read.
     pub(crate) fn scan(&self, range: NameRange, commit: CommitId) -> NameScan {
-        Scan::new(self.view.keep(), range, commit.0)
+        Scan::new(Arc::clone(&self.view), range, commit.0)
     }
 
     /// Every pointer that stands, by name: for checks.
@@ -171,7 +187,7 @@ impl PointerTable {
         self.publish(|view| {
             let commit = view.active.last_commit();
             view.active.freeze(Flushed { below, commit, depends_upto });
-            let active = Arc::new(NameMemtable::new(view.active.last_commit(), below));
+            let active = Arc::new(NameMemtable::new(view.active.last_commit(), below, self.seed));
             view.frozen.insert(0, std::mem::replace(&mut view.active, active));
         });
     }
@@ -229,6 +245,7 @@ impl PointerTable {
             assert!(is_oldest, "memtables are flushed in the order in which they were frozen");
             view.levels = Arc::new(levels);
         });
+        oldest.leave();
     }
 
     /// Tables were rewritten: `levels` has what the present ones have. As with
@@ -253,7 +270,7 @@ impl PointerTable {
 impl Default for PointerTable {
     /// A table without names, before the first commit.
     fn default() -> Self {
-        Self::new(OpenLevels::new(), CommitId::NONE, Ordinal::FIRST)
+        Self::new(OpenLevels::new(), CommitId::NONE, Ordinal::FIRST, NameSeed::new([0; 16]))
     }
 }
 
@@ -267,9 +284,11 @@ impl NamesView {
         !self.frozen.is_empty() || self.levels.levels().total().table_count > 0
     }
 
-    fn at(&self, name: &[u8], commit: CommitId) -> Result<Option<Digest>, TableError> {
-        if let Some(to) = self.memtables().find_map(|memtable| memtable.find(name, commit)) {
-            return Ok(to);
+    fn at(&self, name: &[u8], commit: CommitId) -> Result<Option<Digest>, Stop> {
+        for memtable in self.memtables() {
+            if let Some(to) = memtable.find(name, commit)? {
+                return Ok(to);
+            }
         }
         for (_, table) in self.levels.for_key(name) {
             if let Some((_, to)) = table.find(name, commit.0)? {
@@ -289,16 +308,28 @@ pub(crate) enum Source {
 
 impl NameSource for Source {
     #[inline]
-    fn next(&mut self, head: &mut Head) -> Result<bool, TableError> {
+    fn next(&mut self, head: &mut Head) -> Result<bool, Stop> {
         match self {
             Self::Memtable(scan) => scan.next(head),
             Self::Level(scan) => scan.next(head),
+        }
+    }
+
+    #[inline]
+    fn give<F>(&mut self, head: &mut Head, each: F) -> Result<bool, Stop>
+    where
+        F: FnMut(&[u8], u64, Option<&Digest>) -> bool,
+    {
+        match self {
+            Self::Memtable(scan) => scan.give(head, each),
+            Self::Level(scan) => scan.give(head, each),
         }
     }
 }
 
 impl NameView for NamesView {
     type Source = Source;
+    type Error = Error;
 
     fn sources(self: &Arc<Self>, range: &NameRange, commit: u64, backwards: bool) -> Vec<Source> {
         let scan = |memtable| MemtableScan::new(memtable, range, CommitId(commit), backwards);
@@ -320,7 +351,7 @@ impl Iterator for Standing<'_> {
     type Item = Result<(Bytes, Digest)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.scan.next()?.map_err(Into::into))
+        self.scan.next()
     }
 }
 

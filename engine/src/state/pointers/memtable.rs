@@ -11,21 +11,22 @@
 //!   below, in older memtables and in tables.
 //! - B4: `memory_bytes` is what the map, the names and the versions take, or a little more.
 //! - B5: the lock is held for one commit, or for [`CHUNK_COUNT`] names, and never across I/O.
+//! - B6: it is gone once a view is published that has tables in its place: whoever reads it through an older
+//!   view is told so, and reads in the present one. So nobody keeps its memory.
 //!
 //! Lock order: names, then pins.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pinstone_compaction::TableError;
 use pinstone_compaction::merge::NameEntry;
-use pinstone_compaction::name_scan::{Head, NameRange, NameSource};
-use pinstone_disk::env::RwLock;
+use pinstone_compaction::name_scan::{Head, NameRange, NameSource, Stop};
+use pinstone_disk::env::{NameSeed, RwLock};
 use pinstone_disk::{CommitId, Digest, Ordinal};
 use pinstone_wal::{Change, CommitRecord};
 
+use super::name_map::{NameMap, Range};
 use super::pins::{Pinned, Pins};
 use crate::state::root::Flushed;
 
@@ -48,23 +49,25 @@ struct Names {
     first: Ordinal,
     /// What of the log stands in tables once this does, if it is frozen.
     frozen: Option<Flushed>,
-    versions: BTreeMap<Box<[u8]>, Versions>,
+    /// None once it is gone (B6).
+    versions: Option<NameMap<Versions>>,
     entry_count: u64,
     standing_count: u64,
-    memory_bytes: usize,
+    /// Bytes that older versions take.
+    older_bytes: usize,
 }
 
 impl NameMemtable {
     /// One for the commits after `last_commit`, which stand in segments from `first` on.
-    pub(crate) fn new(last_commit: CommitId, first: Ordinal) -> Self {
+    pub(crate) fn new(last_commit: CommitId, first: Ordinal, seed: NameSeed) -> Self {
         let names = Names {
             last_commit,
             first,
             frozen: None,
-            versions: BTreeMap::new(),
+            versions: Some(NameMap::new(seed)),
             entry_count: 0,
             standing_count: 0,
-            memory_bytes: 0,
+            older_bytes: 0,
         };
         Self { names: RwLock::new(names) }
     }
@@ -91,13 +94,23 @@ impl NameMemtable {
 
     /// Bytes that it takes (B4).
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.names.read().memory_bytes
+        let names = self.names.read();
+        names.versions.as_ref().map_or(0, NameMap::memory_bytes) + names.older_bytes
     }
 
     /// What the newest version of `name` says that is not newer than `commit`; none if there is no
     /// such version here.
-    pub(super) fn find(&self, name: &[u8], commit: CommitId) -> Option<Option<Digest>> {
-        Some(self.names.read().versions.get(name)?.seen(commit)?.to)
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(super) fn find(
+        &self,
+        name: &[u8],
+        commit: CommitId,
+    ) -> Result<Option<Option<Digest>>, Stop> {
+        let names = self.names.read();
+        let versions = names.versions.as_ref().ok_or(Stop::Gone)?.get(name);
+        Ok(versions.and_then(|versions| versions.seen(commit)).map(|version| version.to))
     }
 
     /// Applies a commit, the one after the last, and makes it the present one.
@@ -116,6 +129,18 @@ impl NameMemtable {
     /// No commit is applied from now on. `flushed` stands in tables once this does.
     pub(super) fn freeze(&self, flushed: Flushed) {
         self.names.write().frozen = Some(flushed);
+    }
+
+    /// What it holds stands in tables of the views that are published now: it holds nothing any more,
+    /// whoever has it still (B6).
+    pub(super) fn leave(&self) {
+        let mut names = self.names.write();
+        assert!(names.frozen.is_some(), "what commits are applied to does not leave");
+        let left = names.versions.take();
+        names.older_bytes = 0;
+        drop(names);
+        // It may be much.
+        drop(left);
     }
 
     /// What of the log stands in tables once this does; none unless it is frozen.
@@ -145,43 +170,36 @@ struct Version {
     to: Option<Digest>,
 }
 
-/// What a name takes in the map: its share of a node that is as empty as names in order leave it (6
-/// of 11 places are taken), and of what leads there.
-const PLACE_BYTES: usize = (size_of::<Box<[u8]>>() + size_of::<Versions>()) * 11 / 6 + 16;
-
-/// What the allocator adds to a name, about.
-const BLOCK_BYTES: usize = 16;
-
-fn name_memory_bytes(name: &[u8]) -> usize {
-    PLACE_BYTES + BLOCK_BYTES + name.len()
+fn range<'a>(names: &'a NameMap<Versions>, range: &NameRange) -> Range<'a, Versions> {
+    let until = range.until.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+    names.range(Bound::Included(&range.from), until)
 }
 
 impl Names {
     fn change(&mut self, name: &[u8], version: Version, has_below: bool, pins: &Pins) {
         let stands = u64::from(version.to.is_some());
-        let Some(versions) = self.versions.get_mut(name) else {
+        let names = self.versions.as_mut().expect("commits are applied to one that is not frozen");
+        let Some(versions) = names.get_mut(name) else {
             if version.to.is_some() || has_below {
-                self.versions.insert(name.into(), Versions { newest: version, older: Vec::new() });
+                names.insert(name, Versions { newest: version, older: Vec::new() });
                 self.entry_count += 1;
                 self.standing_count += stands;
-                self.memory_bytes += name_memory_bytes(name);
             }
             return;
         };
         let stood = u64::from(versions.newest.to.is_some());
         self.standing_count = self.standing_count + stands - stood;
         self.entry_count -= versions.count();
-        self.memory_bytes -= versions.memory_bytes();
+        self.older_bytes -= versions.older_bytes();
         versions.push(version, pins);
         if !has_below {
             versions.drop_first_deletions();
         }
         if versions.older.is_empty() && version.to.is_none() && !has_below {
-            self.memory_bytes -= name_memory_bytes(name);
-            self.versions.remove(name);
+            names.remove(name);
         } else {
             self.entry_count += versions.count();
-            self.memory_bytes += versions.memory_bytes();
+            self.older_bytes += versions.older_bytes();
         }
     }
 }
@@ -191,10 +209,11 @@ impl Versions {
         self.older.len() as u64 + 1
     }
 
-    fn memory_bytes(&self) -> usize {
+    fn older_bytes(&self) -> usize {
         self.older.capacity() * size_of::<Version>()
     }
 
+    #[inline]
     fn seen(&self, commit: CommitId) -> Option<&Version> {
         if self.newest.commit <= commit {
             return Some(&self.newest);
@@ -253,11 +272,12 @@ pub(crate) struct MemtableEntries {
 
 impl MemtableEntries {
     fn read(&mut self) -> Option<()> {
-        let range = self.range.as_mut()?;
+        let left = self.range.as_mut()?;
         let names = self.memtable.names.read();
+        let standing = names.versions.as_ref().expect("it is read before it goes");
         let mut chunk = Vec::with_capacity(CHUNK_COUNT);
         let mut count = 0;
-        for (name, versions) in names.versions.range::<[u8], _>(bounds(range)).take(CHUNK_COUNT) {
+        for (name, versions) in range(standing, left).take(CHUNK_COUNT) {
             let shared = Bytes::copy_from_slice(name);
             let newest_first = std::iter::once(&versions.newest).chain(versions.older.iter().rev());
             chunk.extend(newest_first.map(|version| NameEntry {
@@ -269,7 +289,7 @@ impl MemtableEntries {
         }
         drop(names);
         match chunk.last() {
-            Some(last) if count == CHUNK_COUNT => range.cut(&last.name, false),
+            Some(last) if count == CHUNK_COUNT => left.cut(&last.name, false),
             _ => self.range = None,
         }
         self.chunk = chunk.into_iter();
@@ -288,11 +308,6 @@ impl Iterator for MemtableEntries {
             self.read()?;
         }
     }
-}
-
-fn bounds(range: &NameRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
-    let until = range.until.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-    (Bound::Included(&range.from), until)
 }
 
 /// The names of a memtable that a pinned commit sees, in one direction; commits may be applied
@@ -333,41 +348,87 @@ impl MemtableScan {
         }
     }
 
-    fn read(&mut self) {
-        self.names.clear();
-        self.seen.clear();
-        self.given = 0;
+    /// Calls `each` with some names that are left, and the versions that are seen, until it says that it is
+    /// enough.
+    fn walk(
+        &mut self,
+        count_max: usize,
+        mut each: impl FnMut(&[u8], &Version) -> bool,
+    ) -> Result<(), Stop> {
         let names = self.memtable.names.read();
-        let mut left = names.versions.range::<[u8], _>(bounds(&self.range));
+        let standing = names.versions.as_ref().ok_or(Stop::Gone)?;
+        let mut left = range(standing, &self.range);
         let mut last = None;
-        for _ in 0..self.count_max {
+        for _ in 0..count_max {
             last = if self.backwards { left.next_back() } else { left.next() };
             let Some((name, versions)) = last else { break };
-            if let Some(version) = versions.seen(self.commit) {
-                self.names.extend_from_slice(name);
-                self.seen.push((self.names.len(), *version));
+            if versions.seen(self.commit).is_some_and(|version| !each(name, version)) {
+                break;
             }
         }
         match last {
             Some((name, _)) => self.range.cut(name, self.backwards),
             None => self.is_read = true,
         }
+        Ok(())
+    }
+
+    /// Reads some names, to be given one by one.
+    fn read(&mut self) -> Result<(), Stop> {
+        let (mut names, mut seen) =
+            (std::mem::take(&mut self.names), std::mem::take(&mut self.seen));
+        names.clear();
+        seen.clear();
+        self.given = 0;
+        let walked = self.walk(self.count_max, |name, version| {
+            names.extend_from_slice(name);
+            seen.push((names.len(), *version));
+            true
+        });
+        (self.names, self.seen) = (names, seen);
         self.count_max = (self.count_max * 2).min(CHUNK_COUNT);
+        walked
+    }
+
+    /// What was read first of what was not given.
+    fn take(&mut self) -> Option<(&[u8], &Version)> {
+        let (end, version) = self.seen.get(self.given)?;
+        let start = self.given.checked_sub(1).map_or(0, |before| self.seen[before].0);
+        self.given += 1;
+        Some((&self.names[start..*end], version))
     }
 }
 
 impl NameSource for MemtableScan {
-    fn next(&mut self, head: &mut Head) -> Result<bool, TableError> {
+    fn next(&mut self, head: &mut Head) -> Result<bool, Stop> {
         while self.given == self.seen.len() {
             if self.is_read {
                 return Ok(false);
             }
-            self.read();
+            self.read()?;
         }
-        let start = self.given.checked_sub(1).map_or(0, |before| self.seen[before].0);
-        let (end, version) = self.seen[self.given];
-        head.set(&self.names[start..end], version.commit.0, version.to);
-        self.given += 1;
+        let (name, version) = self.take().expect("some were read");
+        head.set(name, version.commit.0, version.to);
         Ok(true)
+    }
+
+    #[inline]
+    fn give<F>(&mut self, _head: &mut Head, mut each: F) -> Result<bool, Stop>
+    where
+        F: FnMut(&[u8], u64, Option<&Digest>) -> bool,
+    {
+        let mut each =
+            |name: &[u8], version: &Version| each(name, version.commit.0, version.to.as_ref());
+        while let Some((name, version)) = self.take() {
+            if !each(name, version) {
+                return Ok(true);
+            }
+        }
+        if !self.is_read {
+            self.walk(CHUNK_COUNT, each)?;
+            // Whoever asks for runs asks for one by the way.
+            self.count_max = 1;
+        }
+        Ok(!self.is_read)
     }
 }

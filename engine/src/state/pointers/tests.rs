@@ -60,18 +60,22 @@ fn a_name_that_is_set_often_keeps_what_is_seen_of_it() {
 #[test]
 fn deletions_leave_nothing_once_nobody_sees_what_they_hide() {
     let table = PointerTable::default();
-    let empty = table.memory_bytes();
     commit(&table, 1);
-    let first = table.pin();
     delete(&table, 2);
+    // Room for a name.
+    let empty = table.memory_bytes();
+    commit(&table, 3);
+    let first = table.pin();
+    delete(&table, 4);
     let second = table.pin();
-    delete(&table, 3);
+    delete(&table, 5);
     assert_eq!(version_count(&table), 3);
+    assert!(table.memory_bytes() > empty);
     table.unpin(first);
     table.unpin(second);
-    delete(&table, 4);
+    delete(&table, 6);
     assert_eq!((version_count(&table), table.memory_bytes()), (0, empty));
-    delete(&table, 5);
+    delete(&table, 7);
     assert_eq!((version_count(&table), table.memory_bytes()), (0, empty));
 }
 
@@ -139,10 +143,20 @@ fn what_stands_is_counted_exactly_while_it_is_in_memory() {
     for (name, id) in names.iter().zip(400..) {
         apply(&table, id, &[(name, None)]);
     }
+    assert_eq!(table.entry_count_estimate(), 0);
+    let empty = table.memory_bytes();
     for (name, id) in names.iter().zip(450..) {
         apply(&table, id, &[(name, None)]);
     }
-    assert_eq!((table.entry_count_estimate(), table.memory_bytes()), (0, 0));
+    assert_eq!((table.entry_count_estimate(), table.memory_bytes()), (0, empty));
+    for (name, id) in names.iter().zip(500..) {
+        apply(&table, id, &[(name, Some(target(id)))]);
+    }
+    assert!(table.memory_bytes() > empty);
+    for (name, id) in names.iter().zip(550..) {
+        apply(&table, id, &[(name, None)]);
+    }
+    assert_eq!((table.entry_count_estimate(), table.memory_bytes()), (0, empty));
 }
 
 #[test]

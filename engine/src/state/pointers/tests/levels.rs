@@ -8,7 +8,7 @@ use pinstone_compaction::merge::{Readers, Versions};
 use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
 use pinstone_compaction::run::{Rewrite, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::shared::Tables;
-use pinstone_compaction::{TableId, TableMeta};
+use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::env::AtomicU64;
 use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Disk, Epoch, Ordinal, StoreId};
@@ -297,6 +297,40 @@ fn at_rest(count: u64, table_bytes: u64) -> Grown {
         grown.rewrite(plan, grown.readers());
     }
     grown
+}
+
+#[test]
+fn a_scan_goes_on_where_its_memtable_went_and_keeps_none_of_it() {
+    let grown = Grown::new(20 << 10);
+    let names: Vec<String> = (0..2000).map(|name| format!("{name:06}")).collect();
+    let set = |id| {
+        let changes: Vec<(&[u8], _)> =
+            names.iter().map(|name| (name.as_bytes(), Some(target(id)))).collect();
+        apply(&grown.table, id, &changes);
+    };
+    set(1);
+    let commit = grown.table.pin();
+    let mut scan = grown.table.scan(NameRange::all(), commit);
+    let mut idle = grown.table.scan(NameRange::all(), commit);
+    let given = |scan: &mut NameScan, names: &[String], backwards: bool| {
+        for name in names {
+            let next = if backwards { scan.next_back() } else { scan.next() };
+            assert_eq!(next.unwrap().unwrap(), (Bytes::from(name.clone()), target(1)));
+        }
+    };
+    given(&mut scan, &names[..700], false);
+    let memtable = grown.table.active();
+    grown.table.freeze(Ordinal::FIRST, LogPosition::START);
+    set(2);
+    given(&mut scan, &names[700..900], false);
+    grown.flush(grown.readers());
+    assert_eq!(memtable.memory_bytes(), 0, "no scan keeps it");
+    let reversed: Vec<_> = names[900..].iter().rev().cloned().collect();
+    given(&mut scan, &reversed[..600], true);
+    given(&mut scan, &names[900..1400], false);
+    assert!(scan.next().is_none() && scan.next_back().is_none());
+    given(&mut idle, &names, false);
+    assert!(idle.next().is_none());
 }
 
 #[test]

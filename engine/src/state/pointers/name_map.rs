@@ -1,87 +1,191 @@
 //! Names in memory with what is known of each: found by a hash, and kept in the order of their bytes.
 //!
-//! 1. A name has a *place*: a slot of a slab, where its value stands, too.
-//! 2. A hash table leads from a name to its place: one look, however many names there are and whatever
-//!    they have in common.
-//! 3. *Runs* of places stand in the order of the names: a tree of two levels. A run that is full is cut in
-//!    halves, or, if names come in order, left full.
+//! 1. Names stand in *leaves*, some dozens in order, their bytes one after the other. A leaf that is full is
+//!    cut in halves, or, if names come in order, left full.
+//! 2. The order of leaves is a list of what parts each from the one before: a tree of two levels. Who reads
+//!    names in order, or adds one, looks at few places in memory.
+//! 3. A hash table leads from a name to its leaf, where a byte of the hash of each name leads to it: one
+//!    look, however many names there are and whatever they have in common.
 //!
-//! - K1: each name's place stands once in the hash table and once in the runs; no run is empty.
-//! - K2: what it takes is known without looking at all of it, or a little more.
-//! - K3: strangers choose names: the hash has a seed that they do not know.
+//! - K1: each name has an entry in the hash table, with its hash and its leaf. Entries with both alike stand
+//!   for each other.
+//! - K2: names of a leaf are not before its `from`, unless it is the first, and those of the leaf before are.
+//!   No leaf in the order is empty.
+//! - K3: what it takes is known without looking at all of it, or a little more.
+//! - K4: strangers choose names: the hash has a seed that they do not know.
 
 use std::ops::Bound;
 
 use pinstone_disk::env::{HashTable, NameSeed};
 
-/// Places of a slab, at most: it grows to this and no further, so that nothing large is moved.
-const SLAB_PLACES: usize = 1 << SLAB_BITS;
-const SLAB_BITS: u32 = 10;
+/// Names of a leaf, at most.
+const LEAF_NAMES: usize = 64;
 
-/// Places of a run, at most.
-const RUN_PLACES: usize = 512;
-
-/// What the allocator adds to a name, about.
+/// What the allocator adds to a block of memory, about.
 const BLOCK_BYTES: usize = 16;
 
-/// Where a name and its value stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place(u32);
-
-/// A name with its value; none where one was removed.
-type Slot<V> = Option<(Box<[u8]>, V)>;
+/// Which leaf: a number that stays, wherever the leaf stands in the order.
+type LeafNumber = u32;
 
 /// Names, each with a value.
 #[derive(Debug)]
 pub(super) struct NameMap<V> {
-    slabs: Vec<Vec<Slot<V>>>,
-    /// Places of names that were removed.
-    free: Vec<Place>,
-    by_hash: HashTable<Place>,
+    leaves: Vec<Leaf<V>>,
+    /// Leaves that are empty, and in no order.
+    free: Vec<LeafNumber>,
+    order: Vec<Edge>,
+    by_hash: HashTable<Hashed>,
     seed: NameSeed,
-    runs: Vec<Vec<Place>>,
+    /// Bytes of names: the leaves' and the edges', with what of these is unused.
     name_bytes: usize,
 }
 
-/// A place in the runs: which run, and where in it. Behind the last one is the first of a run that there
-/// is not.
+/// Some names in order.
+#[derive(Debug)]
+struct Leaf<V> {
+    /// Of each name's hash the last byte.
+    tags: Vec<u8>,
+    entries: Vec<Entry<V>>,
+    /// The names' bytes, in any order, and those of names that were removed.
+    names: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    start: u32,
+    len: u32,
+    value: V,
+}
+
+/// What parts a leaf from the one before.
+#[derive(Debug)]
+struct Edge {
+    from: Box<[u8]>,
+    leaf: LeafNumber,
+}
+
+/// A name in the hash table (K1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hashed {
+    /// Both halves: so it takes 12 bytes and not 16.
+    hash: [u32; 2],
+    leaf: LeafNumber,
+}
+
+impl Hashed {
+    fn new(hash: u64, leaf: LeafNumber) -> Self {
+        let hash = hash.to_le_bytes();
+        let half =
+            |at: usize| u32::from_le_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);
+        Self { hash: [half(0), half(4)], leaf }
+    }
+
+    fn hash(&self) -> u64 {
+        u64::from(self.hash[0]) | u64::from(self.hash[1]) << 32
+    }
+}
+
+fn tag(hash: u64) -> u8 {
+    hash.to_le_bytes()[0]
+}
+
+/// A place in the order: which leaf of it, and where in that. Behind the last one is the first of a leaf
+/// that there is not.
 type Position = (usize, usize);
+
+impl<V> Leaf<V> {
+    fn new() -> Self {
+        Self { tags: Vec::new(), entries: Vec::new(), names: Vec::new() }
+    }
+
+    fn name(&self, at: usize) -> &[u8] {
+        self.name_of(&self.entries[at])
+    }
+
+    fn name_of(&self, entry: &Entry<V>) -> &[u8] {
+        &self.names[entry.start as usize..][..entry.len as usize]
+    }
+
+    /// Where the name with this hash stands.
+    fn find(&self, hash: u64, name: &[u8]) -> Option<usize> {
+        let tag = tag(hash);
+        let tagged = self.tags.iter().enumerate().filter(|(_, other)| **other == tag);
+        tagged.map(|(at, _)| at).find(|at| self.name(*at) == name)
+    }
+
+    fn insert(&mut self, at: usize, hash: u64, name: &[u8], value: V) {
+        let index = |count: usize| u32::try_from(count).expect("a leaf holds few names of 1 KiB");
+        let (start, len) = (index(self.names.len()), index(name.len()));
+        self.names.extend_from_slice(name);
+        self.tags.insert(at, tag(hash));
+        self.entries.insert(at, Entry { start, len, value });
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.tags.remove(at);
+        self.entries.remove(at);
+    }
+
+    /// Lays its names out anew, without those that were removed.
+    fn pack(&mut self) {
+        let mut names =
+            Vec::with_capacity(self.entries.iter().map(|entry| entry.len as usize).sum());
+        for entry in &mut self.entries {
+            let start = u32::try_from(names.len()).expect("they were longer");
+            names.extend_from_slice(&self.names[entry.start as usize..][..entry.len as usize]);
+            entry.start = start;
+        }
+        self.names = names;
+    }
+}
 
 impl<V> NameMap<V> {
     pub(super) fn new(seed: NameSeed) -> Self {
         Self {
-            slabs: Vec::new(),
+            leaves: Vec::new(),
             free: Vec::new(),
+            order: Vec::new(),
             by_hash: HashTable::new(),
             seed,
-            runs: Vec::new(),
             name_bytes: 0,
         }
     }
 
-    /// Bytes that it takes, but for what values own (K2).
+    /// Bytes that it takes, but for what values own (K3).
     pub(super) fn memory_bytes(&self) -> usize {
-        let slots = self.slabs.first().map_or(0, Vec::capacity) * self.slabs.len();
-        let places =
-            self.runs.first().map_or(0, Vec::capacity).max(RUN_PLACES / 8) * self.runs.len();
-        let vectors = self.slabs.capacity() + self.runs.capacity();
-        slots * size_of::<Slot<V>>()
-            + (places + self.free.capacity()) * size_of::<Place>()
-            + vectors * size_of::<Vec<()>>()
+        let entries = match &self.leaves[..] {
+            [only] => only.entries.capacity(),
+            many => many.len() * LEAF_NAMES,
+        };
+        entries * (size_of::<Entry<V>>() + size_of::<u8>())
+            + self.leaves.capacity() * (size_of::<Leaf<V>>() + 3 * BLOCK_BYTES)
+            + self.order.capacity() * (size_of::<Edge>() + BLOCK_BYTES)
+            + self.free.capacity() * size_of::<LeafNumber>()
             + self.by_hash.allocation_size()
             + self.name_bytes
     }
 
     pub(super) fn get(&self, name: &[u8]) -> Option<&V> {
-        let place = *self.by_hash.find(self.hash(name), |place| self.name(*place) == name)?;
-        Some(&self.slot(place).1)
+        let (leaf, at) = self.find(name)?;
+        Some(&self.leaves[leaf as usize].entries[at].value)
     }
 
     pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut V> {
-        let place = *self.by_hash.find(self.hash(name), |place| self.name(*place) == name)?;
-        let Place(number) = place;
-        let slot = &mut self.slabs[(number >> SLAB_BITS) as usize][number as usize % SLAB_PLACES];
-        slot.as_mut().map(|(_, value)| value)
+        let (leaf, at) = self.find(name)?;
+        Some(&mut self.leaves[leaf as usize].entries[at].value)
+    }
+
+    fn find(&self, name: &[u8]) -> Option<(LeafNumber, usize)> {
+        let hash = self.seed.hash(name);
+        let mut found = None;
+        let _ = self.by_hash.find(hash, |hashed| {
+            if hashed.hash() == hash {
+                let at = self.leaves[hashed.leaf as usize].find(hash, name);
+                found = at.map(|at| (hashed.leaf, at));
+            }
+            found.is_some()
+        });
+        found
     }
 
     /// Adds a name.
@@ -89,35 +193,30 @@ impl<V> NameMap<V> {
     /// # Panics
     /// If it is there already.
     pub(super) fn insert(&mut self, name: &[u8], value: V) {
-        let (run, at) = self.position(name);
-        assert!(self.place_at((run, at)).is_none_or(|place| self.name(place) != name), "it is new");
-        let place = self.put((name.into(), value));
-        self.name_bytes += name.len() + BLOCK_BYTES;
-        let hash = self.hash(name);
-        let (slabs, seed) = (&self.slabs, self.seed);
-        let rehash = |place: &Place| seed.hash(&slot_of(slabs, *place).0);
-        self.by_hash.insert_unique(hash, place, rehash);
-        self.put_in_order(run, at, place);
-    }
-
-    fn put_in_order(&mut self, mut run: usize, mut at: usize, place: Place) {
-        if run == self.runs.len() {
-            // Behind all: names that come in order leave full runs.
-            match self.runs.last_mut() {
-                Some(last) if last.len() < RUN_PLACES => last.push(place),
-                _ => self.runs.push(vec![place]),
+        let hash = self.seed.hash(name);
+        let (mut nth, mut at) = self.search(name, |other| other < name);
+        match self.order.get(nth).map(|edge| &self.leaves[edge.leaf as usize]) {
+            None => self.add_leaf(nth, name, Leaf::new()),
+            Some(leaf) if leaf.entries.len() < LEAF_NAMES => {
+                assert!(at == leaf.entries.len() || leaf.name(at) != name, "it is new");
             }
-            return;
-        }
-        if self.runs[run].len() == RUN_PLACES {
-            let mut behind = Vec::with_capacity(RUN_PLACES);
-            behind.extend(self.runs[run].drain(RUN_PLACES / 2..));
-            self.runs.insert(run + 1, behind);
-            if at > RUN_PLACES / 2 {
-                (run, at) = (run + 1, at - RUN_PLACES / 2);
+            Some(_) if at == LEAF_NAMES && nth + 1 == self.order.len() => {
+                // Names that come in order leave full leaves.
+                (nth, at) = (nth + 1, 0);
+                self.add_leaf(nth, name, Leaf::new());
+            }
+            Some(_) => {
+                self.cut(nth);
+                if at > LEAF_NAMES / 2 {
+                    (nth, at) = (nth + 1, at - LEAF_NAMES / 2);
+                }
             }
         }
-        self.runs[run].insert(at, place);
+        let leaf = self.order[nth].leaf;
+        let names = self.leaves[leaf as usize].names.capacity();
+        self.leaves[leaf as usize].insert(at, hash, name, value);
+        self.name_bytes += self.leaves[leaf as usize].names.capacity() - names;
+        self.by_hash.insert_unique(hash, Hashed::new(hash, leaf), Hashed::hash);
     }
 
     /// Removes a name that is there.
@@ -125,94 +224,139 @@ impl<V> NameMap<V> {
     /// # Panics
     /// If it is not.
     pub(super) fn remove(&mut self, name: &[u8]) {
-        let (run, at) = self.position(name);
-        let place = self.runs[run].remove(at);
-        assert_eq!(self.name(place), name, "it is there");
-        let next_count = self.runs.get(run + 1).map_or(RUN_PLACES, Vec::len);
-        if self.runs[run].is_empty() {
-            self.runs.remove(run);
-        } else if self.runs[run].len() + next_count <= RUN_PLACES / 2 {
-            let behind = self.runs.remove(run + 1);
-            self.runs[run].extend(behind);
+        let hash = self.seed.hash(name);
+        let (nth, at) = self.search(name, |other| other < name);
+        let leaf = self.order[nth].leaf;
+        assert_eq!(self.leaves[leaf as usize].name(at), name, "it is there");
+        self.leaves[leaf as usize].remove(at);
+        let hashed = Hashed::new(hash, leaf);
+        let entry = self.by_hash.find_entry(hash, |other| *other == hashed);
+        entry.expect("each name is in the table (K1)").remove();
+        let left = self.leaves[leaf as usize].entries.len();
+        let next_count = self
+            .order
+            .get(nth + 1)
+            .map_or(LEAF_NAMES, |edge| self.leaves[edge.leaf as usize].entries.len());
+        if left == 0 {
+            self.drop_leaf(nth);
+        } else if left + next_count <= LEAF_NAMES / 2 {
+            let behind = self.drop_leaf(nth + 1);
+            self.take_all(leaf, behind);
+        } else if left.is_multiple_of(LEAF_NAMES / 4) {
+            self.repack(leaf);
         }
-        let is_it = |other: &Place| *other == place;
-        let entry = self.by_hash.find_entry(self.hash(name), is_it);
-        entry.expect("each place stands in the table (K1)").remove();
-        self.name_bytes -= name.len() + BLOCK_BYTES;
-        let Place(number) = place;
-        self.slabs[(number >> SLAB_BITS) as usize][number as usize % SLAB_PLACES] = None;
-        self.free.push(place);
+    }
+
+    /// Cuts a leaf in halves.
+    fn cut(&mut self, nth: usize) {
+        let number = self.order[nth].leaf;
+        let leaf = &mut self.leaves[number as usize];
+        let mut behind = Leaf {
+            tags: Vec::with_capacity(LEAF_NAMES),
+            entries: Vec::with_capacity(LEAF_NAMES),
+            names: leaf.names.clone(),
+        };
+        behind.tags.extend(leaf.tags.drain(LEAF_NAMES / 2..));
+        behind.entries.extend(leaf.entries.drain(LEAF_NAMES / 2..));
+        behind.pack();
+        self.repack(number);
+        let from: Box<[u8]> = behind.name(0).into();
+        self.add_leaf(nth + 1, &from, behind);
+        self.rehash(number, self.order[nth + 1].leaf, 0);
+    }
+
+    /// Appends to a leaf what another one held, which is gone.
+    fn take_all(&mut self, number: LeafNumber, (gone, behind): (LeafNumber, Leaf<V>)) {
+        let leaf = &mut self.leaves[number as usize];
+        let (before, base, held) = (leaf.entries.len(), leaf.names.len(), leaf.names.capacity());
+        let base = u32::try_from(base).expect("a leaf holds few names of 1 KiB");
+        leaf.tags.extend(behind.tags);
+        leaf.names.extend_from_slice(&behind.names);
+        let moved = |entry: Entry<V>| Entry { start: entry.start + base, ..entry };
+        leaf.entries.extend(behind.entries.into_iter().map(moved));
+        self.name_bytes += leaf.names.capacity() - held;
+        self.repack(number);
+        self.rehash(gone, number, before);
+    }
+
+    /// The names of a leaf from this one on were another's before: the table is told.
+    fn rehash(&mut self, before: LeafNumber, now: LeafNumber, from: usize) {
+        let leaf = &self.leaves[now as usize];
+        for at in from..leaf.entries.len() {
+            let hash = self.seed.hash(leaf.name(at));
+            let old = Hashed::new(hash, before);
+            let hashed = self.by_hash.find_mut(hash, |other| *other == old);
+            hashed.expect("each name is in the table (K1)").leaf = now;
+        }
+    }
+
+    /// Lays the names of a leaf out anew.
+    fn repack(&mut self, number: LeafNumber) {
+        let leaf = &mut self.leaves[number as usize];
+        let before = leaf.names.capacity();
+        leaf.pack();
+        self.name_bytes = self.name_bytes + leaf.names.capacity() - before;
+    }
+
+    fn add_leaf(&mut self, nth: usize, from: &[u8], leaf: Leaf<V>) {
+        self.name_bytes += from.len() + leaf.names.capacity();
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.leaves[number as usize] = leaf;
+                number
+            }
+            None => {
+                self.leaves.push(leaf);
+                u32::try_from(self.leaves.len() - 1).expect("so many do not fit into memory")
+            }
+        };
+        self.order.insert(nth, Edge { from: from.into(), leaf: number });
+    }
+
+    fn drop_leaf(&mut self, nth: usize) -> (LeafNumber, Leaf<V>) {
+        let Edge { from, leaf: number } = self.order.remove(nth);
+        let leaf = std::mem::replace(&mut self.leaves[number as usize], Leaf::new());
+        self.name_bytes -= from.len() + leaf.names.capacity();
+        self.free.push(number);
+        (number, leaf)
     }
 
     /// The names between these bounds with their values, in order, from both ends.
     pub(super) fn range(&self, from: Bound<&[u8]>, until: Bound<&[u8]>) -> Range<'_, V> {
         let front = match from {
             Bound::Unbounded => (0, 0),
-            Bound::Included(name) => self.position(name),
-            Bound::Excluded(name) => self.position_behind(name),
+            Bound::Included(name) => self.first_not(name, |other| other < name),
+            Bound::Excluded(name) => self.first_not(name, |other| other <= name),
         };
         let back = match until {
-            Bound::Unbounded => (self.runs.len(), 0),
-            Bound::Excluded(name) => self.position(name),
-            Bound::Included(name) => self.position_behind(name),
+            Bound::Unbounded => (self.order.len(), 0),
+            Bound::Excluded(name) => self.first_not(name, |other| other < name),
+            Bound::Included(name) => self.first_not(name, |other| other <= name),
         };
         Range { map: self, front, back }
     }
 
-    fn hash(&self, name: &[u8]) -> u64 {
-        self.seed.hash(name)
-    }
-
-    fn slot(&self, place: Place) -> &(Box<[u8]>, V) {
-        slot_of(&self.slabs, place)
-    }
-
-    fn name(&self, place: Place) -> &[u8] {
-        &self.slot(place).0
-    }
-
-    fn put(&mut self, slot: (Box<[u8]>, V)) -> Place {
-        if let Some(place) = self.free.pop() {
-            let Place(number) = place;
-            self.slabs[(number >> SLAB_BITS) as usize][number as usize % SLAB_PLACES] = Some(slot);
-            return place;
+    fn first_not(&self, name: &[u8], is_before: impl Fn(&[u8]) -> bool) -> Position {
+        let (nth, at) = self.search(name, is_before);
+        match self.order.get(nth) {
+            Some(edge) if at == self.leaves[edge.leaf as usize].entries.len() => (nth + 1, 0),
+            _ => (nth, at),
         }
-        if self.slabs.last().is_none_or(|last| last.len() == SLAB_PLACES) {
-            let first_count = if self.slabs.is_empty() { 0 } else { SLAB_PLACES };
-            self.slabs.push(Vec::with_capacity(first_count));
-        }
-        let before = (self.slabs.len() - 1) << SLAB_BITS;
-        let last = self.slabs.last_mut().expect("one was added if there was none");
-        last.push(Some(slot));
-        let number = before + last.len() - 1;
-        Place(u32::try_from(number).expect("so many names do not fit into memory"))
     }
 
-    /// Where the first name stands that is not before this one.
-    fn position(&self, name: &[u8]) -> Position {
-        self.first_not(|other| other < name)
+    /// The leaf that `name` belongs to, and how many names in it are before where it belongs.
+    fn search(&self, name: &[u8], is_before: impl Fn(&[u8]) -> bool) -> Position {
+        let nth = self.order.partition_point(|edge| *edge.from <= *name).saturating_sub(1);
+        let at = self.order.get(nth).map_or(0, |edge| {
+            let leaf = &self.leaves[edge.leaf as usize];
+            leaf.entries.partition_point(|entry| is_before(leaf.name_of(entry)))
+        });
+        (nth, at)
     }
 
-    /// Where the first name stands that is behind this one.
-    fn position_behind(&self, name: &[u8]) -> Position {
-        self.first_not(|other| other <= name)
+    fn leaf(&self, nth: usize) -> &Leaf<V> {
+        &self.leaves[self.order[nth].leaf as usize]
     }
-
-    fn first_not(&self, is_before: impl Fn(&[u8]) -> bool) -> Position {
-        let is_before = |place: &Place| is_before(self.name(*place));
-        let run = self.runs.partition_point(|run| run.last().is_some_and(is_before));
-        let at = self.runs.get(run).map_or(0, |places| places.partition_point(is_before));
-        (run, at)
-    }
-
-    fn place_at(&self, (run, at): Position) -> Option<Place> {
-        self.runs.get(run)?.get(at).copied()
-    }
-}
-
-fn slot_of<V>(slabs: &[Vec<Slot<V>>], Place(number): Place) -> &(Box<[u8]>, V) {
-    let slot = &slabs[(number >> SLAB_BITS) as usize][number as usize % SLAB_PLACES];
-    slot.as_ref().expect("places lead to names (K1)")
 }
 
 /// Names of a range; see [`NameMap::range`].
@@ -230,11 +374,11 @@ impl<'a, V> Iterator for Range<'a, V> {
         if self.front >= self.back {
             return None;
         }
-        let (run, at) = self.front;
-        let places = &self.map.runs[run];
-        self.front = if at + 1 < places.len() { (run, at + 1) } else { (run + 1, 0) };
-        let (name, value) = self.map.slot(places[at]);
-        Some((name, value))
+        let (nth, at) = self.front;
+        let leaf = self.map.leaf(nth);
+        self.front = if at + 1 < leaf.entries.len() { (nth, at + 1) } else { (nth + 1, 0) };
+        let entry = &leaf.entries[at];
+        Some((leaf.name_of(entry), &entry.value))
     }
 }
 
@@ -244,14 +388,14 @@ impl<V> DoubleEndedIterator for Range<'_, V> {
         if self.front >= self.back {
             return None;
         }
-        let (run, at) = self.back;
-        let (run, at) = match at.checked_sub(1) {
-            Some(before) => (run, before),
-            None => (run - 1, self.map.runs[run - 1].len() - 1),
+        let (nth, at) = match self.back {
+            (nth, 0) => (nth - 1, self.map.leaf(nth - 1).entries.len() - 1),
+            (nth, at) => (nth, at - 1),
         };
-        self.back = (run, at);
-        let (name, value) = self.map.slot(self.map.runs[run][at]);
-        Some((name, value))
+        self.back = (nth, at);
+        let leaf = self.map.leaf(nth);
+        let entry = &leaf.entries[at];
+        Some((leaf.name_of(entry), &entry.value))
     }
 }
 
@@ -274,7 +418,12 @@ mod tests {
         };
         let all: Vec<_> = model.clone().into_iter().collect();
         assert_eq!(pairs(map.range(Bound::Unbounded, Bound::Unbounded)), all);
-        assert!(map.runs.iter().all(|run| (1..=RUN_PLACES).contains(&run.len())), "K1");
+        let sizes = (0..map.order.len()).map(|nth| map.leaf(nth).entries.len());
+        assert!(sizes.clone().all(|size| (1..=LEAF_NAMES).contains(&size)), "K2");
+        assert_eq!((sizes.sum(), map.by_hash.len()), (model.len(), model.len()), "K1");
+        let held = map.leaves.iter().map(|leaf| leaf.names.capacity()).sum::<usize>();
+        let edges = map.order.iter().map(|edge| edge.from.len()).sum::<usize>();
+        assert_eq!(map.name_bytes, held + edges, "K3");
         let mut reversed: Vec<_> = map.range(Bound::Unbounded, Bound::Unbounded).rev().collect();
         reversed.reverse();
         assert!(reversed.iter().map(|(name, _)| *name).eq(all.iter().map(|(name, _)| &name[..])));
@@ -317,7 +466,6 @@ mod tests {
                 model.insert(name(number), number);
             }
             agrees(&map, &model, b"", b"b");
-            assert!(map.slabs.len() == 3, "places are used again");
             assert!(map.memory_bytes() > before);
         }
     }

@@ -5,8 +5,8 @@
 //!   costs the same system call, and less around it.
 //! - G2: two chains alone are the caller's and one other thread's, whatever the engine: two syncs in flight
 //!   cost more by a ring (decision 0013).
-//! - G3: what an engine cannot take (no ring to be had, a file without a descriptor) is carried out by
-//!   positioned calls, so engines differ in speed alone.
+//! - G3: what an engine cannot take (no ring to be had, a file without a descriptor, a kernel without a thread
+//!   to give) is carried out by positioned calls, so engines differ in speed alone.
 
 use std::fmt;
 use std::io;
@@ -30,10 +30,11 @@ pub const IO_VARIABLE: &str = "PINSTONE_IO";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoEngine {
     /// By what the environment variable [`IO_VARIABLE`] says (`auto`, `uring`, `positioned`); if it says
-    /// nothing, by io_uring if the kernel lets us, else by positioned calls: one line of the log says so.
+    /// nothing, by io_uring for as long as the kernel lets us, else by positioned calls: one line of the log says so.
     #[default]
     Auto,
-    /// By io_uring; if the kernel refuses, opening fails.
+    /// By io_uring; if the kernel refuses, opening fails. If it refuses later, as for want of a thread, batches
+    /// go by positioned calls from then on, and one line of the log says so.
     Uring,
     /// By `pread`, `pwrite` and `fdatasync`, in two threads at most.
     Positioned,
@@ -143,7 +144,8 @@ impl Engine {
 
     /// What `stats` calls it.
     pub(crate) fn name(&self) -> &'static str {
-        if self.rings.is_some() { "io_uring" } else { "positioned" }
+        let by_rings = self.rings.as_ref().is_some_and(Rings::are_in_use);
+        if by_rings { "io_uring" } else { "positioned" }
     }
 
     /// Carries out all chains: those that only read maps by asking for all at once, and then waiting for

@@ -5,16 +5,27 @@
 //! 2. The first operation of each chain is submitted, up to [`DEPTH`] at once. What completes makes room
 //!    for what comes next: the rest of a short read or write, the same again if it was interrupted, the
 //!    chain's next, or another chain's first.
-//! 3. The batch returns when none of it is in flight.
+//! 3. The batch returns when none of it is in flight. What the kernel refused for want of a thread or of memory,
+//!    and all that was to come after that, the caller has carried out by then, by positioned calls.
 //!
 //! - U1: an operation in flight owns its buffer and its file. Both are in its batch's [`Flight`]s, which
 //!   are dropped only when nothing is in flight; should the ring fail before, or this code panic, they are
 //!   leaked.
-//! - U2: no operation is linked to another in the kernel: the next one of a chain is submitted when the one
+//! - U2: no operation of a chain is linked to another in the kernel: the next one is submitted when the one
 //!   before it has wholly succeeded (D4), so a sync never overtakes the rest of a short write.
-//! - U3: a ring on which anything went wrong is closed, not lent again.
+//! - U3: a ring on which anything went wrong is closed, and its disk lends and makes no other until it is opened
+//!   again. What goes wrong is mostly a limit on threads: it is seldom lifted soon, each try would cost a batch
+//!   the 50 ms after which the kernel gives up, and all that is lost is speed (decision 0013).
+//! - U4: a sync that was begun is made once, whatever comes of it. The kernel says `ECANCELED` of an operation
+//!   that it found no thread for; but it hands on what a file system says of a sync that failed, and that may be
+//!   `ECANCELED` too. So a sync goes linked behind a guard, which does nothing in just such a thread: what is
+//!   linked behind something that failed is not begun (`io_uring_enter(2)`, `IOSQE_IO_LINK`). If the guard failed,
+//!   and the sync was cancelled, the caller makes it; else, and where the kernel may have taken the two apart, what
+//!   is said of the sync is the sync's own answer.
+//!   Reads and writes are done again without harm: the same bytes, at the same place.
 //!
-//! The residual risk is the kernel's: that it writes to a buffer after it said that it was done.
+//! The residual risks are the kernel's: that it writes to a buffer after it said that it was done; and that it
+//! tries without end to make a thread, as some before 6.11 do, so that a batch waits until there is room for one.
 
 #![expect(unsafe_code, reason = "the kernel is handed pointers to what this file keeps alive: U1")]
 
@@ -23,9 +34,10 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
 use rustix::io::Errno;
 
@@ -39,6 +51,18 @@ const RINGS_MAX: usize = 16;
 /// Operations of a batch in flight at once: what a fast device needs to be busy.
 const DEPTH: u32 = 64;
 
+/// Entries of one operation at most: a sync has a guard.
+const ENTRIES_MAX: usize = 2;
+
+/// How often a chain's operations are submitted again that the kernel was short of memory for.
+const AGAIN_MAX: u32 = 8;
+
+/// How long the first read is waited for: it is one of memory.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
+
+/// In the user data of a completion, beside the number of its flight: it is a guard's (U4).
+const GUARD: u64 = 1 << 63;
+
 /// What one operation of the kernel moves at most: its results are 32 bits with a sign.
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
 
@@ -47,12 +71,14 @@ type Answer = Result<Vec<Bytes>, DiskError>;
 /// The rings of a disk.
 #[derive(Debug)]
 pub(crate) struct Rings {
-    idle: Mutex<Vec<Ring>>,
+    /// Those that nobody uses; none once something went wrong (U3).
+    idle: Mutex<Option<Vec<Ring>>>,
     made: AtomicUsize,
 }
 
 impl Rings {
-    /// Tries whether the kernel lets us, by a read through a ring.
+    /// Tries whether the kernel lets us, by a read through a ring. The read is of a file in memory, which takes a
+    /// thread of the kernel's: so this also tries whether there is one to be had.
     ///
     /// # Errors
     /// That it does not, and why.
@@ -60,7 +86,7 @@ impl Rings {
         let mut ring = Ring::new()?;
         let file = crate::std_disk::file_in_memory(b"probe")?;
         let read = Op::Read { file, offset_bytes: 0, len_bytes: 16 };
-        let answers = ring.run(Batch { chains: vec![vec![read]] });
+        let answers = ring.run(Batch { chains: vec![vec![read]] }, Some(PROBE_WAIT));
         let read = answers.into_iter().next().expect("one answer a chain");
         if let Some(error) = ring.broken.take() {
             return Err(error);
@@ -68,7 +94,7 @@ impl Rings {
         if read.map_err(|error| error.source)? != [&b"probe"[..]] {
             return Err(io::Error::other("a read by io_uring returned something else"));
         }
-        Ok(Self { idle: Mutex::new(vec![ring]), made: AtomicUsize::new(1) })
+        Ok(Self { idle: Mutex::new(Some(vec![ring])), made: AtomicUsize::new(1) })
     }
 
     /// Carries out all chains, or gives the batch back if there is no ring to be had.
@@ -78,17 +104,30 @@ impl Rings {
             return Err(batch);
         }
         let Some(mut ring) = self.borrow() else { return Err(batch) };
-        let answers = ring.run(batch);
-        if ring.broken.is_some() {
-            self.made.fetch_sub(1, Ordering::Relaxed);
-        } else {
-            self.idle.lock().push(ring);
+        let answers = ring.run(batch, None);
+        if let Some(error) = &ring.broken {
+            self.end(error);
+        } else if let Some(idle) = &mut *self.idle.lock() {
+            idle.push(ring);
         }
         Ok(answers)
     }
 
+    /// Whether batches go by rings.
+    pub(crate) fn are_in_use(&self) -> bool {
+        self.idle.lock().is_some()
+    }
+
+    /// Lends and makes no more (U3).
+    fn end(&self, error: &io::Error) {
+        let idle = self.idle.lock().take();
+        if idle.is_some() {
+            tracing::warn!(%error, "io_uring fails: positioned I/O is used from now on");
+        }
+    }
+
     fn borrow(&self) -> Option<Ring> {
-        if let Some(ring) = self.idle.lock().pop() {
+        if let Some(ring) = self.idle.lock().as_mut()?.pop() {
             return Some(ring);
         }
         if self.made.fetch_add(1, Ordering::Relaxed) < RINGS_MAX
@@ -127,12 +166,13 @@ impl Ring {
         Ok(Self { uring, broken: None })
     }
 
-    fn run(&mut self, batch: Batch) -> Vec<Answer> {
+    /// Carries out all chains. If the kernel is silent for as long as `patience`, the ring is broken.
+    fn run(&mut self, batch: Batch, patience: Option<Duration>) -> Vec<Answer> {
         let flights = batch.chains.into_iter().map(Flight::new).collect();
         let mut flights: ManuallyDrop<Vec<Flight>> = ManuallyDrop::new(flights);
         let mut ready: VecDeque<usize> = (0..flights.len()).collect();
         let mut traffic = Traffic::default();
-        self.broken = self.drive(&mut flights, &mut ready, &mut traffic).err();
+        self.broken = self.drive(&mut flights, &mut ready, &mut traffic, patience).err();
         if let Some(error) = &self.broken
             && traffic.in_kernel > 0
         {
@@ -144,29 +184,39 @@ impl Ring {
         flights.into_iter().map(Flight::answer).collect()
     }
 
-    /// Submits and reaps until nothing is left, or the ring fails.
+    /// Submits and reaps until nothing is left, or the ring fails. Once the kernel has refused something, nothing
+    /// more is submitted.
     fn drive(
         &mut self,
         flights: &mut [Flight],
         ready: &mut VecDeque<usize>,
         traffic: &mut Traffic,
+        patience: Option<Duration>,
     ) -> io::Result<()> {
+        let mut refused = Ok(());
         loop {
-            while traffic.queued + traffic.in_kernel < DEPTH as usize
+            while refused.is_ok()
+                && traffic.queued + traffic.in_kernel + ENTRIES_MAX <= DEPTH as usize
                 && let Some(at) = ready.pop_front()
             {
-                let Some(entry) = flights[at].entry() else { continue };
-                let entry = entry.user_data(at as u64);
-                // SAFETY: U1: what the entry points to lives until its completion was seen.
-                let pushed = unsafe { self.uring.submission().push(&entry) };
-                pushed.expect("the queue has room for all that may be in flight");
-                traffic.queued += 1;
+                for entry in flights[at].entries(at as u64) {
+                    // SAFETY: U1: what the entry points to lives until its completion was seen.
+                    let pushed = unsafe { self.uring.submission().push(&entry) };
+                    pushed.expect("the queue has room for all that may be in flight");
+                    traffic.queued += 1;
+                }
             }
             if traffic.queued + traffic.in_kernel == 0 {
-                return Ok(());
+                return refused;
             }
-            match self.uring.submit_and_wait(1) {
-                Ok(count) => traffic.submitted(count),
+            match self.submit_and_wait(patience) {
+                Ok(count) => {
+                    traffic.submitted(count);
+                    if traffic.queued > 0 {
+                        // A guard may have gone without its sync, and links end with a submission.
+                        flights.iter_mut().for_each(|flight| flight.is_apart = true);
+                    }
+                }
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::INTR) => {}
                     // Short of memory, or of room for completions: what is in flight makes some.
@@ -176,13 +226,43 @@ impl Ring {
             }
             for completion in self.uring.completion() {
                 traffic.in_kernel -= 1;
-                let at = usize::try_from(completion.user_data()).expect("it is a flight's number");
-                if flights[at].completed(completion.result()) {
-                    ready.push_back(at);
+                let (at, is_guard) =
+                    (completion.user_data() & !GUARD, completion.user_data() & GUARD != 0);
+                let at = usize::try_from(at).expect("it is a flight's number");
+                match flights[at].completed(is_guard, completion.result()) {
+                    Now::Submit => ready.push_back(at),
+                    Now::Rest => {}
+                    Now::Refused(errno) => {
+                        let what = format!("the kernel has no thread or no memory for it: {errno}");
+                        refused = Err(io::Error::other(what));
+                    }
                 }
             }
         }
     }
+
+    /// Submits what is queued, and waits for a completion.
+    fn submit_and_wait(&self, patience: Option<Duration>) -> io::Result<usize> {
+        match patience {
+            Some(patience) if self.uring.params().is_feature_ext_arg() => {
+                let patience = types::Timespec::from(patience);
+                let args = types::SubmitArgs::new().timespec(&patience);
+                self.uring.submitter().submit_with_args(1, &args)
+            }
+            _ => self.uring.submit_and_wait(1),
+        }
+    }
+}
+
+/// What the ring is to do for a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Now {
+    /// Submit its current operation.
+    Submit,
+    /// Nothing: it is done, or has failed, or is not wholly answered.
+    Rest,
+    /// Nothing more: the current operation did not happen, and no other is to be tried.
+    Refused(Errno),
 }
 
 /// Operations that are not done.
@@ -209,14 +289,33 @@ struct Flight {
     current: Option<Current>,
     read: Vec<Bytes>,
     failed: Option<DiskError>,
+    /// How often the kernel was short of memory.
+    again_count: u32,
+    /// A sync may have been submitted apart from its guard.
+    is_apart: bool,
 }
 
 /// The operation of a chain that is in flight, or is next.
 #[derive(Debug)]
 enum Current {
-    Read { file: Arc<dyn File>, offset_bytes: u64, len_bytes: usize, buffer: Vec<u8> },
-    Write { file: Arc<dyn File>, offset_bytes: u64, data: Bytes, done_bytes: usize },
-    Sync { file: Arc<dyn File> },
+    Read {
+        file: Arc<dyn File>,
+        offset_bytes: u64,
+        len_bytes: usize,
+        buffer: Vec<u8>,
+    },
+    Write {
+        file: Arc<dyn File>,
+        offset_bytes: u64,
+        data: Bytes,
+        done_bytes: usize,
+    },
+    /// `guarded` and `synced` are what was said of the guard and of the sync, of what is in flight.
+    Sync {
+        file: Arc<dyn File>,
+        guarded: Option<i32>,
+        synced: Option<i32>,
+    },
 }
 
 impl Current {
@@ -228,13 +327,13 @@ impl Current {
             Op::Write { file, offset_bytes, data } => {
                 Self::Write { file, offset_bytes, data, done_bytes: 0 }
             }
-            Op::Sync { file } => Self::Sync { file },
+            Op::Sync { file } => Self::Sync { file, guarded: None, synced: None },
         }
     }
 
     fn file(&self) -> &Arc<dyn File> {
         match self {
-            Self::Read { file, .. } | Self::Write { file, .. } | Self::Sync { file } => file,
+            Self::Read { file, .. } | Self::Write { file, .. } | Self::Sync { file, .. } => file,
         }
     }
 
@@ -311,7 +410,7 @@ impl Current {
                 let offset_bytes = offset_bytes + done_bytes as u64;
                 (Op::Write { file, offset_bytes, data }, Vec::new())
             }
-            Self::Sync { file } => (Op::Sync { file }, Vec::new()),
+            Self::Sync { file, .. } => (Op::Sync { file }, Vec::new()),
         }
     }
 }
@@ -324,38 +423,56 @@ impl Flight {
     fn new(chain: Vec<Op>) -> Self {
         let mut chain = chain.into_iter();
         let current = chain.next().map(Current::new);
-        Self { chain, current, read: Vec::new(), failed: None }
+        Self { chain, current, read: Vec::new(), failed: None, again_count: 0, is_apart: false }
     }
 
-    /// What is to be submitted next; none if the chain is done.
-    fn entry(&mut self) -> Option<Entry> {
-        self.current.as_mut().map(Current::entry)
+    /// What is to be submitted next, under this number; nothing if the chain is done.
+    fn entries(&mut self, at: u64) -> impl Iterator<Item = Entry> {
+        let is_guarded = matches!(self.current, Some(Current::Sync { .. }));
+        let guard = || opcode::Nop::new().build().flags(Flags::ASYNC | Flags::IO_LINK);
+        let guard = is_guarded.then(guard).map(|guard| guard.user_data(GUARD | at));
+        let entry = self.current.as_mut().map(|current| current.entry().user_data(at));
+        guard.into_iter().chain(entry)
     }
 
-    /// Takes in what the kernel answered; true if there is more to submit.
-    fn completed(&mut self, result: i32) -> bool {
+    /// Takes in what the kernel answered.
+    fn completed(&mut self, is_guard: bool, mut result: i32) -> Now {
         let current = self.current.as_mut().expect("what completes was submitted");
+        let (mut is_sync, mut may_be_begun) = (false, false);
+        if let Current::Sync { guarded, synced, .. } = current {
+            *(if is_guard { &mut *guarded } else { &mut *synced }) = Some(result);
+            let (Some(guard), Some(sync)) = (*guarded, *synced) else { return Now::Rest };
+            (*guarded, *synced) = (None, None);
+            (is_sync, may_be_begun, result) = (true, guard >= 0 || self.is_apart, sync);
+        }
         let moved = match usize::try_from(result) {
             Ok(count) => current.moved(count),
             Err(_) => match Errno::from_raw_os_error(-result) {
-                // It did not happen.
-                Errno::INTR | Errno::AGAIN | Errno::CANCELED => Ok(false),
+                Errno::INTR => Ok(false),
+                Errno::CANCELED if !may_be_begun => return Now::Refused(Errno::CANCELED),
+                Errno::AGAIN if !is_sync => {
+                    self.again_count += 1;
+                    if self.again_count > AGAIN_MAX {
+                        return Now::Refused(Errno::AGAIN);
+                    }
+                    Ok(false)
+                }
                 errno => Err(errno.into()),
             },
         };
         match moved {
-            Ok(false) => true,
+            Ok(false) => Now::Submit,
             Ok(true) => {
                 if let Some(Current::Read { buffer, .. }) = self.current.take() {
                     self.read.push(Bytes::from(buffer));
                 }
                 self.current = self.chain.next().map(Current::new);
-                self.current.is_some()
+                if self.current.is_some() { Now::Submit } else { Now::Rest }
             }
             Err(source) => {
                 self.failed = Some(current.error(source));
                 self.current = None;
-                false
+                Now::Rest
             }
         }
     }
@@ -389,3 +506,6 @@ impl Flight {
         Ok(self.read)
     }
 }
+
+#[cfg(test)]
+mod tests;

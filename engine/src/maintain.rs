@@ -75,13 +75,15 @@ impl Signal {
 /// How long the thread rests before it looks whether it may.
 const REST_MAX: Duration = Duration::from_millis(100);
 
-/// Starts the threads, if the options ask for them.
+/// Starts the threads, if the options ask for them: both, or none that goes on.
 pub(crate) fn start(inner: &Arc<Inner>) -> Result<()> {
     if inner.options.maintenance != Maintenance::Thread {
         return Ok(());
     }
     start_thread("pinstone-maintain", inner, &inner.signal, maintain_logs)?;
-    start_thread("pinstone-compact", inner, &inner.compact_signal, maintain_trees)?;
+    // Without it, nobody closes the store, which would end the other.
+    start_thread("pinstone-compact", inner, &inner.compact_signal, maintain_trees)
+        .inspect_err(|_| inner.signal.stop())?;
     // What recovery left to be sealed; a store that is only read has nothing due.
     if inner.blob.closing_count() > 0 || !inner.pointer_log.lock().closing.is_empty() {
         inner.signal.due();

@@ -1,5 +1,5 @@
 //! A machine that has few threads to give, or none: what needs one is refused, or done without it, and nothing waits
-//! for one.
+//! for one, or keeps one that is of no use.
 //!
 //! Each test runs again in a process of its own, since the limit is the whole process's; root is beyond it, and starts
 //! that process as somebody else.
@@ -10,6 +10,8 @@
     reason = "a process and its threads are looked at from outside"
 )]
 
+mod common;
+
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +19,8 @@ use std::process::Command;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use pinstone::{Batch, Maintenance, Store, StoreBuilder};
+use common::told;
+use pinstone::{Batch, Error, Maintenance, Store, StoreBuilder};
 use pinstone_disk::env;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -26,6 +29,9 @@ const CHILD: &str = "PINSTONE_TEST_CHILD";
 
 /// How long a thread that should not wait for another is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a thread has ended that was told to: some seconds' worth.
+const LOOKS_MAX: u32 = 300_000;
 
 /// Runs the test again in a process of its own, with `run` in a directory of its own.
 fn in_a_process(test: &str, io_engine: &str, run: impl FnOnce(&Path)) {
@@ -54,12 +60,57 @@ fn limit(thread_count: u64) {
     setrlimit(Resource::Nproc, Rlimit { current: Some(thread_count), ..whole }).unwrap();
 }
 
+/// Threads of this process.
+fn thread_count() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// Whether this process has no more than so many threads, or soon will.
+fn ends_with(threads: usize) -> bool {
+    (0..LOOKS_MAX).any(|_| {
+        env::yield_now();
+        thread_count() <= threads
+    })
+}
+
 fn tiny() -> StoreBuilder {
     Store::builder()
         .segment_bytes(64 << 10)
         .pointer_segment_bytes(64 << 10)
         .append_buffer_bytes(4 << 10)
         .reserve_bytes(0)
+}
+
+#[test]
+fn an_open_that_is_refused_a_thread_leaves_none() {
+    in_a_process("an_open_that_is_refused_a_thread_leaves_none", "positioned", |directory| {
+        let before = thread_count();
+        tiny().open(directory).unwrap().close().unwrap();
+        assert!(ends_with(before), "closing ends the threads");
+        let is_one_to_be_had = |thread_count: &u64| {
+            limit(*thread_count);
+            env::spawn("tried", || ()).is_ok_and(|thread| thread.join().is_ok())
+        };
+        let room_for_one = (0..).find(is_one_to_be_had).unwrap();
+        assert!(ends_with(before));
+        let mut refused = 0;
+        for threads in room_for_one.. {
+            limit(threads);
+            match tiny().open(directory) {
+                Ok(store) => {
+                    store.close().unwrap();
+                    break;
+                }
+                Err(error @ Error::Io { .. }) => {
+                    assert!(told(&error).contains("a maintenance thread"), "{}", told(&error));
+                    refused += 1;
+                    assert!(ends_with(before), "{} threads, {before} before", thread_count());
+                }
+                Err(error) => panic!("{}", told(&error)),
+            }
+        }
+        assert!(refused > 0, "no open was refused its second thread");
+    });
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! sealed ones: what they hold, by digest.
 //!
 //! - S1: which segments there are is published whole, and read without a lock: a get asks for nothing else.
+//! - S2: a file of a format that this build does not know is refused where it is opened (P13): what it holds may
+//!   mean something else.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
@@ -10,9 +12,12 @@ use std::sync::{Arc, OnceLock};
 use pinstone_disk::codec::size;
 use pinstone_disk::env::{Mutex, Published};
 use pinstone_disk::{
-    Bytes, Digest, Disk, DiskExt as _, Epoch, File, FileName, LogKind, OpenMode, Ordinal, StoreId,
+    Bytes, Digest, Disk, DiskError, DiskExt as _, Epoch, File, FileName, FormatError, LogKind,
+    OpenMode, Ordinal, StoreId,
 };
-use pinstone_wal::{DigestList, Place, SegmentFile, SegmentHeader, WalError, corrupt, read_footer};
+use pinstone_wal::{
+    DigestList, Place, SegmentFile, SegmentHeader, WalError, corrupt, read_footer, read_header,
+};
 
 /// Reads up to this length are asked for as they are.
 const UNCAPPED_READ_BYTES: usize = 1 << 20;
@@ -128,7 +133,7 @@ impl Segments {
     /// The open file of a segment; `None` if there is no such segment.
     ///
     /// # Errors
-    /// The file is gone; whatever the machine says.
+    /// The file is gone, or of an unknown format; whatever the machine says.
     pub(crate) fn file(&self, ordinal: Ordinal) -> Result<Option<Arc<dyn File>>, WalError> {
         self.with(ordinal, |segment| self.with_file(segment, Arc::clone)).transpose()
     }
@@ -142,18 +147,25 @@ impl Segments {
         if let Some(file) = segment.file.get() {
             return Ok(with(file));
         }
-        let name = segment.name();
-        let open = || self.disk.open(name, OpenMode::Sealed);
-        let file = self.open.get_or_insert_with(&segment.ordinal, open).map_err(|error| {
-            if error.is_not_found() {
-                return corrupt(name, 0, "the root names it, and it is not there");
-            }
-            WalError::from(error)
-        })?;
+        let open = || self.open_sealed(segment.name());
+        let file = self.open.get_or_insert_with(&segment.ordinal, open)?;
         if file.map().is_some() && segment.file.set(Arc::clone(&file)).is_ok() {
             self.open.remove(&segment.ordinal);
         }
         Ok(with(&file))
+    }
+
+    fn open_sealed(&self, name: FileName) -> Result<Arc<dyn File>, WalError> {
+        let missing = |error: DiskError| match error.is_not_found() {
+            true => corrupt(name, 0, "the root names it, and it is not there"),
+            false => error.into(),
+        };
+        let file = self.disk.open(name, OpenMode::Sealed).map_err(missing)?;
+        match read_header(&*self.disk, &file, &name) {
+            Err(error @ WalError::Format(FormatError::Unsupported { .. })) => Err(error),
+            // A header that is damaged, or cannot be read, hides no value (P4).
+            _ => Ok(file),
+        }
     }
 
     /// Up to `len_bytes` of a segment's file, fewer only where it ends; `None` if there is no such

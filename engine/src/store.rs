@@ -435,7 +435,10 @@ impl Store {
     }
 
     /// Ends writing for all clones, makes everything durable, and records that nothing is left to
-    /// mend, so that the next open is quick. Reads through other clones go on.
+    /// mend, so that the next open is quick. Reads through other clones go on; but once the store is open again,
+    /// in this process or another, that opener removes tables that it has rewritten. A clone that does not hold
+    /// such a table open, as where there are more than [`StoreBuilder::open_files_max`] allows, cannot read what
+    /// it leads to from then on: that is [`crate::Error::Io`], never another answer.
     ///
     /// # Errors
     /// [`crate::Error::NoSpace`], [`crate::Error::Poisoned`], [`crate::Error::Io`]: the store is

@@ -91,6 +91,27 @@ fn every_row_is_found_and_no_other_key() {
 }
 
 #[test]
+fn a_look_up_that_a_filter_rules_out_is_not_due_and_counts_as_made() {
+    let disk = SimDisk::new(1);
+    let tables = tables(&disk);
+    let rows = rows(100_000, 56);
+    let table = Arc::new(IndexTable::open(&tables, write(&tables, &rows, true)).unwrap());
+    let numbers: Vec<u64> = (99_500..100_500).collect();
+    let look_ups = numbers.iter().map(|number| (&table, key(*number)));
+    let are_due = IndexTable::prefetch(&tables, look_ups);
+    assert_eq!(are_due.len(), numbers.len());
+    let ruled_out = are_due.iter().filter(|is_due| !**is_due).count();
+    assert!((490..=500).contains(&ruled_out), "{ruled_out}");
+    let figures = table.figures();
+    assert_eq!((figures.asked, figures.filtered), (ruled_out as u64, ruled_out as u64));
+    for (number, is_due) in numbers.iter().zip(are_due) {
+        let found = find(&table, key(*number)).unwrap();
+        assert_eq!(found, wanted(&rows, key(*number)));
+        assert!(is_due || found.is_empty(), "{number}");
+    }
+}
+
+#[test]
 fn a_filter_spares_nearly_every_read_for_absent_keys() {
     let disk = SimDisk::new(1);
     let tables = tables(&disk);

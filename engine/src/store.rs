@@ -309,11 +309,12 @@ impl Store {
         ops::get_many::get_many(&self.inner, digests, self.inner.options.verify)
     }
 
-    /// Whether the store holds these values, in their order, each as [`Store::contains`] has it. Pages of tables
-    /// that are not cached are read at once.
+    /// Whether the store holds these values, in their order, each as [`Store::contains`] has it, with errors of
+    /// its own. Pages of tables that are not cached are read at once, and then those of the lists of segments, each
+    /// in the order of their places.
     pub fn contains_many(&self, digests: &[Digest]) -> Vec<Result<bool>> {
-        ops::get_many::prefetch(&self.inner, digests);
-        digests.iter().map(|digest| self.contains(digest)).collect()
+        let found = ops::lookup::intact_many(&self.inner, digests);
+        found.into_iter().map(|found| Ok(found?.is_some())).collect()
     }
 
     /// Makes the batch's changes, all or none. On return they, and every value that they point

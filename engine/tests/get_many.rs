@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use pinstone::{Digest, Maintenance, Store, StoreBuilder};
+use pinstone::{Bytes, Digest, Maintenance, Store, StoreBuilder};
+use pinstone_disk::env::Mutex;
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
-use pinstone_disk::{Disk, Operation};
+use pinstone_disk::{Batch, Disk, DiskError, File, FileName, Lock, Op, OpenMode, Operation};
 
 fn small() -> StoreBuilder {
     Store::builder()
@@ -77,6 +78,113 @@ fn many_are_what_each_is() {
         store.close().unwrap();
         agrees(&open().unwrap(), &digests(5, 300));
     }
+}
+
+/// A disk that remembers which reads went at once.
+#[derive(Debug)]
+struct Watched {
+    disk: Arc<SimDisk>,
+    /// Of each batch the places that it read.
+    reads: Mutex<Vec<Vec<(String, u64)>>>,
+}
+
+impl Watched {
+    /// The batches of reads that `act` makes.
+    fn reads(&self, act: impl FnOnce()) -> Vec<Vec<(String, u64)>> {
+        self.reads.lock().clear();
+        act();
+        std::mem::take(&mut self.reads.lock())
+    }
+}
+
+impl Disk for Watched {
+    fn describe(&self) -> String {
+        self.disk.describe()
+    }
+
+    fn engine(&self) -> &'static str {
+        self.disk.engine()
+    }
+
+    fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError> {
+        self.disk.open(name, mode)
+    }
+
+    fn list(&self) -> Result<Vec<String>, DiskError> {
+        self.disk.list()
+    }
+
+    fn rename(&self, from: FileName, to: FileName) -> Result<(), DiskError> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: FileName) -> Result<(), DiskError> {
+        self.disk.remove(name)
+    }
+
+    fn sync_dir(&self) -> Result<(), DiskError> {
+        self.disk.sync_dir()
+    }
+
+    fn lock(&self) -> Result<Result<Box<dyn Lock>, Option<u32>>, DiskError> {
+        self.disk.lock()
+    }
+
+    fn random(&self) -> Result<[u8; 16], DiskError> {
+        self.disk.random()
+    }
+
+    fn run(&self, batch: Batch) -> Vec<Result<Vec<Bytes>, DiskError>> {
+        let place = |op: &Op| match op {
+            Op::Read { file, offset_bytes, .. } => Some((file.name().to_string(), *offset_bytes)),
+            _ => None,
+        };
+        let reads: Vec<_> = batch.chains.iter().flatten().filter_map(place).collect();
+        if !reads.is_empty() {
+            self.reads.lock().push(reads);
+        }
+        self.disk.run(batch)
+    }
+}
+
+#[test]
+fn whether_many_are_there_is_read_at_once_in_order_of_place() {
+    let disk = Arc::new(Watched { disk: SimDisk::new(1), reads: Mutex::default() });
+    // All of it in tables, all lists at hand, no value with another's key.
+    let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    fill(&store);
+    let in_tables: Vec<_> = (0..500)
+        .map(|number| Digest::of(&value(number)))
+        .filter(|digest| disk.reads(|| assert!(store.contains(digest).unwrap())).len() == 1)
+        .collect();
+    assert!(in_tables.len() > 200, "{} in tables", in_tables.len());
+    let many = || assert!(store.contains_many(&in_tables).into_iter().all(Result::unwrap));
+    let reads = disk.reads(many);
+    let [reads] = &reads[..] else { panic!("{} batches of reads", reads.len()) };
+    assert!(reads.iter().all(|(name, _)| name.starts_with("blob-")), "{reads:?}");
+    assert!(reads.is_sorted_by(|a, b| a < b), "out of order, or twice: {reads:?}");
+    assert!(reads.len() > 10, "{} pages", reads.len());
+    // What is in memory, or in no table, is told by no read.
+    let absent: Vec<_> = (2000..2100).map(|number| Digest::of(&value(number))).collect();
+    assert!(disk.reads(|| drop(store.contains_many(&absent))).len() <= 2);
+}
+
+#[test]
+fn damaged_lists_stay_with_the_values_that_they_list() {
+    let disk = SimDisk::new(1);
+    let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    fill(&store);
+    store.maintain().unwrap();
+    let names = disk.names().into_iter().filter(|name| name.starts_with("blob-"));
+    for (name, from_end) in names.zip([300, 1000, 2000, 4400].into_iter().cycle()) {
+        let len = disk.file_bytes(&name).unwrap().len() as u64;
+        disk.corrupt(&name, len - from_end, |bytes| bytes[0] ^= 1);
+    }
+    let all: Vec<_> = (0..800).map(|number| Digest::of(&value(number))).collect();
+    agrees(&store, &all);
+    let contains = store.contains_many(&all);
+    let failed = contains.iter().filter(|contains| contains.is_err()).count();
+    assert!(failed > 0 && failed < 700, "{failed} damaged");
 }
 
 #[test]

@@ -73,6 +73,8 @@ const VALUES: usize = 48;
 #[derive(Clone, Debug)]
 enum Op {
     Put(usize),
+    /// Whether each of these is there, and what.
+    GetMany(Vec<usize>),
     Commit {
         changes: BTreeMap<usize, Option<usize>>,
         requires: Vec<(usize, Guess)>,
@@ -222,6 +224,7 @@ fn ops() -> impl Strategy<Value = Op> {
         ]
     };
     let back = || prop::collection::vec(any::<bool>(), NAMES + 2);
+    let several = || prop::collection::vec(0..VALUES, 0..8);
     let state = prop_oneof![
         Just(CrashState::Nothing),
         Just(CrashState::Everything),
@@ -231,6 +234,7 @@ fn ops() -> impl Strategy<Value = Op> {
     ];
     prop_oneof![
         12 => (0..VALUES).prop_map(Op::Put),
+        2 => several().prop_map(Op::GetMany),
         12 => (changes, requires)
             .prop_map(|(changes, requires)| Op::Commit { changes, requires }),
         5 => (0..VALUES).prop_map(Op::Get),
@@ -282,16 +286,18 @@ impl World {
                 self.model.put(&bytes, &reply)?;
                 reply.map_err(|error| told(&error))?;
             }
+            Op::GetMany(indices) => {
+                let digests: Vec<_> = indices.iter().map(|at| Digest::of(&value(*at))).collect();
+                let found = self.store.get_many(&digests);
+                let contains = self.store.contains_many(&digests);
+                for ((digest, found), contains) in digests.iter().zip(found).zip(contains) {
+                    self.found(digest, found, contains)?;
+                }
+            }
             Op::Commit { changes, requires } => self.commit(changes, requires)?,
             Op::Get(index) => {
                 let digest = Digest::of(&value(*index));
-                let found = self.store.get(&digest).map_err(|error| told(&error))?;
-                let contains = self.store.contains(&digest).map_err(|error| told(&error))?;
-                ensure!(contains == found.is_some(), "contains and get disagree on {digest}");
-                match self.model.bytes(&digest) {
-                    Some(_) => self.model.got(&digest, found.as_ref())?,
-                    None => ensure!(found.is_none(), "{digest} was never put"),
-                }
+                self.found(&digest, self.store.get(&digest), self.store.contains(&digest))?;
             }
             Op::Pointer(index) => {
                 let name = name(*index);
@@ -365,6 +371,25 @@ impl World {
             }
         }
         Ok(self)
+    }
+
+    /// A value was asked for in both ways.
+    fn found(
+        &self,
+        digest: &Digest,
+        found: pinstone::Result<Option<Bytes>>,
+        contains: pinstone::Result<bool>,
+    ) -> Verdict {
+        let found = found.map_err(|error| told(&error))?;
+        let contains = contains.map_err(|error| told(&error))?;
+        ensure!(contains == found.is_some(), "contains and get disagree on {digest}");
+        match self.model.bytes(digest) {
+            Some(_) => self.model.got(digest, found.as_ref()),
+            None => {
+                ensure!(found.is_none(), "{digest} was never put");
+                Ok(())
+            }
+        }
     }
 
     fn commit(

@@ -9,6 +9,7 @@
 //! 2. [`DigestList`] holds the directory in memory. It leads to the one page that may list a digest;
 //!    to more only if pages begin with the digest's own top bits. Of these the first is found by
 //!    halves.
+//!    Who looks up many reads those pages itself, at once ([`DigestList::pages`], [`DigestList::open_page`]).
 //! 3. [`read_list`] reads all of it, a few pages at a time.
 //!
 //! A directory that is damaged is made again from the pages.
@@ -22,13 +23,13 @@
 //!   known to be the one that was sealed.
 
 use std::cmp::Ordering;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::size;
-use pinstone_disk::{Digest, Disk, DiskExt, File, Ordinal};
+use pinstone_disk::{Digest, Disk, DiskExt, File, Op, Ordinal};
 
 use crate::error::{WalError, corrupt};
 use crate::position::{Place, SizeClass};
@@ -171,14 +172,21 @@ struct Layout {
     page_count: u64,
 }
 
-/// A page whose checksum, count and order agree.
+/// A page of a list whose checksum, count and order agree.
 #[derive(Debug)]
-struct Page {
+pub struct ListPage {
     bytes: Bytes,
     entry_count: usize,
 }
 
-impl Page {
+impl ListPage {
+    /// The page's entries of `digest`, in ascending order of their offsets.
+    pub fn entries_of(&self, digest: &Digest) -> impl Iterator<Item = ListEntry> {
+        let start = self.slots().partition_point(|slot| slot[..32] < digest.as_bytes()[..]);
+        let rest = self.slots()[start..].iter().map(ListEntry::decode);
+        rest.take_while(move |entry| entry.digest == *digest)
+    }
+
     fn slots(&self) -> &[EncodedEntry] {
         &self.bytes[DIGEST_PAGE_HEADER_BYTES..].as_chunks().0[..self.entry_count]
     }
@@ -222,7 +230,7 @@ impl Layout {
         file: &Arc<dyn File>,
         index: u64,
         count: u64,
-    ) -> Result<Vec<Page>, WalError> {
+    ) -> Result<Vec<ListPage>, WalError> {
         let start = self.page_offset(index);
         let len_bytes = size(count) * DIGEST_PAGE_BYTES;
         let bytes = disk.read(file, start, len_bytes)?;
@@ -237,18 +245,8 @@ impl Layout {
         (0..count).map(page).collect()
     }
 
-    fn read_page(
-        &self,
-        disk: &dyn Disk,
-        file: &Arc<dyn File>,
-        index: u64,
-    ) -> Result<Page, WalError> {
-        let mut pages = self.read_pages(disk, file, index, 1)?;
-        Ok(pages.pop().expect("one was read"))
-    }
-
     /// Checks the bytes of page `index` (L1).
-    fn page(&self, index: u64, bytes: Bytes) -> Result<Page, WalError> {
+    fn page(&self, index: u64, bytes: Bytes) -> Result<ListPage, WalError> {
         let offset = self.page_offset(index);
         let crc = u32::from_le_bytes(*bytes.first_chunk().expect("a page has bytes"));
         if self.header.seed().at(offset, &[&bytes[4..]]) != crc {
@@ -260,7 +258,7 @@ impl Layout {
         {
             return Err(self.corrupt(offset + 4, "a digest page's count is wrong"));
         }
-        let page = Page { bytes, entry_count };
+        let page = ListPage { bytes, entry_count };
         let is_sorted = page.entries().is_sorted_by(|a, b| a < b);
         if !is_sorted || !page.entries().all(|entry| self.is_within(&entry)) {
             return Err(self.corrupt(offset, "a digest page's entries are out of place"));
@@ -431,6 +429,39 @@ impl DigestList {
         (size_of::<Self>() + size_of_val(&*self.tops)) as u64
     }
 
+    /// The pages that may list the digest (L2): none or one, or more where pages begin with its top 32 bits.
+    pub fn pages(&self, digest: &Digest) -> Range<usize> {
+        let top = top(digest);
+        let end = self.tops.partition_point(|page| *page <= top);
+        // The page before the first that begins with these bits may end with them.
+        let start = self.tops[..end].partition_point(|page| *page < top).saturating_sub(1);
+        start..end
+    }
+
+    /// The read of a page out of the segment's file, for who reads several at once.
+    pub fn page_read(&self, file: Arc<dyn File>, page: usize) -> Op {
+        let offset_bytes = self.layout.page_offset(page as u64);
+        Op::Read { file, offset_bytes, len_bytes: DIGEST_PAGE_BYTES }
+    }
+
+    /// The page that was read so.
+    ///
+    /// # Errors
+    /// [`WalError::Format`] if it is damaged.
+    pub fn open_page(&self, page: usize, bytes: Bytes) -> Result<ListPage, WalError> {
+        let offset = self.layout.page_offset(page as u64);
+        if bytes.len() != DIGEST_PAGE_BYTES {
+            let end = offset + bytes.len() as u64;
+            return Err(self.layout.corrupt(end, "it ends within its digest list"));
+        }
+        let opened = self.layout.page(page as u64, bytes)?;
+        if top(&opened.first().digest) != self.tops[page] {
+            let what = "a digest page does not begin as its directory says";
+            return Err(self.layout.corrupt(offset, what));
+        }
+        Ok(opened)
+    }
+
     /// Calls `each` with all entries of `digest`, in ascending order of their offsets, until it
     /// breaks; says whether it did. `file` is the segment's.
     ///
@@ -447,10 +478,7 @@ impl DigestList {
         digest: &Digest,
         mut each: impl FnMut(ListEntry) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, WalError> {
-        let top = top(digest);
-        let mut end = self.tops.partition_point(|page| *page <= top);
-        // The page before the first that begins with these bits may end with them (L2).
-        let mut low = self.tops[..end].partition_point(|page| *page < top).saturating_sub(1);
+        let Range { start: mut low, mut end } = self.pages(digest);
         // Pages from `high` on begin with the digest or after it, those from `end` on after it.
         let mut high = end;
         let (mut at_low, mut at_high) = (None, None);
@@ -481,13 +509,13 @@ impl DigestList {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn page(&self, disk: &dyn Disk, file: &Arc<dyn File>, index: usize) -> Result<Page, WalError> {
-        let page = self.layout.read_page(disk, file, index as u64)?;
-        if top(&page.first().digest) != self.tops[index] {
-            let offset = self.layout.page_offset(index as u64);
-            let what = "a digest page does not begin as its directory says";
-            return Err(self.layout.corrupt(offset, what));
-        }
-        Ok(page)
+    fn page(
+        &self,
+        disk: &dyn Disk,
+        file: &Arc<dyn File>,
+        page: usize,
+    ) -> Result<ListPage, WalError> {
+        let offset = self.layout.page_offset(page as u64);
+        self.open_page(page, disk.read(file, offset, DIGEST_PAGE_BYTES)?)
     }
 }

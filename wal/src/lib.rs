@@ -23,7 +23,7 @@ mod writer;
 pub use appender::{Appender, Closing, Sealed, create_segment, create_segment_with};
 pub use blob_log::{Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound, copy_bytes};
 pub use commit::{Change, CommitRecord};
-pub use digest_list::{DIGEST_PAGE_BYTES, DigestList, ListEntry, check_list, read_list};
+pub use digest_list::{DIGEST_PAGE_BYTES, DigestList, ListEntry, ListPage, check_list, read_list};
 pub use error::{WalError, corrupt};
 pub use frame::{
     FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, FramePlace,

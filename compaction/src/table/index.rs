@@ -314,15 +314,22 @@ impl IndexTable {
 
     /// Reads the pages that look-ups of these keys in these tables would read first, unless they are cached,
     /// all in flight together and in the order of their places, and caches them. What cannot be read, or is
-    /// damaged, is left for the look-up to meet.
+    /// damaged, is left for the look-up to meet. Says of each look-up whether it is to be made: a filter may
+    /// tell that it finds nothing, and then it counts as made.
     pub fn prefetch<'a>(
         tables: &Tables,
         look_ups: impl IntoIterator<Item = (&'a Arc<Self>, IndexKey)>,
-    ) {
+    ) -> Vec<bool> {
         let mut wanted: BTreeMap<(TableId, u64), &Arc<Self>> = BTreeMap::new();
+        let mut are_due = Vec::new();
         for (table, key) in look_ups {
-            let pages = table.pages(key).ok().flatten();
-            if let Some(page) = pages.and_then(|mut pages| pages.next())
+            let pages = table.pages(key);
+            are_due.push(!matches!(pages, Ok(None)));
+            if matches!(pages, Ok(None)) {
+                count(&table.file.probes().asked);
+                count(&table.file.probes().filtered);
+            }
+            if let Some(page) = pages.ok().flatten().and_then(|mut pages| pages.next())
                 && !table.file.will_look(&page_range(page as u64))
                 && !tables.has_unit(&(table.file.meta().id, page_range(page as u64).start))
             {
@@ -346,6 +353,7 @@ impl IndexTable {
                 tables.keep_unit((id, start), Unit::Page(unit), PAGE_BYTES);
             }
         }
+        are_due
     }
 
     /// The pages that may have rows of the key; none if a filter says that no page has.

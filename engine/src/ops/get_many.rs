@@ -7,15 +7,13 @@
 //! 3. Whatever is not plain (another value's record, damage, a long value, a copy known to be bad) is left to
 //!    [`get`], which knows all cases. So this can be slower than it has to be, and never wrong.
 
-use std::ops::ControlFlow;
-
 use bytes::Bytes;
-use pinstone_compaction::table::index::{IndexKey, IndexTable};
 use pinstone_disk::{Batch, Digest, Op};
 use pinstone_wal::Place;
 
 use crate::error::Result;
 use crate::ops::get::{ONE_READ_BYTES_MAX, Said, Search, get};
+use crate::ops::lookup::{self, Sight};
 use crate::options::Verify;
 use crate::state::inner::{Inner, count};
 
@@ -25,15 +23,13 @@ pub(crate) fn get_many(
     digests: &[Digest],
     verify: Verify,
 ) -> Vec<Result<Option<Bytes>>> {
-    prefetch(inner, digests);
     let mut found: Vec<Option<Bytes>> = vec![None; digests.len()];
     let mut wanted = Vec::new();
-    for (at, digest) in digests.iter().enumerate() {
-        if let Some((place, said)) = likely_place(inner, digest) {
-            match inner.blob.read_unwritten(place) {
-                Some(bytes) => found[at] = checked(inner, digest, verify, place, said, bytes),
-                None => wanted.push((place, said, at)),
-            }
+    for (at, sight) in lookup::sight_many(inner, digests).into_iter().enumerate() {
+        let Some((place, said)) = likely_place(sight) else { continue };
+        match inner.blob.read_unwritten(place) {
+            Some(bytes) => found[at] = checked(inner, &digests[at], verify, place, said, bytes),
+            None => wanted.push((place, said, at)),
         }
     }
     wanted.sort_unstable_by_key(|(place, ..)| place.position());
@@ -65,33 +61,13 @@ pub(crate) fn get_many(
     digests.iter().zip(found).map(answer).collect()
 }
 
-/// Has the cache hold the pages of tables that look-ups of these digests need first, if memory does not know
-/// them.
-pub(crate) fn prefetch(inner: &Inner, digests: &[Digest]) {
-    let view = inner.index.view();
-    let mut look_ups = Vec::new();
-    for digest in digests.iter().filter(|digest| view.in_memory(digest).next().is_none()) {
-        let key = IndexKey::of(digest.as_bytes(), inner.index.key_bits());
-        let bytes = key.bytes();
-        let tables = view.levels().for_key(&bytes).map(|(_, table)| (table.clone(), key));
-        look_ups.extend(tables);
+/// Where a value probably stands.
+fn likely_place(sight: Sight) -> Option<(Place, Said)> {
+    match sight {
+        Sight::InMemory(place) => Some((place, Said::Known)),
+        Sight::InTables(place) => Some((place, Said::Guessed)),
+        Sight::Absent | Sight::Unclear => None,
     }
-    let look_ups = look_ups.iter().map(|(table, key)| (table, *key));
-    IndexTable::prefetch(&inner.trees.tables, look_ups);
-}
-
-/// Where the value probably stands; none also if it cannot be looked up.
-fn likely_place(inner: &Inner, digest: &Digest) -> Option<(Place, Said)> {
-    let index = &inner.index;
-    let view = index.view();
-    let mut found = view.in_memory(digest).next().map(|place| (place, Said::Known));
-    if found.is_none() {
-        let _looked = view.in_tables(digest, index.key_bits(), |place| {
-            found = Some((place, Said::Guessed));
-            ControlFlow::Break(())
-        });
-    }
-    found.filter(|(place, _)| !index.is_bad(digest, *place))
 }
 
 /// The value, if these bytes at its place are its record.

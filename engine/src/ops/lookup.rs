@@ -1,13 +1,24 @@
 //! Where a value stands: memtables know, tables guess, the log confirms.
+//!
+//! Of many values at once the pages of tables are read in flight together, and then those of segments' lists,
+//! each in the order of their places. Whatever is not plain after that (the first copy that tables lead to is
+//! another value's, damage, a failed read) is looked up alone: that can be slower than it has to be, and never
+//! wrong.
 
 use std::ops::ControlFlow;
 
+use pinstone_compaction::table::index::{IndexKey, IndexTable};
 use pinstone_disk::Digest;
 use pinstone_disk::planted::{self, Bug};
 use pinstone_wal::Place;
 
 use crate::error::{Error, Result};
+use crate::state::digest_index::place_of;
 use crate::state::inner::Inner;
+
+/// Values looked up at once, at most: as many pages are in flight and in memory, or a few times as many
+/// where several tables may have a value.
+const LOOK_UPS_MAX: usize = 1024;
 
 /// A copy that is not known to be damaged: it may be relied on for *already here*. What tables lead
 /// to is confirmed at its segment's list, where the whole digest stands.
@@ -59,4 +70,74 @@ fn copy(
         (None, Ok(_), Some(error)) => Err(error),
         (None, Ok(_), None) => Ok(None),
     }
+}
+
+/// The same as [`intact`] of each.
+pub(crate) fn intact_many(inner: &Inner, digests: &[Digest]) -> Vec<Result<Option<Place>>> {
+    let mut found = Vec::with_capacity(digests.len());
+    for digests in digests.chunks(LOOK_UPS_MAX) {
+        let sights = sight_many(inner, digests);
+        let guessed = digests.iter().zip(&sights).filter_map(|(digest, sight)| match sight {
+            Sight::InTables(place) => Some((*digest, *place)),
+            _ => None,
+        });
+        let mut listed = inner.segments.lists_many(&guessed.collect::<Vec<_>>()).into_iter();
+        found.extend(digests.iter().zip(sights).map(|(digest, sight)| match sight {
+            Sight::InMemory(place) => Ok(Some(place)),
+            Sight::InTables(place) if listed.next() == Some(Some(true)) => Ok(Some(place)),
+            Sight::Absent => Ok(None),
+            Sight::InTables(_) | Sight::Unclear => intact(inner, digest),
+        }));
+    }
+    found
+}
+
+/// What is found out of one value among many before the log is asked. Places known to be damaged do not
+/// count.
+#[derive(Clone, Copy)]
+pub(crate) enum Sight {
+    /// The newest copy in memory.
+    InMemory(Place),
+    /// The first copy that tables lead to: it may be another value's.
+    InTables(Place),
+    Absent,
+    /// It was not found, and damage, or the machine, kept us from looking everywhere.
+    Unclear,
+}
+
+/// Looks for values in memory and in tables; pages of these are read at once.
+pub(crate) fn sight_many(inner: &Inner, digests: &[Digest]) -> Vec<Sight> {
+    let index = &inner.index;
+    let view = index.keep();
+    let key = |digest: &Digest| IndexKey::of(digest.as_bytes(), index.key_bits());
+    let keys: Vec<_> = digests.iter().map(|digest| key(digest).number().to_be_bytes()).collect();
+    let (mut sights, mut look_ups) = (Vec::with_capacity(digests.len()), Vec::new());
+    for (at, (digest, bytes)) in digests.iter().zip(&keys).enumerate() {
+        let in_memory = view.in_memory(digest).find(|place| !index.is_bad(digest, *place));
+        sights.push(in_memory.map_or(Sight::Absent, Sight::InMemory));
+        if in_memory.is_none() {
+            let tables = view.levels().for_key(&bytes[8 - IndexKey::BYTES..]);
+            look_ups.extend(tables.map(|(_, table)| (at, table, key(digest))));
+        }
+    }
+    let in_tables = look_ups.iter().map(|(_, table, key)| (*table, *key));
+    let are_due = IndexTable::prefetch(&inner.trees.tables, in_tables);
+    for ((at, table, key), is_due) in look_ups.into_iter().zip(are_due) {
+        let (digest, sight) = (&digests[at], &mut sights[at]);
+        if !is_due || matches!(sight, Sight::InTables(_)) {
+            continue;
+        }
+        let looked = table.find(key, |row| {
+            let place = place_of(row);
+            if index.is_bad(digest, place) {
+                return ControlFlow::Continue(());
+            }
+            *sight = Sight::InTables(place);
+            ControlFlow::Break(())
+        });
+        if looked.is_err() {
+            *sight = Sight::Unclear;
+        }
+    }
+    sights
 }

@@ -6,17 +6,19 @@
 //! - S2: a file of a format that this build does not know is refused where it is opened (P13): what it holds may
 //!   mean something else.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use pinstone_disk::codec::size;
 use pinstone_disk::env::{Mutex, Published};
 use pinstone_disk::{
-    Bytes, Digest, Disk, DiskError, DiskExt as _, Epoch, File, FileName, FormatError, LogKind,
-    OpenMode, Ordinal, StoreId,
+    Batch, Bytes, Digest, Disk, DiskError, DiskExt as _, Epoch, File, FileName, FormatError,
+    LogKind, OpenMode, Ordinal, StoreId,
 };
 use pinstone_wal::{
-    DigestList, Place, SegmentFile, SegmentHeader, WalError, corrupt, read_footer, read_header,
+    DigestList, ListEntry, ListPage, Place, SegmentFile, SegmentHeader, WalError, corrupt,
+    read_footer, read_header,
 };
 
 /// Reads up to this length are asked for as they are.
@@ -30,6 +32,18 @@ impl quick_cache::Weighter<Ordinal, Arc<DigestList>> for ByListBytes {
     fn weight(&self, _ordinal: &Ordinal, list: &Arc<DigestList>) -> u64 {
         list.memory_bytes() + 64
     }
+}
+
+/// Pages of lists that are read at once, at most; as many files are open meanwhile at most.
+const LIST_PAGES_MAX: usize = 256;
+
+/// A page of a list that is to be read.
+struct Wanted {
+    list: Arc<DigestList>,
+    ordinal: Ordinal,
+    page: usize,
+    /// Who asks for it, by number.
+    asking: Vec<usize>,
 }
 
 /// Files by ordinal.
@@ -203,36 +217,83 @@ impl Segments {
     /// Damage of the list; whatever the machine says.
     pub(crate) fn lists(&self, digest: &Digest, place: Place) -> Result<bool, WalError> {
         let is_listed = self.with(place.ordinal, |segment| {
-            let list = |file: &Arc<dyn File>| self.list_has(segment, file, digest, place);
-            self.with_file(segment, list)?
+            let Some(list) = self.list(segment)? else { return Ok(false) };
+            let mut is_listed = false;
+            let each = |entry: ListEntry| {
+                is_listed |= entry.offset_bytes == place.offset_bytes;
+                if is_listed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let find = |file: &Arc<dyn File>| list.find(&*self.disk, file, digest, each);
+            let _ = self.with_file(segment, find)??;
+            Ok(is_listed)
         });
         is_listed.unwrap_or(Ok(false))
     }
 
-    fn list_has(
-        &self,
-        segment: &Segment,
-        file: &Arc<dyn File>,
-        digest: &Digest,
-        place: Place,
-    ) -> Result<bool, WalError> {
-        let Some(sealed_hash) = segment.footer_hash else { return Ok(false) };
-        let list = self.lists.get_or_insert_with(&segment.ordinal, || {
-            let header = segment.header(self.store_id);
-            let segment = SegmentFile { header, file: Arc::clone(file) };
+    /// What a segment lists; none of one that is not sealed.
+    fn list(&self, segment: &Segment) -> Result<Option<Arc<DigestList>>, WalError> {
+        let Some(sealed_hash) = segment.footer_hash else { return Ok(None) };
+        let open = || {
+            let file = self.with_file(segment, Arc::clone)?;
+            let segment = SegmentFile { header: segment.header(self.store_id), file };
             let (footer, footer_hash) = read_footer(&*self.disk, &segment)?;
             if footer_hash != sealed_hash {
                 let what = "its footer is not the one that the root names";
-                return Err(corrupt(header.file_name(), footer.frames_end_bytes, what));
+                return Err(corrupt(segment.name(), footer.frames_end_bytes, what));
             }
             DigestList::open(&*self.disk, &segment, &footer).map(Arc::new)
-        })?;
-        let mut is_listed = false;
-        let _ = list.find(&*self.disk, file, digest, |entry| {
-            is_listed |= entry.offset_bytes == place.offset_bytes;
-            if is_listed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        Ok(is_listed)
+        };
+        self.lists.get_or_insert_with(&segment.ordinal, open).map(Some)
+    }
+
+    /// The same as [`Segments::lists`] of each: the pages of lists are read in flight together, in the order
+    /// of their places. None where that does not tell: more than one page may list the value, or what leads
+    /// to it cannot be read as it was written.
+    pub(crate) fn lists_many(&self, asked: &[(Digest, Place)]) -> Vec<Option<bool>> {
+        let mut told = vec![None; asked.len()];
+        let mut wanted = BTreeMap::new();
+        for (at, (digest, place)) in asked.iter().enumerate() {
+            let list = self.with(place.ordinal, |segment| self.list(segment));
+            let Ok(list) = list.unwrap_or(Ok(None)) else { continue };
+            let pages = list.as_ref().map_or(0..0, |list| list.pages(digest));
+            match list {
+                Some(list) if pages.len() == 1 => {
+                    let key = (place.ordinal, pages.start);
+                    let new = || Wanted { list, ordinal: key.0, page: key.1, asking: Vec::new() };
+                    wanted.entry(key).or_insert_with(new).asking.push(at);
+                }
+                _ if pages.is_empty() => told[at] = Some(false),
+                _ => {}
+            }
+        }
+        let wanted: Vec<_> = wanted.into_values().collect();
+        for wanted in wanted.chunks(LIST_PAGES_MAX) {
+            for (page, asking) in self.read_list_pages(wanted) {
+                for at in asking {
+                    let (digest, place) = &asked[*at];
+                    let mut listed = page.entries_of(digest);
+                    told[*at] = Some(listed.any(|entry| entry.offset_bytes == place.offset_bytes));
+                }
+            }
+        }
+        told
+    }
+
+    /// Reads these pages at once, but for those that cannot be read as they were written, with who asks.
+    fn read_list_pages<'a>(&self, wanted: &'a [Wanted]) -> Vec<(ListPage, &'a [usize])> {
+        let (mut chains, mut read) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for wanted in wanted {
+            if let Ok(Some(file)) = self.file(wanted.ordinal) {
+                chains.push(vec![wanted.list.page_read(file, wanted.page)]);
+                read.push(wanted);
+            }
+        }
+        let bytes = self.disk.run(Batch { chains }).into_iter();
+        let pages = read.into_iter().zip(bytes).filter_map(|(wanted, bytes)| {
+            let page = wanted.list.open_page(wanted.page, bytes.ok()?.pop()?).ok()?;
+            Some((page, &wanted.asking[..]))
+        });
+        pages.collect()
     }
 
     /// Bytes of memory that the directories of lists take.

@@ -146,6 +146,11 @@ fn maintain_trees(inner: &Inner) -> Result<()> {
 
 /// After a write: has done, or has the thread do, what became due.
 pub(crate) fn after_write(inner: &Inner) -> Result<()> {
+    after_writes(inner, 1)
+}
+
+/// The same after so many, with a share for each in what is behind.
+pub(crate) fn after_writes(inner: &Inner, write_count: u64) -> Result<()> {
     let pointer_due = inner.pointer_due.load(Ordering::Relaxed)
         && inner.pointer_due.swap(false, Ordering::Relaxed);
     if inner.blob.take_due() || pointer_due {
@@ -157,7 +162,7 @@ pub(crate) fn after_write(inner: &Inner) -> Result<()> {
     let entry_count = inner.trees.pressure.load(Ordering::Relaxed);
     if entry_count > 0 && inner.options.maintenance == Maintenance::Thread {
         // What fails here, the thread has met too, or will.
-        let _ = compact::help(inner, entry_count);
+        let _ = compact::help(inner, entry_count.saturating_mul(write_count));
     }
     Ok(())
 }

@@ -270,6 +270,33 @@ impl Store {
         ops::put::put(&self.inner, value)
     }
 
+    /// Stores these values, in their order, each as [`Store::put`] does it, with errors of its own: one that
+    /// is refused keeps no other from being stored. A value that stands twice among them is stored once, and
+    /// new the first time. Not durable on return.
+    ///
+    /// Costs hashing each value, and copying it once if it is new. Which of them are held already is looked up
+    /// as [`Store::contains_many`] does it, a thousand at a time, before they are stored. Locks that other writers
+    /// need are taken once for up to 256 values or 256 KiB of them, and no longer at a time: gains where values
+    /// are small, or many of them are held already. A large value costs what it costs alone.
+    ///
+    /// ```
+    /// # fn main() -> pinstone::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// use pinstone::{Batch, Put, Store};
+    /// let store = Store::open(dir.path())?;
+    /// let lines: Vec<&str> = "one\ntwo\none".lines().collect();
+    /// let puts: Vec<Put> = store.put_many(&lines).into_iter().collect::<Result<_, _>>()?;
+    /// assert_eq!(puts.iter().map(|put| put.new).collect::<Vec<_>>(), [true, true, false]);
+    /// let named = puts.iter().zip(1u32..);
+    /// let batch = named.fold(Batch::new(), |batch, (put, n)| batch.set(n.to_string(), put.digest));
+    /// store.commit(batch)?; // durable from here on
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn put_many(&self, values: &[impl AsRef<[u8]>]) -> Vec<Result<Put>> {
+        ops::put_many::put_many(&self.inner, values)
+    }
+
     /// The value named `digest`, or `None` if the store does not hold it; checked as
     /// [`Options::verify`] says. Costs a read of the log, or two for a value over 64 KiB; none of what is
     /// still in memory or mapped into it. If the value stands in tables, besides that a read of a page

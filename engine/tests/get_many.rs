@@ -158,12 +158,17 @@ fn whether_many_are_there_is_read_at_once_in_order_of_place() {
         .filter(|digest| disk.reads(|| assert!(store.contains(digest).unwrap())).len() == 1)
         .collect();
     assert!(in_tables.len() > 200, "{} in tables", in_tables.len());
+    let values: Vec<_> =
+        (0..500).map(value).filter(|value| in_tables.contains(&Digest::of(value))).collect();
+
     let many = || assert!(store.contains_many(&in_tables).into_iter().all(Result::unwrap));
-    let reads = disk.reads(many);
-    let [reads] = &reads[..] else { panic!("{} batches of reads", reads.len()) };
-    assert!(reads.iter().all(|(name, _)| name.starts_with("blob-")), "{reads:?}");
-    assert!(reads.is_sorted_by(|a, b| a < b), "out of order, or twice: {reads:?}");
-    assert!(reads.len() > 10, "{} pages", reads.len());
+    let puts = || assert!(store.put_many(&values).into_iter().all(|put| !put.unwrap().new));
+    for reads in [disk.reads(many), disk.reads(puts)] {
+        let [reads] = &reads[..] else { panic!("{} batches of reads", reads.len()) };
+        assert!(reads.iter().all(|(name, _)| name.starts_with("blob-")), "{reads:?}");
+        assert!(reads.is_sorted_by(|a, b| a < b), "out of order, or twice: {reads:?}");
+        assert!(reads.len() > 10, "{} pages", reads.len());
+    }
     // What is in memory, or in no table, is told by no read.
     let absent: Vec<_> = (2000..2100).map(|number| Digest::of(&value(number))).collect();
     assert!(disk.reads(|| drop(store.contains_many(&absent))).len() <= 2);

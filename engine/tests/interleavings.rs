@@ -203,6 +203,33 @@ fn equal_values_put_at_once_are_stored_once() {
     });
 }
 
+#[test]
+fn equal_batches_put_at_once_beside_a_commit_are_stored_once() {
+    explore(schedules(), || {
+        let disk = SimDisk::new(1);
+        let store = open(&disk, Maintenance::Inline);
+        let new = Arc::new(Mutex::new(0));
+        // Gathered, straight through, gathered again, twice.
+        let values = [vec![1; 100], vec![2; 3000], vec![3; 100], vec![1; 100]];
+        let putting = |from: usize| -> Box<dyn FnOnce() + Send> {
+            let (store, new, values) = (store.clone(), Arc::clone(&new), values[from..].to_vec());
+            Box::new(move || {
+                let puts = store.put_many(&values);
+                let puts: Vec<_> = puts.into_iter().map(Result::unwrap).collect();
+                *new.lock() += puts.iter().filter(|put| put.new).count();
+                let batch = Batch::new().set([b'a'], puts[0].digest).set([b'b'], puts[1].digest);
+                store.commit(batch).unwrap();
+            })
+        };
+        at_once([putting(0), putting(1), putting(0)]);
+        assert_eq!(*new.lock(), 3);
+        assert_eq!(store.stats().value_count, 3);
+        drop(store);
+        let store = open(&disk.after_crash(CrashState::Nothing), Maintenance::Inline);
+        assert_eq!(read_all(&store, store.pointers_with_prefix("")).len(), 2);
+    });
+}
+
 /// With segments, memtables and tables so small that a few values make much of each.
 fn open_tiny(disk: &Arc<SimDisk>, maintenance: Maintenance) -> Store {
     tiny_tables().maintenance(maintenance).open_on(Arc::clone(disk) as Arc<dyn Disk>).unwrap()

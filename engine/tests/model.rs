@@ -73,6 +73,7 @@ const VALUES: usize = 48;
 #[derive(Clone, Debug)]
 enum Op {
     Put(usize),
+    PutMany(Vec<usize>),
     /// Whether each of these is there, and what.
     GetMany(Vec<usize>),
     Commit {
@@ -233,7 +234,8 @@ fn ops() -> impl Strategy<Value = Op> {
         any::<u64>().prop_map(CrashState::Random),
     ];
     prop_oneof![
-        12 => (0..VALUES).prop_map(Op::Put),
+        8 => (0..VALUES).prop_map(Op::Put),
+        4 => several().prop_map(Op::PutMany),
         2 => several().prop_map(Op::GetMany),
         12 => (changes, requires)
             .prop_map(|(changes, requires)| Op::Commit { changes, requires }),
@@ -285,6 +287,15 @@ impl World {
                 let reply = self.store.put(&bytes);
                 self.model.put(&bytes, &reply)?;
                 reply.map_err(|error| told(&error))?;
+            }
+            Op::PutMany(indices) => {
+                let values: Vec<Bytes> = indices.iter().map(|index| value(*index)).collect();
+                let replies = self.store.put_many(&values);
+                ensure!(replies.len() == values.len(), "{} replies", replies.len());
+                for (bytes, reply) in values.iter().zip(replies) {
+                    self.model.put(bytes, &reply)?;
+                    reply.map_err(|error| told(&error))?;
+                }
             }
             Op::GetMany(indices) => {
                 let digests: Vec<_> = indices.iter().map(|at| Digest::of(&value(*at))).collect();

@@ -5,6 +5,8 @@
 //!    to itself and goes straight through (`large.rs`).
 //! 2. When the frame is full, or someone needs it written, it is finished and queued; whoever
 //!    holds the write lock writes what is queued, in order, without the append lock (`queue.rs`).
+//!    Who brings many values appends several of them under one taking of the lock
+//!    ([`BlobLog::append_some`]), no more than [`TAKING_VALUES_MAX`] and [`TAKING_BYTES_MAX`] allow.
 //! 3. A [`SyncRound`] writes everything out, notes where the log ends, and lets its owner sync the
 //!    files; only then is that end known durable (`round.rs`).
 //! 4. A segment that is full ends with its last frame, and the next one, made ready before, goes
@@ -20,7 +22,7 @@ use bytes::Bytes;
 use pinstone_disk::LogKind;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, Ordering};
 
-use self::active::{Active, AppendState, entry};
+use self::active::{Active, AppendState};
 pub use self::round::SyncRound;
 use crate::appender::Closing;
 use crate::error::WalError;
@@ -35,6 +37,13 @@ mod active;
 mod large;
 mod queue;
 mod round;
+
+/// Values that one taking of the append lock appends, at most: a fraction of a millisecond, so that whoever
+/// brings many does not keep others waiting.
+pub const TAKING_VALUES_MAX: usize = 256;
+
+/// Bytes of records after which it appends no more.
+pub const TAKING_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes that a copy of the segment whose frames end at `end` takes on a device, about; none if it
 /// is known to be durable, because the log is said to be up to `told`.
@@ -83,6 +92,7 @@ pub struct BlobLog {
 }
 
 /// Whether a record can be appended.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Room {
     /// To the active segment.
     Is,
@@ -136,14 +146,13 @@ impl BlobLog {
     ///
     /// # Errors
     /// [`WalError::Disk`] with *no space*: nothing was appended. [`WalError::Poisoned`].
-    #[expect(clippy::missing_panics_doc, reason = "room was made under the same lock")]
     pub fn append(
         &self,
         value: &PreparedValue<'_>,
         known: impl Fn() -> bool,
         insert: impl FnOnce(Place),
     ) -> Result<Appended, WalError> {
-        if value.len_bytes() > self.options.buffer_bytes / 4 {
+        if self.is_large(value) {
             return self.append_large(value, known, insert);
         }
         loop {
@@ -154,27 +163,77 @@ impl BlobLog {
                 return Ok(Appended::Known);
             }
             match self.make_room(&mut state, value.len_bytes()) {
-                Room::Is => {}
+                Room::Is if self.takes(&state, value) => {
+                    let place = state.gather(value);
+                    insert(place);
+                    self.note_due(&state);
+                    return Ok(Appended::At(place));
+                }
+                Room::Is => {
+                    drop(state);
+                    self.write_full(value.len_bytes())?;
+                }
                 Room::Unwritten => {
                     drop(state);
                     self.write_out()?;
-                    continue;
                 }
                 Room::NeedsSegment => return Ok(Appended::NeedsSegment),
             }
-            let active = state.active.as_mut().expect("there is room in it");
-            if !active.takes(value.len_bytes(), self.options.buffer_bytes) {
-                drop(state);
-                self.write_full(value.len_bytes())?;
+        }
+    }
+
+    /// Appends the first of `values` under one taking of the lock, in their order; says what became of
+    /// each, for as many as it came to: until one has no room without something being written or brought,
+    /// or is large, or [`TAKING_VALUES_MAX`] or [`TAKING_BYTES_MAX`] is reached. That may be none: then
+    /// [`BlobLog::append`] is for the first. `known` and `insert` are told which value is meant, and are as
+    /// there; a value that stands twice is known the second time, if `known` looks where `insert` puts it.
+    /// Writes nothing.
+    ///
+    /// # Errors
+    /// [`WalError::Poisoned`]: nothing was appended.
+    pub fn append_some(
+        &self,
+        values: &[PreparedValue<'_>],
+        known: impl Fn(&PreparedValue<'_>) -> bool,
+        insert: impl Fn(&PreparedValue<'_>, Place),
+    ) -> Result<Vec<Appended>, WalError> {
+        let mut done = Vec::with_capacity(values.len().min(TAKING_VALUES_MAX));
+        let mut bytes = 0;
+        self.writer.poison.check()?;
+        let mut state = self.append.lock();
+        state.check_open()?;
+        for value in values.iter().take(TAKING_VALUES_MAX) {
+            if bytes >= TAKING_BYTES_MAX || self.is_large(value) {
+                break;
+            }
+            if known(value) {
+                done.push(Appended::Known);
                 continue;
             }
-            let place = active.place(active.frame.len_bytes(), value);
-            active.frame.push_raw(value.crc, &[value.header(), value.value]);
-            active.sealer.value(entry(value, place));
-            insert(place);
-            self.note_due(&state);
-            return Ok(Appended::At(place));
+            let room = self.make_room(&mut state, value.len_bytes());
+            if room != Room::Is || !self.takes(&state, value) {
+                break;
+            }
+            let place = state.gather(value);
+            insert(value, place);
+            done.push(Appended::At(place));
+            bytes += value.len_bytes();
         }
+        if bytes > 0 {
+            self.note_due(&state);
+        }
+        Ok(done)
+    }
+
+    /// The value gets a frame to itself.
+    fn is_large(&self, value: &PreparedValue<'_>) -> bool {
+        value.len_bytes() > self.options.buffer_bytes / 4
+    }
+
+    /// The frame being gathered has room for the record.
+    fn takes(&self, state: &AppendState, value: &PreparedValue<'_>) -> bool {
+        let active = state.active.as_ref();
+        active.is_some_and(|active| active.takes(value.len_bytes(), self.options.buffer_bytes))
     }
 
     /// Sees to it that the active segment has room for a record of `len_bytes`, going on in the

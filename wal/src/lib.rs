@@ -21,7 +21,10 @@ mod segment;
 mod writer;
 
 pub use appender::{Appender, Closing, Sealed, create_segment, create_segment_with};
-pub use blob_log::{Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound, copy_bytes};
+pub use blob_log::{
+    Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound, TAKING_BYTES_MAX,
+    TAKING_VALUES_MAX, copy_bytes,
+};
 pub use commit::{Change, CommitRecord};
 pub use digest_list::{DIGEST_PAGE_BYTES, DigestList, ListEntry, ListPage, check_list, read_list};
 pub use error::{WalError, corrupt};

@@ -16,7 +16,8 @@ use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Batch, Digest, Disk, IoOptions, LogKind, OpenMode, Operation, StdDisk};
 use pinstone_wal::{
     Appended, BlobLog, BlobLogOptions, Closing, FRAMES_START_BYTES, ListEntry, LogPosition,
-    PreparedValue, Scan, SegmentFile, SizeClass, ValueRecord, WalError, Writer,
+    PreparedValue, Scan, SegmentFile, SizeClass, TAKING_BYTES_MAX, TAKING_VALUES_MAX, ValueRecord,
+    WalError, Writer,
 };
 
 fn crashes() -> impl Iterator<Item = CrashState> {
@@ -46,6 +47,75 @@ fn a_value_can_be_read_as_soon_as_it_was_put() {
         }
     }
     assert!(rig.log.closing_count() > 2);
+}
+
+#[test]
+fn values_appended_together_stand_as_if_appended_one_by_one() {
+    let mut values = mixed(120);
+    // Some of them twice, next to each other and apart.
+    values.insert(5, values[4].clone());
+    values.extend_from_within(30..50);
+    let [alone, together] = [false, true].map(|is_together| {
+        let disk = SimDisk::new(1);
+        let rig = Rig::small(disk.clone());
+        if is_together {
+            let takings = rig.put_many(&values).unwrap();
+            assert!(takings.len() * 2 < values.len(), "hardly any were: {takings:?}");
+            values.iter().for_each(|value| assert_eq!(rig.get(value).as_ref(), Some(value)));
+        } else {
+            values.iter().for_each(|value| assert!(rig.put(value).is_ok()));
+        }
+        rig.log.sync_all().unwrap();
+        let names = disk.names();
+        names.into_iter().map(|name| (disk.file_bytes(&name), name)).collect::<Vec<_>>()
+    });
+    assert!(alone.len() > 10);
+    assert!(alone == together, "the files differ");
+}
+
+#[test]
+fn one_taking_of_the_lock_appends_no_more_than_its_bounds() {
+    let rig = || Rig::new(SimDisk::new(1), 64 << 20, 16 << 20);
+    let takings = |len_bytes: usize, count: u64| {
+        let values: Vec<_> = (0..count).map(|n| value(n, len_bytes)).collect();
+        rig().put_many(&values).unwrap()
+    };
+    // The first finds no segment.
+    assert_eq!(takings(20, 601), [1, TAKING_VALUES_MAX, TAKING_VALUES_MAX, 88]);
+    // What is known counts, too.
+    let known = rig();
+    known.put(&value(0, 20)).unwrap();
+    assert_eq!(known.put_many(&vec![value(0, 20); 300]).unwrap(), [TAKING_VALUES_MAX, 44]);
+    // Each record has 42 bytes more.
+    let each = TAKING_BYTES_MAX.div_ceil(10_042);
+    assert_eq!(takings(10_000, 60), [1, each, each, 5]);
+    assert_eq!(takings(TAKING_BYTES_MAX, 4), [1, 1, 1, 1]);
+}
+
+#[test]
+fn a_taking_ends_where_something_has_to_be_written_or_brought() {
+    let rig = Rig::small(SimDisk::new(1));
+    let prepared = |value: &[u8]| {
+        let value: &'static [u8] = value.to_vec().leak();
+        PreparedValue::new(store(), Digest::of(value), value)
+    };
+    let append = |values: &[PreparedValue<'_>]| {
+        let appended = rig.log.append_some(values, |_| false, |_, _| {}).unwrap();
+        appended.len()
+    };
+    let short: Vec<_> = (0..10).map(|n| prepared(&value(n, 300))).collect();
+    assert_eq!(append(&short), 0, "there is no segment");
+    rig.grow().unwrap();
+    assert_eq!(append(&[]), 0);
+    // Six records of 342 bytes and a header of 64 do not fit into 2 KiB.
+    assert_eq!(append(&short), 5);
+    assert_eq!(append(&short), 0, "the frame is full");
+    rig.log.write_out().unwrap();
+    let large = prepared(&value(10, 1000));
+    assert_eq!(append(&[prepared(&value(11, 20)), large, prepared(&value(12, 20))]), 1);
+    rig.log.trim().unwrap();
+    let after = rig.log.append_some(&short, |_| false, |_, _| {});
+    assert!(matches!(after, Err(WalError::Poisoned { .. })));
 }
 
 #[test]

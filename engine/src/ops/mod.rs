@@ -8,5 +8,6 @@ pub(crate) mod get;
 pub(crate) mod get_many;
 pub(crate) mod lookup;
 pub(crate) mod put;
+pub(crate) mod put_many;
 pub(crate) mod recover;
 pub(crate) mod stats;

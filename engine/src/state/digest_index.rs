@@ -97,6 +97,11 @@ impl IndexView {
         its.unwrap_or(&self.memtables[0])
     }
 
+    /// Adds a copy in a segment that is not sealed, and that had begun when the view was taken.
+    pub(crate) fn insert(&self, digest: Digest, place: Place) {
+        self.memtable_of(place.ordinal).insert(digest, place);
+    }
+
     /// The tables.
     pub(crate) fn levels(&self) -> &OpenLevels<Index> {
         &self.levels
@@ -190,7 +195,7 @@ impl DigestIndex {
 
     /// Adds a copy; it is the first to be tried from now on.
     pub(crate) fn insert(&self, digest: Digest, place: Place) {
-        self.view().memtable_of(place.ordinal).insert(digest, place);
+        self.view().insert(digest, place);
     }
 
     /// Adds the copies that a segment of the log holds, the oldest first. A quarter of the time that

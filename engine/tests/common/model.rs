@@ -120,6 +120,19 @@ impl Model {
 
     /// A put of `bytes` was answered.
     pub fn put(&mut self, bytes: &Bytes, reply: &Result<Put>) -> Verdict {
+        let promise = self.promise(&Digest::of(bytes));
+        if let Ok(put) = reply {
+            ensure!(
+                !put.new || promise <= Promise::Maybe,
+                "put of {}, which is {promise:?}, said new: true",
+                put.digest
+            );
+        }
+        self.put_again(bytes, reply)
+    }
+
+    /// The same, where what is there may have been written again.
+    pub fn put_again(&mut self, bytes: &Bytes, reply: &Result<Put>) -> Verdict {
         let digest = Digest::of(bytes);
         let value = self
             .values
@@ -128,13 +141,10 @@ impl Model {
         match reply {
             Ok(put) => {
                 ensure!(put.digest == digest, "put of {digest} returned {}", put.digest);
-                let may_be_new = value.promise <= Promise::Maybe;
-                let may_be_old = value.promise >= Promise::Maybe;
                 ensure!(
-                    if put.new { may_be_new } else { may_be_old },
-                    "put of {digest}, which is {:?}, said new: {}",
-                    value.promise,
-                    put.new
+                    put.new || value.promise >= Promise::Maybe,
+                    "put of {digest}, which is {:?}, said new: false",
+                    value.promise
                 );
                 value.promise = value.promise.max(Promise::WhileOpen);
             }

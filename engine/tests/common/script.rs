@@ -15,6 +15,8 @@ use super::{Verdict, ensure, mix, told};
 pub enum Step {
     /// Puts value number so, of so many bytes.
     Put(u16, usize),
+    /// Puts several at once.
+    PutMany(Vec<(u16, usize)>),
     /// Reads a value.
     Get(u16),
     /// Commits.
@@ -34,7 +36,7 @@ pub enum Change {
 }
 
 use Change::{Delete, Require, Set};
-use Step::{Commit, Get, Put, Reopen, Sync};
+use Step::{Commit, Get, Put, PutMany, Reopen, Sync};
 
 /// What happened to the disk before the script begins.
 #[derive(Clone, Debug)]
@@ -103,7 +105,12 @@ impl Workload {
         };
         let mut values = BTreeMap::new();
         for step in earlier.iter().chain(&self.steps) {
-            if let Put(id, len_bytes) = step {
+            let put = match step {
+                Put(id, len_bytes) => &[(*id, *len_bytes)][..],
+                PutMany(put) => put,
+                _ => &[],
+            };
+            for (id, len_bytes) in put {
                 let known = values.insert(*id, value(*id, *len_bytes));
                 assert!(known.is_none_or(|known| known.len() == *len_bytes), "one id, one value");
             }
@@ -237,8 +244,17 @@ impl<'a> World<'a> {
             Put(id, _) => {
                 let bytes = &self.workload.values[id];
                 let reply = store.put(bytes);
-                self.model.put(bytes, &reply)?;
+                self.judge_put(bytes, &reply)?;
                 reply.err()
+            }
+            PutMany(put) => {
+                let values: Vec<_> = put.iter().map(|(id, _)| &self.workload.values[id]).collect();
+                let mut failed = None;
+                for (bytes, reply) in values.iter().zip(store.put_many(&values)) {
+                    self.judge_put(bytes, &reply)?;
+                    failed = failed.or(reply.err());
+                }
+                failed
             }
             Get(id) => {
                 let bytes = &self.workload.values[id];
@@ -275,6 +291,15 @@ impl<'a> World<'a> {
             }
         };
         Ok(error)
+    }
+
+    /// Whether a value is known may not be told by a disk that fails: then it is written again.
+    fn judge_put(&mut self, bytes: &Bytes, reply: &Result<pinstone::Put>) -> Verdict {
+        if self.failing.is_some() || self.disk.crashed() {
+            self.model.put_again(bytes, reply)
+        } else {
+            self.model.put(bytes, reply)
+        }
     }
 
     /// Opens and plays all steps, or as many as come before the crash. Nothing else may fail.
@@ -326,6 +351,7 @@ pub fn workloads() -> Vec<Workload> {
         Workload::new("large-values", large_values()).tiny(),
         Workload::new("old-values", old_values()),
         Workload::new("known-values", known_values()),
+        Workload::new("batches", batches()).tiny(),
         Workload::new("short-writes", first_life()).tiny().with_short_writes(),
         Workload::new("after-a-kill", second_life()).after(Before::Killed(first_life())),
         Workload::new("after-a-kill-tiny", second_life())
@@ -471,6 +497,20 @@ fn known_values() -> Vec<Step> {
         Put(3, 5000),
         Put(2, 300),
         Commit(vec![Set("d", 2), Set("e", 3)]),
+    ]
+}
+
+/// Values put together: of all sizes, twice within a batch, known from before, over some segments.
+fn batches() -> Vec<Step> {
+    vec![
+        PutMany(vec![(1, 100), (2, 300), (1, 100), (3, 0), (4, 900), (5, 200), (6, 220)]),
+        Commit(vec![Set("a", 1), Set("b", 3)]),
+        PutMany(vec![(7, 200), (8, 5000), (2, 300), (9, 200), (8, 5000), (10, 60)]),
+        Commit(vec![Set("c", 8), Set("d", 10), Delete("a")]),
+        PutMany(vec![(11, 700), (1, 100), (12, 90), (10, 60), (13, 800)]),
+        Sync,
+        PutMany(vec![(4, 900), (14, 50), (15, 60)]),
+        Commit(vec![Set("a", 15), Set("e", 11)]),
     ]
 }
 

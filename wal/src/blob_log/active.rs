@@ -79,6 +79,15 @@ impl AppendState {
         Ok(())
     }
 
+    /// Copies a record into the frame being gathered, which has room for it.
+    pub(super) fn gather(&mut self, value: &PreparedValue<'_>) -> Place {
+        let active = self.active.as_mut().expect("room was made in it, under the same lock");
+        let place = active.place(active.frame.len_bytes(), value);
+        active.frame.push_raw(value.crc, &[value.header(), value.value]);
+        active.sealer.value(entry(value, place));
+        place
+    }
+
     /// Finishes and queues the frame being gathered, if it holds anything.
     pub(super) fn finish_frame(&mut self, log: &BlobLog) {
         if let Some(active) = &mut self.active

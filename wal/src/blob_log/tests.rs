@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::active::entry;
 use super::*;
 use crate::appender::create_segment;
 use crate::frame::FRAME_HEADER_BYTES;

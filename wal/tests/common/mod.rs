@@ -114,6 +114,32 @@ impl Rig {
         }
     }
 
+    /// Appends values as [`Rig::put`] does, as many at a time as the log takes. Says of how many that was
+    /// each time, with 1 for what had to be appended alone.
+    pub fn put_many(&self, values: &[Vec<u8>]) -> Result<Vec<usize>, WalError> {
+        let prepare = |value| PreparedValue::new(store(), Digest::of(value), value);
+        let prepared: Vec<_> = values.iter().map(|value| prepare(value)).collect();
+        let known = |value: &PreparedValue<'_>| self.places.lock().contains_key(&value.digest);
+        let insert = |value: &PreparedValue<'_>, place| {
+            let before = self.places.lock().insert(value.digest, place);
+            assert_eq!(before, None, "equal values are appended once");
+        };
+        let (mut at, mut takings) = (0, Vec::new());
+        while at < values.len() {
+            let appended = self.log.append_some(&prepared[at..], known, insert)?;
+            for (value, appended) in prepared[at..].iter().zip(&appended) {
+                let place = self.places.lock()[&value.digest];
+                assert!([Appended::At(place), Appended::Known].contains(appended));
+            }
+            if appended.is_empty() {
+                self.put(&values[at])?;
+            }
+            takings.push(appended.len().max(1));
+            at += appended.len().max(1);
+        }
+        Ok(takings)
+    }
+
     /// Makes the next segment ready.
     pub fn grow(&self) -> Result<(), WalError> {
         let mut next_ordinal = self.growing.lock();

@@ -333,7 +333,32 @@ impl Store {
     /// Costs what the slowest of the reads costs that go at once: pages of tables that are not cached, then
     /// records, each in the order of their places.
     pub fn get_many(&self, digests: &[Digest]) -> Vec<Result<Option<Bytes>>> {
-        ops::get_many::get_many(&self.inner, digests, self.inner.options.verify)
+        self.get_many_within(digests, u64::MAX)
+    }
+
+    /// The same of the first of these digests, as many as have together at most `bytes_max` bytes in the log,
+    /// rounded up; one at least. Fewer answers than digests: the others were not read. Of values that damage
+    /// hides the length is not known; they count as nothing.
+    ///
+    /// ```
+    /// # fn main() -> pinstone::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let store = pinstone::Store::open(dir.path())?;
+    /// let digests = [[1; 1000], [2; 1000], [3; 1000]].map(|value| store.put(&value));
+    /// let digests = digests.into_iter().map(|put| Ok(put?.digest)).collect::<pinstone::Result<Vec<_>>>()?;
+    /// let first = store.get_many_within(&digests, 2500);
+    /// assert_eq!(first.len(), 2);
+    /// assert_eq!(store.get_many_within(&digests[first.len()..], 2500).len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_many_within(
+        &self,
+        digests: &[Digest],
+        bytes_max: u64,
+    ) -> Vec<Result<Option<Bytes>>> {
+        let verify = self.inner.options.verify;
+        ops::get_many::get_many(&self.inner, digests, verify, bytes_max)
     }
 
     /// Whether the store holds these values, in their order, each as [`Store::contains`] has it, with errors of

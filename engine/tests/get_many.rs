@@ -175,6 +175,36 @@ fn whether_many_are_there_is_read_at_once_in_order_of_place() {
 }
 
 #[test]
+fn no_more_is_read_than_was_asked_for() {
+    let disk = Arc::new(Watched { disk: SimDisk::new(1), reads: Mutex::default() });
+    let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    fill(&store);
+    let all = digests(9, 400);
+    let whole = store.get_many(&all);
+    let record_bytes = |got: &pinstone::Result<Option<Bytes>>| match got {
+        // A record has up to 42 bytes more, and is known to an eighth of its length.
+        Ok(Some(value)) => (value.len() as u64 + 42) * 9 / 8,
+        _ => 0,
+    };
+    for bytes_max in [0, 1, 100, 3000, 20_000, 300_000, u64::MAX] {
+        let mut got = Vec::new();
+        let reads = disk.reads(|| got = store.get_many_within(&all, bytes_max));
+        let count = got.len();
+        assert!(count >= 1 && (count < 400 || bytes_max == u64::MAX), "{count} for {bytes_max}");
+        for (one, other) in got.iter().zip(&whole) {
+            assert_eq!(one.as_ref().unwrap(), other.as_ref().unwrap());
+        }
+        // As much as could be had; and what was not answered was not read.
+        let answered: u64 = got.iter().map(record_bytes).sum();
+        let next = whole.get(count).map_or(u64::MAX, record_bytes);
+        assert!(answered.saturating_add(next) > bytes_max || count == 400, "{bytes_max}");
+        let read = reads.iter().flatten().filter(|(name, _)| name.starts_with("blob-")).count();
+        assert!(read <= 2 * count, "{read} reads for {count} values");
+    }
+    assert!(store.get_many_within(&[], 0).is_empty());
+}
+
+#[test]
 fn damaged_lists_stay_with_the_values_that_they_list() {
     let disk = SimDisk::new(1);
     let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();

@@ -18,16 +18,20 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::ops::Bound;
 use std::path::Path;
 
-use pinstone::{Batch, CheckOptions, Error, Options, Store};
+use pinstone::{Batch, CheckOptions, Digest, Error, Options, Put, Store};
 
 use self::line::{Line, LineReader};
-use self::reply::{Answer, Fault, Listed};
+use self::reply::{Answer, Each, Fault, Listed, Stored, Value};
 use self::request::{Change, Commit, List, Request, Target};
 use crate::context::{Absent, Context, complain};
 use crate::exit::{CliError, Exit};
 
 /// Bytes read from stdin at a time.
 const INPUT_BYTES: usize = 64 << 10;
+
+/// Bytes of the values in a reply to `get_many`, at most, or those of the largest value if these are fewer;
+/// a reply always has the first one.
+const GET_MANY_BYTES_MAX: u64 = 64 << 20;
 
 /// What a line may have beside the base64 of a value.
 const ENVELOPE_BYTES: u64 = 64 << 10;
@@ -79,12 +83,13 @@ fn serve(
     value_bytes_max: u64,
 ) -> Result<(), CliError> {
     let mut lines = LineReader::new(input, line_bytes_max(value_bytes_max));
+    let bytes_max = GET_MANY_BYTES_MAX.min(value_bytes_max);
     let unread = |error| CliError::file("read", Path::new("standard input"), error);
     while let Some(line) = lines.next().map_err(unread)? {
         match line {
             Line::Whole(line) => {
                 let (id, request) = request::decode(line);
-                let answer = request.and_then(|request| answer(store, request));
+                let answer = request.and_then(|request| answer(store, request, bytes_max));
                 reply::write(output, id, &answer)
             }
             Line::TooLong => {
@@ -102,16 +107,20 @@ fn line_bytes_max(value_bytes_max: u64) -> u64 {
     value_bytes_max.div_ceil(3) * 4 + ENVELOPE_BYTES
 }
 
-fn answer(store: &Store, request: Request<'_>) -> Result<Answer, Fault> {
+fn answer(store: &Store, request: Request<'_>, bytes_max: u64) -> Result<Answer, Fault> {
     match request {
-        Request::Put(value) => {
-            let put = store.put(&value)?;
-            Ok(Answer::Put { digest: put.digest, new: put.new })
+        Request::Put(value) => Ok(Answer::Put(stored(store.put(&value)?))),
+        Request::PutMany(values) => {
+            let puts = store.put_many(&values).into_iter();
+            Ok(Answer::PutMany {
+                puts: puts.map(|put| Each(put.map(stored).map_err(Fault::from))).collect(),
+            })
         }
         Request::Commit(request) => commit(store, request),
         Request::Get(target) => get(store, &target),
+        Request::GetMany(digests) => Ok(get_many(store, &digests, bytes_max)),
         Request::Has(digests) => {
-            let present = digests.iter().map(|digest| store.contains(digest));
+            let present = store.contains_many(&digests).into_iter();
             Ok(Answer::Has { present: present.collect::<Result<_, _>>()? })
         }
         Request::List(request) => list(store, &request),
@@ -125,6 +134,10 @@ fn answer(store: &Store, request: Request<'_>) -> Result<Answer, Fault> {
             Ok(Answer::Checked { findings: report.findings })
         }
     }
+}
+
+fn stored(put: Put) -> Stored {
+    Stored { digest: put.digest, new: put.new }
 }
 
 fn commit(store: &Store, request: Commit) -> Result<Answer, Fault> {
@@ -153,6 +166,22 @@ fn get(store: &Store, target: &Target) -> Result<Answer, Fault> {
     let value =
         store.get(&digest)?.ok_or_else(|| Fault::not_found(&CliError::ValueAbsent(digest)))?;
     Ok(Answer::Get { digest, value })
+}
+
+/// The first of these values, as many as a reply may have; the others are refused, and not read.
+fn get_many(store: &Store, digests: &[Digest], bytes_max: u64) -> Answer {
+    let read = store.get_many_within(digests, bytes_max);
+    let refused_count = digests.len() - read.len();
+    let answered = read.into_iter().map(|value| {
+        let value = value.map_err(Fault::from)?;
+        Ok(value.map(|value| Value { value }))
+    });
+    let refused = || {
+        let message = format!("the values of a reply have at most {bytes_max} bytes: ask again");
+        Err(Fault::limit(message))
+    };
+    let refused = std::iter::repeat_with(refused).take(refused_count);
+    Answer::GetMany { values: answered.chain(refused).map(Each).collect() }
 }
 
 fn list(store: &Store, request: &List) -> Result<Answer, Fault> {

@@ -270,6 +270,10 @@ pub(crate) struct StatsArgs {}
 ///
 ///   {"op":"put","data":"text"} or "data_base64"
 ///     {"ok":true,"digest":"...","new":true}
+///   {"op":"put_many","data":["text"]} or "data_base64"
+///     {"ok":true,"puts":[{"digest":"...","new":true}]}
+///     At most 10,000 values. Each is stored or refused by itself: one that is refused has
+///     {"error":{...}} in its place.
 ///   {"op":"commit","set":{"name":"digest"},"set_data":{"name":"base64"},"delete":["name"],
 ///    "require":{"name":"digest"},"changes":[...]}
 ///     {"ok":true,"commit":N} once durable
@@ -280,6 +284,11 @@ pub(crate) struct StatsArgs {}
 ///     twice, and something must be changed. Deleting an absent name is ok.
 ///   {"op":"get","digest":"..."} or "pointer":"name" or "pointer_base64"
 ///     {"ok":true,"digest":"...","data_base64":"..."}
+///   {"op":"get_many","digests":["..."]}
+///     {"ok":true,"values":[{"data_base64":"..."}]}
+///     At most 10,000 values. null stands for one that is absent, and {"error":{...}} for one that
+///     cannot be read. Once the first ones have 64 MiB together, or the next would make them more,
+///     it and all after it are not read, and each has an error of kind limit: ask for those again.
 ///   {"op":"has","digests":["..."]}
 ///     {"ok":true,"present":[true]}
 ///   {"op":"list","prefix":"","after":"","limit":1000} or "prefix_base64", "after_base64"

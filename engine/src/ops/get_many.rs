@@ -17,15 +17,19 @@ use crate::ops::lookup::{self, Sight};
 use crate::options::Verify;
 use crate::state::inner::{Inner, count};
 
-/// The values of these digests, each as [`get`] has it.
+/// The values of these digests, each as [`get`] has it, up to the last before which their records have no
+/// more than `bytes_max`, as far as the index tells.
 pub(crate) fn get_many(
     inner: &Inner,
     digests: &[Digest],
     verify: Verify,
+    bytes_max: u64,
 ) -> Vec<Result<Option<Bytes>>> {
+    let sights = lookup::sight_many(inner, digests);
+    let digests = &digests[..count_within(&sights, bytes_max)];
     let mut found: Vec<Option<Bytes>> = vec![None; digests.len()];
     let mut wanted = Vec::new();
-    for (at, sight) in lookup::sight_many(inner, digests).into_iter().enumerate() {
+    for (at, sight) in sights.into_iter().take(digests.len()).enumerate() {
         let Some((place, said)) = likely_place(sight) else { continue };
         match inner.blob.read_unwritten(place) {
             Some(bytes) => found[at] = checked(inner, &digests[at], verify, place, said, bytes),
@@ -59,6 +63,18 @@ pub(crate) fn get_many(
         None => get(inner, digest, verify),
     };
     digests.iter().zip(found).map(answer).collect()
+}
+
+/// How many of these, from the first on, are answered by about so many bytes; one at least.
+fn count_within(sights: &[Sight], bytes_max: u64) -> usize {
+    let mut bytes = 0u64;
+    let exceeds = |sight: &Sight| {
+        let class_bytes = likely_place(*sight).map_or(0, |(place, _)| place.class.bytes_max());
+        bytes = bytes.saturating_add(class_bytes);
+        bytes > bytes_max
+    };
+    let count = sights.iter().position(exceeds).unwrap_or(sights.len());
+    count.max(sights.len().min(1))
 }
 
 /// Where a value probably stands.

@@ -17,10 +17,9 @@ const MESSAGE_CHARS_MAX: usize = 400;
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum Answer {
-    Put {
-        #[serde(serialize_with = "digest_text")]
-        digest: Digest,
-        new: bool,
+    Put(Stored),
+    PutMany {
+        puts: Vec<Each<Stored>>,
     },
     Commit {
         commit: u64,
@@ -30,6 +29,9 @@ pub(crate) enum Answer {
         digest: Digest,
         #[serde(rename = "data_base64", serialize_with = "base64_text")]
         value: Bytes,
+    },
+    GetMany {
+        values: Vec<Each<Option<Value>>>,
     },
     Has {
         present: Vec<bool>,
@@ -42,6 +44,33 @@ pub(crate) enum Answer {
     Checked {
         findings: Vec<Finding>,
     },
+}
+
+/// What a put did.
+#[derive(Serialize)]
+pub(crate) struct Stored {
+    #[serde(serialize_with = "digest_text")]
+    pub(crate) digest: Digest,
+    pub(crate) new: bool,
+}
+
+/// One value of several.
+#[derive(Serialize)]
+pub(crate) struct Value {
+    #[serde(rename = "data_base64", serialize_with = "base64_text")]
+    pub(crate) value: Bytes,
+}
+
+/// What is answered of one value of several: an object with `error` if it failed.
+pub(crate) struct Each<T>(pub(crate) Result<T, Fault>);
+
+impl<T: Serialize> Serialize for Each<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Ok(answer) => answer.serialize(serializer),
+            Err(fault) => Failed { error: fault.report() }.serialize(serializer),
+        }
+    }
 }
 
 fn digest_text<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
@@ -175,8 +204,29 @@ mod tests {
         ];
         let table = [
             (
-                Answer::Put { digest, new: true },
+                Answer::Put(Stored { digest, new: true }),
                 format!(r#"{{"ok":true,"digest":"{digest}","new":true}}"#),
+            ),
+            (
+                Answer::PutMany {
+                    puts: vec![
+                        Each(Ok(Stored { digest, new: false })),
+                        Each(Err(Fault::limit("m"))),
+                    ],
+                },
+                format!(
+                    r#"{{"ok":true,"puts":[{{"digest":"{digest}","new":false}},{{"error":{{"kind":"limit","message":"m"}}}}]}}"#
+                ),
+            ),
+            (
+                Answer::GetMany {
+                    values: vec![
+                        Each(Ok(Some(Value { value: Bytes::from_static(b"\xfb\xff") }))),
+                        Each(Ok(None)),
+                        Each(Err(Fault::limit("m"))),
+                    ],
+                },
+                r#"{"ok":true,"values":[{"data_base64":"+/8="},null,{"error":{"kind":"limit","message":"m"}}]}"#.into(),
             ),
             (Answer::Commit { commit: 7 }, r#"{"ok":true,"commit":7}"#.into()),
             (

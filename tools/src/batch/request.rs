@@ -5,8 +5,8 @@
 //! 3. What cannot be asked at all (a name changed twice, nothing to do) is refused here.
 //!
 //! - R1: a key that stands twice, in any object of the line, is refused, also within `id`.
-//! - R2: memory is a small multiple of the line: the number of fields and of changes is bounded
-//!   ([`FIELDS_MAX`], [`CHANGES_MAX`]), and nesting by the JSON parser (128 levels).
+//! - R2: memory is a small multiple of the line: the number of fields, of changes and of values is bounded
+//!   ([`FIELDS_MAX`], [`CHANGES_MAX`], [`VALUES_MAX`]), and nesting by the JSON parser (128 levels).
 //! - R3: `id` comes back whenever the line is an object that has exactly one.
 
 use std::borrow::Cow;
@@ -30,6 +30,12 @@ const FIELDS_MAX: usize = 16;
 /// More changes, and more requirements, than the largest commit can hold.
 const CHANGES_MAX: usize = 1 << 19;
 
+/// The same in `changes`, where requirements count too.
+const ITEMS_MAX: usize = 2 * CHANGES_MAX;
+
+/// Values of one `put_many` or `get_many`, at most.
+pub(crate) const VALUES_MAX: usize = 10_000;
+
 /// Pointers in a reply to `list`, unless asked otherwise, and at most.
 const LIST_DEFAULT: u64 = 1_000;
 const LIST_MAX: u64 = 10_000;
@@ -38,8 +44,10 @@ const LIST_MAX: u64 = 10_000;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Request<'a> {
     Put(Cow<'a, [u8]>),
+    PutMany(Vec<Vec<u8>>),
     Commit(Commit),
     Get(Target),
+    GetMany(Vec<Digest>),
     Has(Vec<Digest>),
     List(List),
     Sync,
@@ -122,8 +130,10 @@ impl<'a> Fields<'a> {
         let op: Text<'_> = self.take("op")?.ok_or_else(|| Fault::bad_request("op is missing"))?;
         let request = match &*op.0 {
             "put" => self.put(),
+            "put_many" => self.put_many().map(Request::PutMany),
             "commit" => self.commit().map(Request::Commit),
             "get" => self.get().map(Request::Get),
+            "get_many" => self.get_many().map(Request::GetMany),
             "has" => self.has().map(Request::Has),
             "list" => self.list().map(Request::List),
             "sync" => Ok(Request::Sync),
@@ -149,6 +159,20 @@ impl<'a> Fields<'a> {
         });
         let bytes = self.take("data_base64")?.map(|Bytes64(bytes)| Cow::Owned(bytes));
         one("data, data_base64", [data, bytes]).map(Request::Put)
+    }
+
+    fn put_many(&mut self) -> Result<Vec<Vec<u8>>, Fault> {
+        let data: Option<Items<TextBytes, VALUES_MAX>> = self.take("data")?;
+        let bytes: Option<Items<Bytes64, VALUES_MAX>> = self.take("data_base64")?;
+        let data = data.map(|items| items.0.into_iter().map(|TextBytes(value)| value).collect());
+        let bytes = bytes.map(|items| items.0.into_iter().map(|Bytes64(value)| value).collect());
+        one("data, data_base64", [data, bytes]).and_then(few)
+    }
+
+    fn get_many(&mut self) -> Result<Vec<Digest>, Fault> {
+        let digests: Option<Items<DigestHex, VALUES_MAX>> = self.take("digests")?;
+        let digests = digests.ok_or_else(|| Fault::bad_request("digests is missing"))?;
+        few(digests.0.into_iter().map(|DigestHex(digest)| digest).collect())
     }
 
     fn get(&mut self) -> Result<Target, Fault> {
@@ -189,9 +213,9 @@ impl<'a> Fields<'a> {
         let mut commit = Commit::default();
         let set: Option<Pairs<DigestHex>> = self.take("set")?;
         let set_data: Option<Pairs<Bytes64>> = self.take("set_data")?;
-        let delete: Option<Items<NameText>> = self.take("delete")?;
+        let delete: Option<Items<NameText, ITEMS_MAX>> = self.take("delete")?;
         let require: Option<Pairs<Option<DigestHex>>> = self.take("require")?;
-        let changes: Option<Items<ChangeObject>> = self.take("changes")?;
+        let changes: Option<Items<ChangeObject, ITEMS_MAX>> = self.take("changes")?;
         for (name, DigestHex(digest)) in set.into_iter().flat_map(|pairs| pairs.0) {
             commit.change(name, Change::Set(digest))?;
         }
@@ -251,6 +275,14 @@ impl Commit {
 
 fn too_many() -> Fault {
     Fault::limit(format!("a commit has at most {CHANGES_MAX} changes and as many requirements"))
+}
+
+/// No more than one request may have.
+fn few<T>(values: Vec<T>) -> Result<Vec<T>, Fault> {
+    if values.len() > VALUES_MAX {
+        return Err(Fault::limit(format!("a request has at most {VALUES_MAX} values")));
+    }
+    Ok(values)
 }
 
 /// The one that is there, of alternatives.
@@ -423,6 +455,8 @@ text_types! {
     DigestHex(Digest), "a digest in hex", digest_of;
     /// Bytes in base64.
     Bytes64(Vec<u8>), "base64", bytes_of;
+    /// A text's bytes.
+    TextBytes(Vec<u8>), "a text", |text: &str| Ok::<_, String>(text.as_bytes().to_vec());
     /// A pointer's name as it stands.
     NameText(Vec<u8>), "a pointer's name", |text: &str| name_of(text.as_bytes().to_vec());
     /// A pointer's name in base64.
@@ -476,24 +510,23 @@ impl<'de, V: DeserializeOwned> Deserialize<'de> for Pairs<V> {
     }
 }
 
-/// An array, of which no more is kept than shows that it is too long.
-struct Items<T>(Vec<T>);
+/// An array, of which no more is kept than shows that it is longer than `MAX`.
+struct Items<T, const MAX: usize>(Vec<T>);
 
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Items<T> {
+impl<'de, T: DeserializeOwned, const MAX: usize> Deserialize<'de> for Items<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ItemsVisitor<T>(PhantomData<T>);
+        struct ItemsVisitor<T, const MAX: usize>(PhantomData<T>);
 
-        impl<'de, T: DeserializeOwned> Visitor<'de> for ItemsVisitor<T> {
-            type Value = Items<T>;
+        impl<'de, T: DeserializeOwned, const MAX: usize> Visitor<'de> for ItemsVisitor<T, MAX> {
+            type Value = Items<T, MAX>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an array")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Items<T>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 let mut items = Vec::new();
-                // In changes, requirements count too.
-                while items.len() <= 2 * CHANGES_MAX {
+                while items.len() <= MAX {
                     match seq.next_element()? {
                         Some(item) => items.push(item),
                         None => return Ok(Items(items)),

@@ -29,6 +29,49 @@ fn put_takes_text_or_base64_and_tells_what_is_new() {
 }
 
 #[test]
+fn put_many_answers_for_each() {
+    let place = Place::new();
+    let mut batch = place.batch();
+    let put = |new, value: &[u8]| format!(r#"{{"digest":"{}","new":{new}}}"#, hex(value));
+    let puts = |puts: &[String]| format!(r#"{{"ok":true,"puts":[{}]}}"#, puts.join(","));
+    let reply = puts(&[put(true, b"one"), put(true, b""), put(false, b"one")]);
+    assert_eq!(batch.line(br#"{"op":"put_many","data":["one","","one"]}"#), reply);
+    let reply = puts(&[put(true, b"\xff"), put(false, b"one")]);
+    assert_eq!(batch.line(br#"{"op":"put_many","data_base64":["/w==","b25l"]}"#), reply);
+    assert_eq!(
+        batch.line(br#"{"op":"put_many","data":[],"id":1}"#),
+        r#"{"ok":true,"puts":[],"id":1}"#
+    );
+    // Refused as a whole, nothing of it is stored.
+    batch.ask_bad(r#"{"op":"put_many","data":["two",2]}"#, "bad_request");
+    let many = vec!["\"two\""; 10_001].join(",");
+    batch.ask_bad(&format!(r#"{{"op":"put_many","data":[{many}]}}"#), "limit");
+    let absent = batch.ask_ok(&format!(r#"{{"op":"has","digests":["{}"]}}"#, hex(b"two")));
+    assert_eq!(absent["present"], json!([false]));
+    batch.end().ok();
+    place.words(&format!("has {} {} {}", hex(b"one"), hex(b""), hex(b"\xff"))).ok();
+}
+
+#[test]
+fn get_many_answers_for_each_in_order() {
+    let place = Place::new();
+    let mut batch = place.batch();
+    batch.ask_ok(r#"{"op":"put_many","data":["one","two",""]}"#);
+    let [one, two, empty, absent] = [b"one", b"two", &b""[..], b"absent"].map(hex);
+    let line =
+        format!(r#"{{"op":"get_many","digests":["{two}","{absent}","{one}","{two}","{empty}"]}}"#);
+    let [one, two, empty] =
+        ["b25l", "dHdv", ""].map(|base64| format!(r#"{{"data_base64":"{base64}"}}"#));
+    let reply = format!(r#"{{"ok":true,"values":[{two},null,{one},{two},{empty}]}}"#);
+    assert_eq!(batch.line(line.as_bytes()), reply);
+    assert_eq!(batch.line(br#"{"op":"get_many","digests":[]}"#), r#"{"ok":true,"values":[]}"#);
+    batch.ask_bad(r#"{"op":"get_many","digests":["xyz"]}"#, "bad_request");
+    let many = vec![format!("\"{absent}\""); 10_001].join(",");
+    batch.ask_bad(&format!(r#"{{"op":"get_many","digests":[{many}]}}"#), "limit");
+    batch.end().ok();
+}
+
+#[test]
 fn commit_sets_stores_deletes_and_requires_at_once() {
     let place = Place::new();
     let mut batch = place.batch();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pinstone::{Maintenance, Store};
+use pinstone::{Digest, Maintenance, Store};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation};
 use pinstone_tools::batch::serve_and_close;
@@ -92,6 +92,45 @@ fn no_space_refuses_a_write_until_there_is_some() {
 }
 
 #[test]
+fn of_values_put_together_each_is_refused_for_itself() {
+    let disk = SimDisk::new(3);
+    let long = "x".repeat(usize::try_from(VALUE_BYTES_MAX).unwrap() + 1);
+    let line = format!(r#"{{"op":"put_many","data":["one","{long}","{}"]}}"#, &long[1..]);
+    let (replies, end) = serve(&disk, &[&line]);
+    let puts = replies[0]["puts"].as_array().unwrap();
+    assert_eq!((&puts[0]["new"], &puts[2]["new"]), (&json!(true), &json!(true)));
+    assert_eq!(puts[1]["error"]["kind"], json!("limit"));
+    assert!(puts[1].get("digest").is_none());
+    assert_eq!(end.unwrap(), Exit::Ok);
+}
+
+#[test]
+fn get_many_refuses_what_would_make_its_reply_too_long() {
+    let disk = SimDisk::new(3);
+    // The largest value, with what its record has besides, is longer than a reply may be, and answered alone.
+    let values: Vec<String> = [300, 400, 100, 300, 1000].map(|len| "v".repeat(len)).to_vec();
+    let digests: Vec<_> =
+        values.iter().map(|value| Digest::of(value.as_bytes()).to_string()).collect();
+    let put = format!(r#"{{"op":"put_many","data":{}}}"#, json!(values));
+    let get = |from: usize| format!(r#"{{"op":"get_many","digests":{}}}"#, json!(digests[from..]));
+    let lines = [put, get(0), get(2), get(4)];
+    let (replies, _) = serve(&disk, &lines.each_ref().map(|line| &line[..]));
+    let answered = |reply: &Value| {
+        let values = reply["values"].as_array().unwrap().iter();
+        let kinds = values.map(|value| match value["error"]["kind"].as_str() {
+            Some(kind) => kind.to_owned(),
+            None => value["data_base64"].as_str().unwrap().len().to_string(),
+        });
+        kinds.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(answered(&replies[1]), "400 536 136 limit limit");
+    assert_eq!(answered(&replies[2]), "136 400 limit");
+    assert_eq!(answered(&replies[3]), "1336");
+    let message = replies[2]["values"][2]["error"]["message"].as_str().unwrap();
+    assert_eq!(message, "the values of a reply have at most 1000 bytes: ask again");
+}
+
+#[test]
 fn a_store_that_does_not_close_is_no_failure_once_all_is_durable() {
     let disk = SimDisk::new(6);
     let put = r#"{"op":"put","data":"value"}"#;
@@ -111,7 +150,7 @@ fn damage_is_told_with_its_place() {
     let disk = SimDisk::new(3);
     let value = "only once in the log";
     let put = format!(r#"{{"op":"put","data":"{value}"}}"#);
-    let digest = pinstone::Digest::of(value.as_bytes());
+    let digest = Digest::of(value.as_bytes());
     let get = format!(r#"{{"op":"get","digest":"{digest}"}}"#);
     let lines = [
         put.as_str(),

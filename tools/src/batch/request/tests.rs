@@ -53,6 +53,13 @@ fn every_operation_is_understood() {
         accepted(r#"{"op":"get","pointer_base64":"/w=="}"#),
         Request::Get(Target::Pointer(b"\xff".into()))
     );
+    let put_many = |values: &[&[u8]]| Request::PutMany(values.iter().map(|v| v.to_vec()).collect());
+    assert_eq!(accepted(r#"{"op":"put_many","data":[]}"#), put_many(&[]));
+    assert_eq!(accepted(r#"{"op":"put_many","data":["","a\n"]}"#), put_many(&[b"", b"a\n"]));
+    assert_eq!(accepted(r#"{"op":"put_many","data_base64":["/w=="]}"#), put_many(&[b"\xff"]));
+    assert_eq!(accepted(r#"{"op":"get_many","digests":[]}"#), Request::GetMany(vec![]));
+    let both = Request::GetMany(vec![digest(); 2]);
+    assert_eq!(accepted(r#"{"op":"get_many","digests":["D","D"]}"#), both);
     assert_eq!(accepted(r#"{"op":"has","digests":[]}"#), Request::Has(vec![]));
     assert_eq!(accepted(r#"{"op":"has","digests":["D","D"]}"#), Request::Has(vec![digest(); 2]));
     assert_eq!(accepted(r#"{"op":"sync"}"#), Request::Sync);
@@ -184,6 +191,8 @@ fn unknown_operations_and_fields_are_refused() {
         r#"{"op":"sync","data":""}"#,
         r#"{"op":"stats","all":true}"#,
         r#"{"op":"has","digests":[],"digest":"D"}"#,
+        r#"{"op":"put_many","data":[],"x":1}"#,
+        r#"{"op":"get_many","digests":[],"pointers":[]}"#,
         r#"{"op":"list","Prefix":""}"#,
         r#"{"op":"commit","set":{"a":"D"},"if":{}}"#,
         r#"{"op":"commit","changes":[{"name":"a","delete":true,"x":1}]}"#,
@@ -245,6 +254,14 @@ fn a_field_of_another_type_is_refused() {
         r#"{"op":"put","data_base64":"YQ==\n"}"#,
         r#"{"op":"put","data_base64":"_w=="}"#,
         r#"{"op":"put","data_base64":"YR=="}"#,
+        r#"{"op":"put_many"}"#,
+        r#"{"op":"put_many","data":"a"}"#,
+        r#"{"op":"put_many","data":["a",7]}"#,
+        r#"{"op":"put_many","data":["a"],"data_base64":["YQ=="]}"#,
+        r#"{"op":"put_many","data_base64":["YQ=="," "]}"#,
+        r#"{"op":"get_many"}"#,
+        r#"{"op":"get_many","digests":"D"}"#,
+        r#"{"op":"get_many","digests":["D",null]}"#,
         r#"{"op":"get"}"#,
         r#"{"op":"get","digest":"D","pointer":"a"}"#,
         r#"{"op":"get","digest":""}"#,
@@ -296,4 +313,18 @@ fn a_commit_of_too_many_changes_is_over_a_limit() {
     let pairs: Vec<String> = names.iter().map(|name| format!("{name}:\"\"")).collect();
     let line = format!(r#"{{"op":"commit","set_data":{{{}}}}}"#, pairs.join(","));
     assert_eq!(refused(line.as_bytes()).0, "limit");
+}
+
+#[test]
+fn more_values_than_a_request_may_have_are_over_a_limit() {
+    for (op, item) in [
+        (r#""op":"put_many","data""#, "\"\"".to_owned()),
+        (r#""op":"put_many","data_base64""#, "\"\"".to_owned()),
+        (r#""op":"get_many","digests""#, format!("\"{}\"", digest())),
+    ] {
+        let line = |count: usize| format!("{{{op}:[{}]}}", vec![&item[..]; count].join(","));
+        let (kind, message, _) = refused(line(VALUES_MAX + 1).as_bytes());
+        assert_eq!((kind, &*message), ("limit", "a request has at most 10000 values"));
+        assert!(decode(line(VALUES_MAX).as_bytes()).1.is_ok(), "{op}");
+    }
 }

@@ -85,6 +85,29 @@ pub struct Batch {
     pub chains: Vec<Vec<Op>>,
 }
 
+/// Cuts what is to be read into parts of at most `count_max` files each: whoever reads them part by part has so many
+/// open. What is of one file stands together in `sorted`.
+pub fn of_few_files<'a, T, F: PartialEq>(
+    sorted: &'a [T],
+    count_max: usize,
+    file: impl Fn(&T) -> F + 'a,
+) -> impl Iterator<Item = &'a [T]> {
+    let mut left = sorted;
+    std::iter::from_fn(move || {
+        let (mut last, mut count) = (file(left.first()?), 1);
+        let is_too_much = |item: &T| {
+            let this = file(item);
+            count += usize::from(this != last);
+            last = this;
+            count > count_max.max(1)
+        };
+        let end = left.iter().position(is_too_much).unwrap_or(left.len());
+        let (part, rest) = left.split_at(end);
+        left = rest;
+        Some(part)
+    })
+}
+
 /// Keeps a lock file locked until dropped.
 pub trait Lock: Send + Sync + fmt::Debug {}
 
@@ -382,6 +405,16 @@ mod tests {
         fn sync_data(&self) -> io::Result<()> {
             self.interrupted()
         }
+    }
+
+    #[test]
+    fn parts_have_no_more_files_than_they_may() {
+        let parts = |count_max| of_few_files(b"aabcccd", count_max, |file| *file);
+        assert!(parts(1).eq([&b"aa"[..], b"b", b"ccc", b"d"]));
+        assert!(parts(2).eq([&b"aab"[..], b"cccd"]));
+        assert!(parts(4).eq([&b"aabcccd"[..]]));
+        assert!(parts(0).eq(parts(1)));
+        assert_eq!(of_few_files(b"", 3, |file: &u8| *file).count(), 0);
     }
 
     fn grudging() -> Arc<dyn File> {

@@ -205,6 +205,32 @@ fn no_more_is_read_than_was_asked_for() {
 }
 
 #[test]
+fn a_batch_has_no_more_files_and_pages_than_the_options_allow() {
+    let disk = Arc::new(Watched { disk: SimDisk::new(1), reads: Mutex::default() });
+    // Hardly anything is cached, and there are many more files than may be open.
+    let builder = small().segment_bytes(16 << 10).table_bytes(4 << 10).memory_bytes(16 << 20);
+    let store = builder.open_files_max(3).open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let values: Vec<_> = (0..3000_u32).map(|number| [number.to_le_bytes(); 250].concat()).collect();
+    let digests: Vec<_> = values.iter().map(|value| store.put(value).unwrap().digest).collect();
+    store.maintain().unwrap();
+    assert!(store.stats().blob_log.segment_count > 100);
+    let asked: [fn(&Store, &[Digest]); 2] = [
+        |store, digests| assert!(store.get_many(digests).iter().all(|got| got.is_ok())),
+        |store, digests| assert!(store.contains_many(digests).iter().all(|got| got.is_ok())),
+    ];
+    for ask in asked {
+        let (mut file_count, mut read_count) = (0, 0);
+        for batch in disk.reads(|| ask(&store, &digests)) {
+            let files: std::collections::BTreeSet<_> = batch.iter().map(|(name, _)| name).collect();
+            file_count = file_count.max(files.len());
+            read_count = read_count.max(batch.len());
+        }
+        assert_eq!(file_count, 3);
+        assert!((3..=1024).contains(&read_count), "{read_count} reads in one batch");
+    }
+}
+
+#[test]
 fn damaged_lists_stay_with_the_values_that_they_list() {
     let disk = SimDisk::new(1);
     let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();

@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, size};
-use pinstone_disk::{Batch, Op};
+use pinstone_disk::{Batch, Op, of_few_files};
 
 use crate::error::TableError;
 use crate::table::builder::{Contents, DIRECTORY_COUNTS_BYTES, TableBuilder};
@@ -336,24 +336,31 @@ impl IndexTable {
                 wanted.insert((table.file.meta().id, page as u64), table);
             }
         }
-        let mut chains = Vec::with_capacity(wanted.len());
-        wanted.retain(|(id, page), _| {
-            let Ok(file) = tables.file(*id) else { return false };
-            let offset_bytes = page_range(*page).start;
-            chains.push(vec![Op::Read { file, offset_bytes, len_bytes: PAGE_BYTES }]);
-            true
-        });
-        for (((id, page), table), read) in
-            wanted.into_iter().zip(tables.disk().run(Batch { chains }))
-        {
-            let Some(unit) = read.ok().and_then(|mut read| read.pop()) else { continue };
-            let start = page_range(page).start;
-            if unit.len() == PAGE_BYTES && table.check_page(start, &unit).is_ok() {
-                count(&table.file.probes().unit_reads);
-                tables.keep_unit((id, start), Unit::Page(unit), PAGE_BYTES);
-            }
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        for wanted in of_few_files(&wanted, tables.open_files_max(), |((id, _), _)| *id) {
+            Self::read_pages(tables, wanted);
         }
         are_due
+    }
+
+    /// Reads these pages, all in flight together, and caches those that are as they were written.
+    fn read_pages(tables: &Tables, wanted: &[((TableId, u64), &Arc<Self>)]) {
+        let (mut chains, mut read) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for wanted @ ((id, page), _) in wanted {
+            let Ok(file) = tables.file(*id) else { continue };
+            let offset_bytes = page_range(*page).start;
+            chains.push(vec![Op::Read { file, offset_bytes, len_bytes: PAGE_BYTES }]);
+            read.push(wanted);
+        }
+        for (((id, page), table), read) in read.into_iter().zip(tables.disk().run(Batch { chains }))
+        {
+            let Some(unit) = read.ok().and_then(|mut read| read.pop()) else { continue };
+            let start = page_range(*page).start;
+            if unit.len() == PAGE_BYTES && table.check_page(start, &unit).is_ok() {
+                count(&table.file.probes().unit_reads);
+                tables.keep_unit((*id, start), Unit::Page(unit), PAGE_BYTES);
+            }
+        }
     }
 
     /// The pages that may have rows of the key; none if a filter says that no page has.

@@ -26,6 +26,7 @@ pub struct Tables {
     disk: Arc<dyn Disk>,
     store_id: StoreId,
     files: Cache<TableId, Arc<dyn File>, quick_cache::UnitWeighter>,
+    open_files_max: usize,
     units: Cache<UnitKey, Unit, ByUnitBytes>,
     /// Bytes that cached units may take; and by how many bytes at least that changes.
     cache_bytes: Mutex<u64>,
@@ -136,6 +137,7 @@ impl Tables {
             disk,
             store_id,
             files,
+            open_files_max,
             units,
             cache_bytes: Mutex::new(cache_bytes),
             cache_step_bytes: (cache_bytes / CACHE_STEPS).max(1),
@@ -234,6 +236,11 @@ impl Tables {
             self.files.remove(&id);
         }
         Ok(file)
+    }
+
+    /// Files that are kept open, and may be open at once for one reader, at most.
+    pub(crate) fn open_files_max(&self) -> usize {
+        self.open_files_max
     }
 
     /// The unit with this key; from the cache, unless `read` must read it and `open` check it.

@@ -13,46 +13,64 @@ use pinstone_wal::Place;
 
 use crate::error::Result;
 use crate::ops::get::{ONE_READ_BYTES_MAX, Said, Search, get};
-use crate::ops::lookup::{self, Sight};
+use crate::ops::lookup::{self, LOOK_UPS_MAX, Sight};
 use crate::options::Verify;
 use crate::state::inner::{Inner, count};
 
 /// The values of these digests, each as [`get`] has it, up to the last before which their records have no
-/// more than `bytes_max`, as far as the index tells.
+/// more than `bytes_max`, as far as the index tells; of one at least.
 pub(crate) fn get_many(
     inner: &Inner,
     digests: &[Digest],
     verify: Verify,
     bytes_max: u64,
 ) -> Vec<Result<Option<Bytes>>> {
-    let sights = lookup::sight_many(inner, digests);
-    let digests = &digests[..count_within(&sights, bytes_max)];
+    let (mut answers, mut bytes_left) = (Vec::with_capacity(digests.len()), bytes_max);
+    for some in digests.chunks(LOOK_UPS_MAX) {
+        let sights = lookup::sight_many(inner, some);
+        let least = usize::from(answers.is_empty());
+        let count = count_within(&sights, &mut bytes_left).max(least);
+        answers.extend(get_seen(inner, &some[..count], &sights, verify));
+        if count < some.len() {
+            break;
+        }
+    }
+    answers
+}
+
+/// The values of digests that were looked for.
+fn get_seen(
+    inner: &Inner,
+    digests: &[Digest],
+    sights: &[Sight],
+    verify: Verify,
+) -> Vec<Result<Option<Bytes>>> {
     let mut found: Vec<Option<Bytes>> = vec![None; digests.len()];
     let mut wanted = Vec::new();
-    for (at, sight) in sights.into_iter().take(digests.len()).enumerate() {
-        let Some((place, said)) = likely_place(sight) else { continue };
+    for (at, (digest, sight)) in digests.iter().zip(sights).enumerate() {
+        let Some((place, said)) = likely_place(*sight) else { continue };
         match inner.blob.read_unwritten(place) {
-            Some(bytes) => found[at] = checked(inner, &digests[at], verify, place, said, bytes),
-            None => wanted.push((place, said, at)),
+            Some(bytes) => found[at] = checked(inner, digest, verify, place, said, bytes),
+            None if place.class.bytes_max() <= ONE_READ_BYTES_MAX => wanted.push((place, said, at)),
+            None => {}
         }
     }
     wanted.sort_unstable_by_key(|(place, ..)| place.position());
-    let (mut chains, mut read) = (Vec::with_capacity(wanted.len()), Vec::new());
-    for (place, said, at) in wanted {
-        let class_bytes = place.class.bytes_max();
-        if class_bytes <= ONE_READ_BYTES_MAX
-            && let Ok(Some(file)) = inner.segments.file(place.ordinal)
-        {
-            let len_bytes = usize::try_from(class_bytes).expect("it is short");
-            let offset_bytes = place.offset_bytes.into();
-            chains.push(vec![Op::Read { file, offset_bytes, len_bytes }]);
-            read.push((place, said, at));
+    for wanted in inner.segments.of_few_files(&wanted, |(place, ..)| *place) {
+        let (mut chains, mut read) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for (place, said, at) in wanted {
+            if let Ok(Some(file)) = inner.segments.file(place.ordinal) {
+                let len_bytes = usize::try_from(place.class.bytes_max()).expect("it is short");
+                let offset_bytes = place.offset_bytes.into();
+                chains.push(vec![Op::Read { file, offset_bytes, len_bytes }]);
+                read.push((*place, *said, *at));
+            }
         }
-    }
-    for ((place, said, at), bytes) in read.into_iter().zip(inner.disk.run(Batch { chains })) {
-        let bytes = bytes.ok().and_then(|mut bytes| bytes.pop());
-        found[at] =
-            bytes.and_then(|bytes| checked(inner, &digests[at], verify, place, said, bytes));
+        for ((place, said, at), bytes) in read.into_iter().zip(inner.disk.run(Batch { chains })) {
+            let bytes = bytes.ok().and_then(|mut bytes| bytes.pop());
+            found[at] =
+                bytes.and_then(|bytes| checked(inner, &digests[at], verify, place, said, bytes));
+        }
     }
     let answer = |(digest, found): (&Digest, Option<Bytes>)| match found {
         Some(value) => {
@@ -65,16 +83,15 @@ pub(crate) fn get_many(
     digests.iter().zip(found).map(answer).collect()
 }
 
-/// How many of these, from the first on, are answered by about so many bytes; one at least.
-fn count_within(sights: &[Sight], bytes_max: u64) -> usize {
-    let mut bytes = 0u64;
+/// How many of these, from the first on, are answered by about so many bytes, which are taken off.
+fn count_within(sights: &[Sight], bytes_left: &mut u64) -> usize {
     let exceeds = |sight: &Sight| {
         let class_bytes = likely_place(*sight).map_or(0, |(place, _)| place.class.bytes_max());
-        bytes = bytes.saturating_add(class_bytes);
-        bytes > bytes_max
+        let left = bytes_left.checked_sub(class_bytes);
+        *bytes_left = left.unwrap_or(*bytes_left);
+        left.is_none()
     };
-    let count = sights.iter().position(exceeds).unwrap_or(sights.len());
-    count.max(sights.len().min(1))
+    sights.iter().position(exceeds).unwrap_or(sights.len())
 }
 
 /// Where a value probably stands.

@@ -18,7 +18,7 @@ use crate::state::inner::Inner;
 
 /// Values looked up at once, at most: as many pages are in flight and in memory, or a few times as many
 /// where several tables may have a value.
-const LOOK_UPS_MAX: usize = 1024;
+pub(crate) const LOOK_UPS_MAX: usize = 1024;
 
 /// A copy that is not known to be damaged: it may be relied on for *already here*. What tables lead
 /// to is confirmed at its segment's list, where the whole digest stands.

@@ -14,7 +14,7 @@ use pinstone_disk::codec::size;
 use pinstone_disk::env::{Mutex, Published};
 use pinstone_disk::{
     Batch, Bytes, Digest, Disk, DiskError, DiskExt as _, Epoch, File, FileName, FormatError,
-    LogKind, OpenMode, Ordinal, StoreId,
+    LogKind, OpenMode, Ordinal, StoreId, of_few_files,
 };
 use pinstone_wal::{
     DigestList, ListEntry, ListPage, Place, SegmentFile, SegmentHeader, WalError, corrupt,
@@ -56,6 +56,7 @@ pub(crate) struct Segments {
     /// Held while another list of them is made.
     changing: Mutex<()>,
     open: quick_cache::sync::Cache<Ordinal, Arc<dyn File>>,
+    open_files_max: usize,
     lists: quick_cache::sync::Cache<Ordinal, Arc<DigestList>, ByListBytes>,
 }
 
@@ -110,6 +111,7 @@ impl Segments {
             all: Published::new(Arc::new(all.into_iter().map(Arc::new).collect())),
             changing: Mutex::new(()),
             open: quick_cache::sync::Cache::new(open_files_max),
+            open_files_max,
             lists: quick_cache::sync::Cache::with_weighter(list_count, lists_bytes, ByListBytes),
         }
     }
@@ -205,6 +207,15 @@ impl Segments {
         self.with(ordinal, read).transpose()
     }
 
+    /// Cuts places, sorted, into parts of as many segments as may be open at once.
+    pub(crate) fn of_few_files<'a, T>(
+        &self,
+        sorted: &'a [T],
+        place: impl Fn(&T) -> Place + 'a,
+    ) -> impl Iterator<Item = &'a [T]> {
+        of_few_files(sorted, self.open_files_max, move |item| place(item).ordinal)
+    }
+
     /// All segments that the log has, ascending.
     pub(crate) fn ordinals(&self) -> Vec<Ordinal> {
         self.all.read().iter().map(|segment| segment.ordinal).collect()
@@ -267,7 +278,8 @@ impl Segments {
             }
         }
         let wanted: Vec<_> = wanted.into_values().collect();
-        for wanted in wanted.chunks(LIST_PAGES_MAX) {
+        let groups = of_few_files(&wanted, self.open_files_max, |wanted| wanted.ordinal);
+        for wanted in groups.flat_map(|group| group.chunks(LIST_PAGES_MAX)) {
             for (page, asking) in self.read_list_pages(wanted) {
                 for at in asking {
                     let (digest, place) = &asked[*at];

@@ -211,6 +211,37 @@ fn a_damaged_directory_is_made_again_and_a_damaged_filter_done_without() {
     }
 }
 
+#[test]
+fn a_directory_made_again_leads_to_all_that_the_one_before_led_to() {
+    let disk = SimDisk::new(1);
+    let entries = entries(3000);
+    let meta = write(&disk, &entries, None);
+    let before = open(&disk, &meta);
+    assert!(before.find(&entries[0].name, u64::MAX).unwrap().is_some());
+    disk.corrupt(&ID.file_name().to_string(), before.file().footer().units_end, |bytes| {
+        bytes[0] ^= 0x04;
+    });
+    let shared = tables(&disk);
+    let table = Arc::new(NameTable::open(&shared, meta).unwrap());
+    let (mut cursor, mut whole) = (table.cursor(), before.cursor());
+    for NameEntry { name, commit, .. } in &entries {
+        let around =
+            [name.clone(), name.slice(..name.len() - 1), [name, &b"\0"[..]].concat().into()];
+        for name in around {
+            for commit in [0, commit - 1, *commit, commit + 1, u64::MAX] {
+                let found = table.find(&name, commit).unwrap();
+                assert_eq!(found, wanted(&entries, &name, commit), "{name:?} {commit}");
+                let is_on = cursor.seek(&name, commit).unwrap();
+                assert_eq!(is_on, whole.seek(&name, commit).unwrap());
+                assert_eq!(here(&cursor), here(&whole), "{name:?} {commit}");
+            }
+        }
+    }
+    assert_eq!(shared.figures().directories_rebuilt, 1);
+    let bytes = |table: &NameTable| table.file().resident_bytes();
+    assert_eq!(bytes(&table), bytes(&before), "its keys are as long");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -9,7 +9,7 @@
 //!    table's own.
 //!
 //! - N1: what is looked for stands in the block found, or else it is the first entry of the next.
-//! - N2: a damaged directory is made again from the blocks; so are its keys, if longer than before.
+//! - N2: a damaged directory is made again from the blocks, with the same keys.
 //! - N3: iterators own what they read.
 
 use std::ops::Range;
@@ -98,6 +98,15 @@ impl Keys {
     }
 }
 
+/// The key of a block whose first version is that of `name` by `commit`; `last` is the name before it,
+/// empty before the first of all.
+fn block_key<'a>(last: &[u8], name: &'a [u8], commit: u64) -> (&'a [u8], u64) {
+    if *name == *last {
+        return (name, commit);
+    }
+    (&name[..name.len().min(equal_bytes(name, last) + 1)], u64::MAX)
+}
+
 impl NameBuilder {
     /// Bytes of memory that it takes, but for the block that it gathers.
     pub fn memory_bytes(&self) -> u64 {
@@ -156,11 +165,7 @@ impl NameBuilder {
         assert!(is_first || order(last, (name, commit)).is_lt(), "entries come in order");
         let is_new_name = *name != *self.last;
         if self.block.is_empty() {
-            let shared = equal_bytes(name, &self.last);
-            let (key, commit) = match is_new_name {
-                true => (&name[..name.len().min(shared + 1)], u64::MAX),
-                false => (name, commit),
-            };
+            let (key, commit) = block_key(&self.last, name, commit);
             self.keys.push(key, commit);
         }
         if is_first {
@@ -402,12 +407,17 @@ impl NameTable {
     fn rebuild_directory(&self) -> Result<Directory, TableError> {
         let footer = self.file.footer();
         let (mut ends, mut keys) = (Vec::new(), Keys::default());
-        let mut start = UNITS_START;
+        let (mut start, mut last) = (UNITS_START, Vec::new());
         while start < footer.units_end {
             let block = self.next_block(start)?;
             let cursor = block.first();
             let entry = cursor.entry().expect("a block has an entry");
-            keys.push(entry.name, entry.commit);
+            // N2.
+            let (key, commit) = block_key(&last, entry.name, entry.commit);
+            keys.push(key, commit);
+            let cursor = block.last();
+            last.clear();
+            last.extend_from_slice(cursor.entry().expect("a block has an entry").name);
             start += block.len_bytes() as u64;
             ends.push(start);
         }

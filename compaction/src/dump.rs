@@ -37,7 +37,8 @@ use crate::table::index::{
     self, DIRECTORY_HEADER_BYTES, IndexKey, PAGE_BYTES, PAGE_HEADER_BYTES, PAGE_ROWS, ROW_BYTES,
 };
 use crate::table::name_block::{self, Block, RUN_ENTRIES};
-use crate::table::names::{self, BLOCK_SOUGHT_BYTES, first_block};
+use crate::table::name_directory;
+use crate::table::names::{BLOCK_SOUGHT_BYTES, first_block};
 
 use tail::{Parts, Tail, identity, said_parts, table_kind};
 
@@ -479,8 +480,11 @@ impl<'a> Walk<'a> {
             self.dump.invalid(range.start, "name_directory", "its checksum does not match");
             return None;
         }
-        let decoded =
-            names::Directory::decode(self.slice(range.clone()), range.start, filters_bytes);
+        let decoded = name_directory::Directory::decode(
+            self.slice(range.clone()),
+            range.start,
+            filters_bytes,
+        );
         match shown.and(decoded) {
             Ok(directory) => {
                 let mut bounds = self.units.bounds.iter();

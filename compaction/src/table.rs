@@ -7,6 +7,7 @@ pub mod filter_set;
 pub mod footer;
 pub mod index;
 pub mod name_block;
+pub(crate) mod name_directory;
 pub mod names;
 pub mod probes;
 pub mod shared;

@@ -242,6 +242,34 @@ fn a_directory_made_again_leads_to_all_that_the_one_before_led_to() {
     assert_eq!(bytes(&table), bytes(&before), "its keys are as long");
 }
 
+#[test]
+fn what_all_keys_of_a_directory_begin_with_takes_memory_once() {
+    let shared = "a/long/beginning/".repeat(50);
+    let (before, behind) = (entry("a", 1), entry("b", 2));
+    let long = (0..16_000).map(|number| entry(format!("{shared}{number:06}"), number + 3));
+    for entries in [
+        long.clone().collect::<Vec<_>>(),
+        std::iter::once(before).chain(long.clone()).collect(),
+        long.chain([behind]).collect(),
+    ] {
+        let disk = SimDisk::new(1);
+        let meta = write(&disk, &entries, None);
+        let table = open(&disk, &meta);
+        for entry in &entries {
+            let found = table.find(&entry.name, u64::MAX).unwrap();
+            assert_eq!(found, Some((entry.commit, entry.to)));
+        }
+        for absent in [&shared[..], &shared[1..], &shared[..9], "a/longer", "a", "b"] {
+            let found = table.find(absent.as_bytes(), u64::MAX).unwrap();
+            assert_eq!(found, wanted(&entries, absent.as_bytes(), u64::MAX), "{absent}");
+        }
+        let blocks = table.file().footer().unit_count;
+        assert!(blocks > 200, "{blocks} blocks");
+        let most = blocks * (8 + 4 + 8 + 7) + shared.len() as u64;
+        assert!(table.file().resident_bytes() <= most, "{} bytes", table.file().resident_bytes());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -2,9 +2,7 @@
 //!
 //! 1. Entries stand in ascending order of names, the newest version of each first, in blocks of
 //!    about [`BLOCK_BYTES`].
-//! 2. The directory has a key for each block: as few of its first name's bytes as tell it from the
-//!    block before, or, where a name's versions go over several blocks, the name and a commit. The
-//!    last block whose key is not above what is looked for is the one to look in.
+//! 2. The directory leads to the block to look in: see [`name_directory`](super::name_directory).
 //! 3. Every [`FILTER_BLOCKS`] blocks have a filter of their names, hashed under a seed of the
 //!    table's own.
 //!
@@ -12,24 +10,22 @@
 //! - N2: a damaged directory is made again from the blocks, with the same keys.
 //! - N3: iterators own what they read.
 
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pinstone_disk::Digest;
 use pinstone_disk::checksum::{self, Seed};
-use pinstone_disk::codec::{Malformed, Reader, put_varint, size};
+use pinstone_disk::codec::{put_varint, size};
 
 use crate::error::TableError;
 use crate::merge::NameEntry;
 use crate::table::builder::{Contents, TableBuilder};
-use crate::table::container::{Resident, TableFile, UNITS_START};
+use crate::table::container::{TableFile, UNITS_START};
 use crate::table::filter::name_key;
 use crate::table::filter_set::FilterSet;
 use crate::table::footer::Replaced;
-use crate::table::name_block::{
-    Block, BlockBuilder, Cursor, Entry, NAME_BYTES_MAX, equal_bytes, order,
-};
+use crate::table::name_block::{Block, BlockBuilder, Cursor, Entry, order};
+use crate::table::name_directory::{Directory, Keys};
 use crate::table::probes::{ProbeFigures, count};
 use crate::table::shared::{Tables, Unit};
 use crate::table::{SCAN_BYTES, TableId, TableMeta};
@@ -57,62 +53,11 @@ pub struct NameBuilder {
     keys: Keys,
 }
 
-/// The keys of blocks: names, shortened, each with a commit.
-#[derive(Debug, Default)]
-struct Keys {
-    names: Vec<u8>,
-    /// Where each name ends.
-    ends: Vec<u32>,
-    commits: Vec<u64>,
-}
-
-impl Keys {
-    fn push(&mut self, name: &[u8], commit: u64) {
-        self.names.extend_from_slice(name);
-        let end = u32::try_from(self.names.len()).expect("a table's keys have less than 4 GiB");
-        self.ends.push(end);
-        self.commits.push(commit);
-    }
-
-    fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn name(&self, index: usize) -> &[u8] {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.names[start as usize..self.ends[index] as usize]
-    }
-
-    /// The last block whose key is not above (`name`, `commit`), if any.
-    fn find(&self, name: &[u8], commit: u64) -> Option<usize> {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if order((self.name(middle), self.commits[middle]), (name, commit)).is_gt() {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        low.checked_sub(1)
-    }
-}
-
-/// The key of a block whose first version is that of `name` by `commit`; `last` is the name before it,
-/// empty before the first of all.
-fn block_key<'a>(last: &[u8], name: &'a [u8], commit: u64) -> (&'a [u8], u64) {
-    if *name == *last {
-        return (name, commit);
-    }
-    (&name[..name.len().min(equal_bytes(name, last) + 1)], u64::MAX)
-}
-
 impl NameBuilder {
     /// Bytes of memory that it takes, but for the block that it gathers.
     pub fn memory_bytes(&self) -> u64 {
-        let Keys { names, ends, commits } = &self.keys;
-        let keys_bytes = names.capacity() + 4 * ends.capacity() + 8 * commits.capacity();
-        self.file.memory_bytes() + (keys_bytes + 4 * self.block_lens.capacity()) as u64
+        let leads_bytes = self.keys.memory_bytes() + 4 * self.block_lens.capacity();
+        self.file.memory_bytes() + leads_bytes as u64
     }
 
     /// Begins a table, with filters if there is a seed for them.
@@ -165,8 +110,7 @@ impl NameBuilder {
         assert!(is_first || order(last, (name, commit)).is_lt(), "entries come in order");
         let is_new_name = *name != *self.last;
         if self.block.is_empty() {
-            let (key, commit) = block_key(&self.last, name, commit);
-            self.keys.push(key, commit);
+            self.keys.push_block(&self.last, name, commit);
         }
         if is_first {
             self.first = Bytes::copy_from_slice(name);
@@ -204,11 +148,12 @@ impl NameBuilder {
         }
         let mut leads = Vec::new();
         for (index, len) in self.block_lens.iter().enumerate() {
+            let (name, commit) = self.keys.get(index);
             put_varint(&mut leads, u64::from(*len));
             // One more, and 0 for the greatest: most keys have that one.
-            put_varint(&mut leads, self.keys.commits[index].wrapping_add(1));
-            put_varint(&mut leads, self.keys.name(index).len() as u64);
-            leads.extend_from_slice(self.keys.name(index));
+            put_varint(&mut leads, commit.wrapping_add(1));
+            put_varint(&mut leads, name.len() as u64);
+            leads.extend_from_slice(name);
         }
         let contents = Contents {
             entry_count: self.entry_count,
@@ -231,77 +176,6 @@ impl NameBuilder {
 pub struct NameTable {
     file: TableFile,
     directory: OnceLock<Directory>,
-}
-
-/// What leads to the blocks and to their filters.
-#[derive(Debug)]
-pub(crate) struct Directory {
-    /// Where each block ends in the file.
-    ends: Vec<u64>,
-    keys: Keys,
-    filters: FilterSet,
-}
-
-impl Resident for Directory {
-    fn resident_bytes(&self) -> usize {
-        self.ends.len() * 20 + self.keys.names.len() + 4 * self.filters.len()
-    }
-}
-
-impl Directory {
-    fn range(&self, block: usize) -> Range<u64> {
-        let start = if block == 0 { UNITS_START } else { self.ends[block - 1] };
-        start..self.ends[block]
-    }
-
-    /// The block to look in for (`name`, `commit`); `None` if it stands before all of them.
-    pub(crate) fn block_of(&self, name: &[u8], commit: u64) -> Option<usize> {
-        self.keys.find(name, commit)
-    }
-
-    /// Decodes a directory whose checksum agrees, of blocks that end at `units_end`.
-    pub(crate) fn decode(
-        bytes: &[u8],
-        units_end: u64,
-        filters_bytes: u64,
-    ) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
-        reader.u32("a checksum")?;
-        let count = size(reader.u32("a count of blocks")?.into());
-        let filter_count = reader.u32("a count of filters")?;
-        // A block takes three bytes at least.
-        let capacity = count.min(reader.left() / 3);
-        let (mut ends, mut keys) = (Vec::with_capacity(capacity), Keys::default());
-        let mut end = UNITS_START;
-        for index in 0..count {
-            let malformed = reader.clone();
-            let malformed = |what| Err(malformed.malformed(what));
-            let len = reader.varint("a block's length")?;
-            let commit = reader.varint("a commit's number")?.wrapping_sub(1);
-            let name_bytes = reader.varint_usize("a key's length")?;
-            if name_bytes > NAME_BYTES_MAX {
-                return malformed("a key no longer than names are");
-            }
-            let name = reader.take(name_bytes, "a key")?;
-            end = match end.checked_add(len) {
-                Some(end) if len > 0 && end <= units_end => end,
-                _ => return malformed("a block within the table"),
-            };
-            let in_order = index == 0
-                || order((keys.name(index - 1), keys.commits[index - 1]), (name, commit)).is_lt();
-            if !in_order {
-                return malformed("a key that comes after the one before");
-            }
-            ends.push(end);
-            keys.push(name, commit);
-        }
-        if end != units_end {
-            return Err(reader.malformed("blocks up to the directory"));
-        }
-        let part_count = count.div_ceil(FILTER_BLOCKS);
-        let filters = FilterSet::decode(&mut reader, filter_count, part_count, filters_bytes)?;
-        Ok(Self { ends, keys, filters })
-    }
 }
 
 impl NameTable {
@@ -340,7 +214,7 @@ impl NameTable {
             // Only versions newer than the commit come before the first block's key.
             return Ok(None);
         };
-        let last = (block + 1).min(directory.keys.len() - 1);
+        let last = (block + 1).min(directory.ends.len() - 1);
         let parts = block / FILTER_BLOCKS..=last / FILTER_BLOCKS;
         if !directory.filters.is_empty() {
             let key = name_key(name, self.file.footer().filter_seed);
@@ -413,8 +287,7 @@ impl NameTable {
             let cursor = block.first();
             let entry = cursor.entry().expect("a block has an entry");
             // N2.
-            let (key, commit) = block_key(&last, entry.name, entry.commit);
-            keys.push(key, commit);
+            keys.push_block(&last, entry.name, entry.commit);
             let cursor = block.last();
             last.clear();
             last.extend_from_slice(cursor.entry().expect("a block has an entry").name);
@@ -422,7 +295,7 @@ impl NameTable {
             ends.push(start);
         }
         self.has_all_blocks(ends.len(), start)?;
-        Ok(Directory { ends, keys, filters: FilterSet::default() })
+        Ok(Directory::new(ends, &keys, FilterSet::default()))
     }
 
     /// The block that begins at `start`.

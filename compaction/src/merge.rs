@@ -7,6 +7,9 @@
 //! 2. Sources whose next item is equal are moved past it.
 //! 3. An error is given after what was taken before it, and is the last thing given.
 //!
+//! A [`Sieve`] lets some of these entries stay, and gives a sign of each: whoever asks so many times has
+//! gone through about so many entries, whatever became of them. [`Chosen`] asks of each by itself.
+//!
 //! [`Versions`] takes entries of the names tree, names ascending and the newest version of each
 //! first, and drops what nobody can read. A reader of commit *r* sees of a name its newest version
 //! whose commit is not above *r*. So a version of commit *c*, with a next newer one of commit *n*,
@@ -144,6 +147,44 @@ impl<I: Iterator<Item = Result<T, E>>, T: Ord, E> Iterator for Merge<I, T, E> {
 
 impl<I: Iterator<Item = Result<T, E>>, T: Ord, E> FusedIterator for Merge<I, T, E> {}
 
+/// Entries that are gone through, some of which stay.
+pub trait Sieve<T, E> {
+    /// Goes through one entry at most. Gives one that stays; or `None`, if the entry that was gone through
+    /// goes or waits. At the end it gives nothing.
+    fn sift(&mut self) -> Option<Result<Option<T>, E>>;
+}
+
+impl<T, E, S: Sieve<T, E> + ?Sized> Sieve<T, E> for Box<S> {
+    fn sift(&mut self) -> Option<Result<Option<T>, E>> {
+        (**self).sift()
+    }
+}
+
+/// The entries that are chosen, each for itself.
+#[derive(Debug)]
+pub struct Chosen<I, F> {
+    entries: I,
+    stays: F,
+}
+
+impl<I, F> Chosen<I, F> {
+    /// Of `entries` those that stay.
+    pub fn new(entries: I, stays: F) -> Self {
+        Self { entries, stays }
+    }
+}
+
+impl<T, E, I, F> Sieve<T, E> for Chosen<I, F>
+where
+    I: Iterator<Item = Result<T, E>>,
+    F: FnMut(&T) -> bool,
+{
+    fn sift(&mut self) -> Option<Result<Option<T>, E>> {
+        let entry = self.entries.next()?;
+        Some(entry.map(|entry| (self.stays)(&entry).then_some(entry)))
+    }
+}
+
 /// Who may still read old versions of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readers {
@@ -229,40 +270,55 @@ where
         self.waiting.clear();
     }
 
-    fn step(&mut self) -> Option<Result<NameEntry, E>> {
-        loop {
-            if self.next.is_some() {
-                // M1: the deletions that it makes stay are newer.
-                return self.waiting.pop_front().or_else(|| self.next.take()).map(Ok);
+    /// The next of what stays. M1: the deletions that an entry makes stay are newer.
+    fn give(&mut self) -> Option<NameEntry> {
+        self.next.as_ref()?;
+        self.waiting.pop_front().or_else(|| self.next.take())
+    }
+
+    fn step(&mut self) -> Option<Result<Option<NameEntry>, E>> {
+        if let Some(entry) = self.give() {
+            return Some(Ok(Some(entry)));
+        }
+        if self.is_ended {
+            return None;
+        }
+        match self.entries.next() {
+            Some(Ok(entry)) if !self.stays(&entry) => Some(Ok(None)),
+            Some(Ok(entry)) if self.is_bottom && entry.to.is_none() => {
+                self.waiting.push_back(entry);
+                let is_full = self.waiting.len() > WAITING_MAX;
+                // M2.
+                Some(Ok(is_full.then(|| self.waiting.pop_front()).flatten()))
             }
-            if self.is_ended {
-                return None;
+            Some(Ok(entry)) => {
+                self.next = Some(entry);
+                Some(Ok(self.give()))
             }
-            match self.entries.next() {
-                Some(Ok(entry)) if !self.stays(&entry) => {}
-                Some(Ok(entry)) if self.is_bottom && entry.to.is_none() => {
-                    self.waiting.push_back(entry);
-                    if self.waiting.len() > WAITING_MAX {
-                        // M2.
-                        return self.waiting.pop_front().map(Ok);
-                    }
-                }
-                Some(Ok(entry)) => self.next = Some(entry),
-                Some(Err(error)) => {
-                    self.is_ended = true;
-                    self.has_given = true;
-                    return Some(Err(error));
-                }
-                None => {
-                    self.is_ended = true;
-                    self.drop_waiting();
-                    if !self.has_given {
-                        // M3.
-                        return self.last_gone.take().map(Ok);
-                    }
-                }
+            Some(Err(error)) => {
+                self.is_ended = true;
+                self.has_given = true;
+                Some(Err(error))
+            }
+            None => {
+                self.is_ended = true;
+                self.drop_waiting();
+                // M3.
+                let last_gone = self.last_gone.take().filter(|_| !self.has_given)?;
+                Some(Ok(Some(last_gone)))
             }
         }
+    }
+}
+
+impl<I, E> Sieve<NameEntry, E> for Versions<I>
+where
+    I: Iterator<Item = Result<NameEntry, E>>,
+{
+    fn sift(&mut self) -> Option<Result<Option<NameEntry>, E>> {
+        let given = self.step();
+        self.has_given |= matches!(given, Some(Ok(Some(_))));
+        given
     }
 }
 
@@ -273,9 +329,11 @@ where
     type Item = Result<NameEntry, E>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let given = self.step();
-        self.has_given |= given.is_some();
-        given
+        loop {
+            if let Some(given) = self.sift()?.transpose() {
+                return Some(given);
+            }
+        }
     }
 }
 

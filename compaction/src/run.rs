@@ -29,7 +29,7 @@ use pinstone_disk::{Ordinal, TableKind};
 
 use crate::edit::LevelEdit;
 use crate::error::TableError;
-use crate::merge::{Merge, NameEntry};
+use crate::merge::{Merge, NameEntry, Sieve};
 use crate::plan::{INPUT_TABLES_MAX, Plan, whole_bytes};
 use crate::table::container::TableFile;
 use crate::table::footer::{REPLACED_TABLES_MAX, Replaced};
@@ -409,11 +409,11 @@ fn no_ordinal<T: Tree>() -> TableError {
 /// A plan being carried out.
 pub struct Rewrite<T: Tree> {
     plan: Plan,
-    /// Entries that it has written.
-    written_count: u64,
+    /// Entries that it has gone through.
+    passed_count: u64,
     /// Bytes that it has read of its sources at once.
     read_bytes: u64,
-    entries: Box<dyn Iterator<Item = Result<T::Entry, TableError>> + Send>,
+    entries: Box<dyn Sieve<T::Entry, TableError> + Send>,
     writer: RunWriter<T>,
 }
 
@@ -482,16 +482,16 @@ impl<T: Tree> Rewrite<T> {
     ///
     /// # Panics
     /// If it is a move, or more than [`CARRIED_TABLES_MAX`] are carried.
-    pub fn new<I>(
+    pub fn new<S>(
         tables: &Arc<Tables>,
         plan: Plan,
         inputs: &[Arc<T::Table>],
         options: RunOptions,
         carried: Vec<Carried>,
-        kept: impl FnOnce(Merged<T>) -> I,
+        kept: impl FnOnce(Merged<T>) -> S,
     ) -> Self
     where
-        I: Iterator<Item = Result<T::Entry, TableError>> + Send + 'static,
+        S: Sieve<T::Entry, TableError> + Send + 'static,
     {
         assert!(!plan.is_move, "a move writes nothing");
         let sequences = Sequence::all(tables, inputs);
@@ -500,20 +500,20 @@ impl<T: Tree> Rewrite<T> {
         let entries = Box::new(kept(merged));
         let metas = plan.inputs().map(|meta| TableMeta::clone(meta)).collect();
         let writer = RunWriter::new(tables, options, metas, carried);
-        Self { plan, written_count: 0, read_bytes, entries, writer }
+        Self { plan, passed_count: 0, read_bytes, entries, writer }
     }
 
-    /// Goes on by about `entry_count` entries that stay; false if there are no more.
+    /// Goes on by about `entry_count` entries, those that go among them; false if there are no more.
     ///
     /// # Errors
     /// Damage of a table that is read, or whatever the machine says; give it up then.
     pub fn step(&mut self, entry_count: u64) -> Result<bool, TableError> {
         for _ in 0..entry_count {
-            match self.entries.next() {
-                Some(entry) => self.writer.push(&entry?)?,
-                None => return Ok(false),
+            let Some(sifted) = self.entries.sift() else { return Ok(false) };
+            if let Some(entry) = sifted? {
+                self.writer.push(&entry)?;
             }
-            self.written_count += 1;
+            self.passed_count += 1;
         }
         Ok(true)
     }
@@ -524,9 +524,9 @@ impl<T: Tree> Rewrite<T> {
         self.read_bytes + self.writer.memory_bytes()
     }
 
-    /// Entries that it has written.
-    pub fn written_count(&self) -> u64 {
-        self.written_count
+    /// Entries that it has gone through, about.
+    pub fn passed_count(&self) -> u64 {
+        self.passed_count
     }
 
     /// The plan that it carries out.
@@ -534,12 +534,11 @@ impl<T: Tree> Rewrite<T> {
         &self.plan
     }
 
-    /// Of the plan's bytes, those that it has gone through, about: as if all entries were as long,
-    /// and stayed.
+    /// Of the plan's bytes, those that it has gone through, about: as if all entries were as long.
     pub fn done_bytes(&self) -> u64 {
         let bytes = self.plan.input_bytes();
         let entry_count: u64 = self.plan.inputs().map(|table| table.entry_count).sum();
-        let share = self.written_count as f64 / entry_count.max(1) as f64;
+        let share = self.passed_count as f64 / entry_count.max(1) as f64;
         whole_bytes(bytes as f64 * share).min(bytes)
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use expect_test::{Expect, expect};
-use pinstone_compaction::merge::{Merge, NameEntry, Readers, Versions, WAITING_MAX};
+use pinstone_compaction::merge::{Merge, NameEntry, Readers, Sieve, Versions, WAITING_MAX};
 use pinstone_disk::{Bytes, Digest};
 use proptest::prelude::*;
 
@@ -166,6 +166,19 @@ fn of_many_deletions_a_bounded_number_waits() {
     let mut older = deletions;
     older.extend(entries("a0"));
     assert_eq!(filtered(older.clone(), &readers, true), older);
+}
+
+#[test]
+fn each_entry_is_told_of_whatever_becomes_of_it() {
+    let mut told = String::new();
+    let entries = entries("a9- a7 b5- b4- b3 c2 c1 d6-").into_iter().map(Ok::<_, Infallible>);
+    let mut versions = Versions::new(entries, Readers::new(vec![3], u64::MAX), true);
+    while let Some(Ok(sifted)) = versions.sift() {
+        told += &sifted.map_or_else(|| ".".to_owned(), |entry| words(&[entry]));
+        told += " ";
+    }
+    // Deletions wait, and some are then given behind the entry for which they stay.
+    expect![". . . . b5- b3 c2 . . "].assert_eq(&told);
 }
 
 #[test]

@@ -12,11 +12,11 @@ use bytes::Bytes;
 use common::{key, tables};
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::{LEVELS_MAX, Levels};
-use pinstone_compaction::merge::{NameEntry, Readers, Versions};
+use pinstone_compaction::merge::{Chosen, NameEntry, Readers, Sieve, Versions};
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
 use pinstone_compaction::run::{
-    CARRIED_TABLES_MAX, Carried, Index, Names, Rewrite, RunOptions, RunWriter, Tree,
+    CARRIED_TABLES_MAX, Carried, Index, Merged, Names, Rewrite, RunOptions, RunWriter, Tree,
 };
 use pinstone_compaction::table::SCAN_BYTES;
 use pinstone_compaction::table::footer::Replaced;
@@ -79,27 +79,21 @@ impl Grown {
 /// What the two trees differ in here.
 trait Kept: Tree {
     fn kept(
-        merged: pinstone_compaction::run::Merged<Self>,
+        merged: Merged<Self>,
         is_bottom: bool,
-    ) -> Box<dyn Iterator<Item = Result<Self::Entry, TableError>> + Send>
+    ) -> Box<dyn Sieve<Self::Entry, TableError> + Send>
     where
         Self: Sized;
 }
 
 impl Kept for Index {
-    fn kept(
-        merged: pinstone_compaction::run::Merged<Self>,
-        _is_bottom: bool,
-    ) -> Box<dyn Iterator<Item = Result<Row, TableError>> + Send> {
-        Box::new(merged)
+    fn kept(merged: Merged<Self>, _is_bottom: bool) -> Box<dyn Sieve<Row, TableError> + Send> {
+        Box::new(Chosen::new(merged, |_: &Row| true))
     }
 }
 
 impl Kept for Names {
-    fn kept(
-        merged: pinstone_compaction::run::Merged<Self>,
-        is_bottom: bool,
-    ) -> Box<dyn Iterator<Item = Result<NameEntry, TableError>> + Send> {
+    fn kept(merged: Merged<Self>, is_bottom: bool) -> Box<dyn Sieve<NameEntry, TableError> + Send> {
         Box::new(Versions::new(merged, Readers::new(Vec::new(), u64::MAX), is_bottom))
     }
 }
@@ -416,4 +410,49 @@ fn a_rewriting_reads_the_tables_of_a_level_one_after_the_other() {
         .collect();
     assert!((1..=3).contains(&read.len()), "{read:?}");
     rewrite.abandon();
+}
+
+/// Whatever becomes of its entries, a step goes through as many as it is told to.
+fn goes_on_by_steps<T: Tree, S>(tree: &Grown, kept: impl FnOnce(Merged<T>) -> S)
+where
+    S: Sieve<T::Entry, TableError> + Send + 'static,
+{
+    let plan = plan_full(&tree.levels, &Shape { input_bytes_max: u64::MAX, ..SHAPE }).unwrap();
+    assert!(plan.is_bottom);
+    let inputs = plan.inputs().map(|meta| open::<T>(&tree.tables, meta).unwrap());
+    let inputs: Vec<_> = inputs.collect();
+    let (options, input_bytes) = (tree.options::<T>(), plan.input_bytes());
+    let mut rewrite = Rewrite::<T>::new(&tree.tables, plan, &inputs, options, Vec::new(), kept);
+    let (mut done_bytes, mut op_count) = (0, tree.disk.op_count());
+    while rewrite.step(100).unwrap() {
+        let step_bytes = rewrite.done_bytes() - done_bytes;
+        assert!((1..input_bytes / 20).contains(&step_bytes), "{step_bytes} of {input_bytes} bytes");
+        let ops = tree.disk.op_count() - op_count;
+        // The first opens a table of each source.
+        assert!(ops <= 30, "{ops} operations");
+        (done_bytes, op_count) = (rewrite.done_bytes(), tree.disk.op_count());
+    }
+    // Of rows that stand in several tables one is gone through.
+    assert!(done_bytes > input_bytes / 10 * 8, "{done_bytes} of {input_bytes} bytes");
+    rewrite.abandon();
+}
+
+#[test]
+fn a_step_counts_the_names_that_go() {
+    let mut tree = Grown::new(TableKind::Names);
+    for (commit, to) in [(1, Some(Digest::of(b"value"))), (2, None)] {
+        let name = |number: u64| Bytes::from(format!("name {number:05}"));
+        let entry = |number| NameEntry { name: name(number), commit, to };
+        tree.flush::<Names>(&(0..4000).map(entry).collect::<Vec<_>>()).unwrap();
+    }
+    goes_on_by_steps::<Names, _>(&tree, |merged| {
+        Versions::new(merged, Readers::new(Vec::new(), u64::MAX), true)
+    });
+}
+
+#[test]
+fn a_step_counts_the_rows_that_go() {
+    let mut tree = Grown::new(TableKind::Index);
+    (0..12).for_each(|flush| tree.flush::<Index>(&rows(flush)).unwrap());
+    goes_on_by_steps::<Index, _>(&tree, |merged| Chosen::new(merged, |_: &Row| false));
 }

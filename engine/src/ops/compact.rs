@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use pinstone_compaction::TableError;
 use pinstone_compaction::edit::LevelEdit;
-use pinstone_compaction::merge::{Readers, Versions};
+use pinstone_compaction::merge::{Chosen, Readers, Sieve, Versions};
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::plan::{self, Plan};
 use pinstone_compaction::run::{
@@ -54,7 +54,7 @@ pub(crate) trait StoreTree: Tree {
     /// What is flushed.
     type Memtable: std::fmt::Debug + Send + Sync;
     /// The entries of a merge that stay.
-    type Kept: Iterator<Item = Result<Self::Entry, TableError>> + Send + 'static;
+    type Kept: Sieve<Self::Entry, TableError> + Send + 'static;
 
     /// Its work.
     fn work(work: &mut Work) -> &mut TreeWork<Self, Self::Memtable>
@@ -120,7 +120,8 @@ impl StoreTree for Index {
     }
 
     fn in_order(inner: &Inner, memtable: &Arc<Memtable>) -> Entries<Self> {
-        Box::new(memtable.rows(inner.index.key_bits()).into_iter().map(Ok))
+        let rows = memtable.rows(inner.index.key_bits()).into_iter();
+        Box::new(Chosen::new(rows.map(Ok), |_: &Row| true))
     }
 
     fn levels(inner: &Inner) -> OpenLevels<Self> {
@@ -132,7 +133,10 @@ impl StoreTree for Index {
     }
 
     fn kept(inner: &Inner, _plan: &Plan, merged: Merged<Self>) -> KeptRows {
-        KeptRows { merged, ordinals: inner.segments.ordinals() }
+        // Sorted.
+        let ordinals = inner.segments.ordinals();
+        let stays = move |row: &Row| ordinals.binary_search(&place_of(*row).ordinal).is_ok();
+        Chosen::new(merged, Box::new(stays))
     }
 }
 
@@ -185,22 +189,7 @@ fn readers(inner: &Inner) -> Readers {
 }
 
 /// Rows that lead to segments which the log has.
-#[derive(Debug)]
-pub(crate) struct KeptRows {
-    merged: Merged<Index>,
-    /// Sorted.
-    ordinals: Vec<pinstone_disk::Ordinal>,
-}
-
-impl Iterator for KeptRows {
-    type Item = Result<Row, TableError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let ordinals = &self.ordinals;
-        let stays = |row: &Row| ordinals.binary_search(&place_of(*row).ordinal).is_ok();
-        self.merged.find(|row| row.as_ref().map_or(true, stays))
-    }
-}
+pub(crate) type KeptRows = Chosen<Merged<Index>, Box<dyn Fn(&Row) -> bool + Send>>;
 
 /// Does about as much of what is due as `entry_count` entries are; false if nothing is due.
 ///
@@ -334,9 +323,10 @@ fn step_flush<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) ->
     }
     let flush = T::work(work).flush.as_mut().expect("it was just begun");
     for done in 0..entry_count {
-        match flush.entries.next() {
-            Some(entry) => {
-                let pushed = entry.and_then(|entry| flush.writer.push(&entry));
+        match flush.entries.sift() {
+            Some(sifted) => {
+                let push = |entry: T::Entry| flush.writer.push(&entry);
+                let pushed = sifted.and_then(|entry| entry.map_or(Ok(()), push));
                 pushed.map_err(|error| after(inner, error))?;
             }
             None => {
@@ -393,10 +383,10 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
         return begin_rewrite::<T>(inner, work, &levels, &plan);
     }
     let rewrite = T::work(work).rewrite.as_mut().expect("it is under way");
-    let (before_bytes, before) = (rewrite.done_bytes(), rewrite.written_count());
+    let (before_bytes, before) = (rewrite.done_bytes(), rewrite.passed_count());
     let goes_on = rewrite.step(entry_count).map_err(|error| after(inner, error))?;
     let bytes = rewrite.done_bytes() - before_bytes;
-    work.entry_count += rewrite.written_count() - before;
+    work.entry_count += rewrite.passed_count() - before;
     inner.trees.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
     if !goes_on {
         finish_rewrite::<T>(inner, work)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_compaction::levels::LEVELS_MAX;
+use pinstone_compaction::merge::Sieve;
 use pinstone_compaction::plan::Shape;
 use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::shared::Tables;
@@ -49,7 +50,7 @@ pub(crate) struct Work {
     pub(crate) names: TreeWork<Names, NameMemtable>,
     /// Tables that were replaced, whose files may still be there after a crash.
     pub(crate) lingering: Lingering,
-    /// Entries that were flushed or rewritten.
+    /// Entries that flushes and rewritings have gone through.
     pub(crate) entry_count: u64,
     /// Why a tree's work waits, told once nothing else is due.
     pub(crate) failure: Option<Error>,
@@ -83,9 +84,8 @@ pub(crate) struct TreeFigures {
     pub(crate) written_bytes: [u64; LEVELS_MAX as usize],
 }
 
-/// Entries that are to be written.
-pub(crate) type Entries<T> =
-    Box<dyn Iterator<Item = Result<<T as Tree>::Entry, TableError>> + Send>;
+/// Entries of which some are to be written.
+pub(crate) type Entries<T> = Box<dyn Sieve<<T as Tree>::Entry, TableError> + Send>;
 
 /// A memtable being written as a table.
 pub(crate) struct Flush<T: Tree, M> {

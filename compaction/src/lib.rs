@@ -9,6 +9,7 @@ pub mod dump;
 pub mod edit;
 mod error;
 pub mod levels;
+pub mod lingering;
 pub mod merge;
 pub mod name_scan;
 pub mod open_levels;

@@ -16,8 +16,8 @@
 //! - X3: whatever fails, or is given up, leaves no table behind, if they can be removed; nothing
 //!   names them.
 //! - X4: a table that was replaced before, and whose file may be there yet, is named by each output for
-//!   the output's share of its keys alone, and once for keys that stand together: however often it is
-//!   carried on, what is named does not multiply.
+//!   the output's share of its keys alone, and once: however often it is carried on, what is named does
+//!   not multiply. [`lingering`](crate::lingering) knows which these are.
 //!
 //! Which tables to rewrite, when, and how fast, is not decided here.
 
@@ -29,6 +29,7 @@ use pinstone_disk::{Ordinal, TableKind};
 
 use crate::edit::LevelEdit;
 use crate::error::TableError;
+use crate::lingering::KeyRange;
 use crate::merge::{Merge, NameEntry, Sieve};
 use crate::plan::{INPUT_TABLES_MAX, Plan, whole_bytes};
 use crate::table::container::TableFile;
@@ -36,7 +37,7 @@ use crate::table::footer::{REPLACED_TABLES_MAX, Replaced};
 use crate::table::index::{IndexBuilder, IndexTable, Row, Rows};
 use crate::table::names::{Entries, NameBuilder, NameTable};
 use crate::table::shared::Tables;
-use crate::table::{TableId, TableMeta};
+use crate::table::{TableId, TableMeta, least_key};
 
 /// A tree, to who writes its tables whatever is in them.
 pub trait Tree: fmt::Debug + Send + 'static {
@@ -236,10 +237,8 @@ impl fmt::Debug for RunOptions {
 pub struct RunWriter<T: Tree> {
     tables: Arc<Tables>,
     options: RunOptions,
-    /// What is rewritten: each table, whole.
-    inputs: Vec<TableMeta>,
-    /// What those replaced themselves, if it may be there yet, [`united`] (X4).
-    carried: Vec<Carried>,
+    /// What is rewritten, each table whole; and what else is to be named (X4).
+    stale: Vec<Carried>,
     current: Option<T::Builder>,
     /// The first key of the current table; none for the first table, which replaces all before it.
     start: Option<Bytes>,
@@ -250,64 +249,36 @@ pub struct RunWriter<T: Tree> {
 /// of old views hold them, or the directory is yet to be synced.
 pub const CARRIED_TABLES_MAX: usize = REPLACED_TABLES_MAX - INPUT_TABLES_MAX;
 
-/// A table that was replaced and may be there yet, and keys of it that are to go on being named.
+/// A stale table that may be there yet, and keys of it that are to be named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Carried {
-    /// The table, and the keys.
-    pub replaced: Replaced,
-    /// Its last key; none if it is not known: then it is taken to have keys wherever there are some.
-    pub last: Option<Bytes>,
+    /// The table.
+    pub id: TableId,
+    /// The keys; none for all that there may be.
+    pub keys: Option<KeyRange>,
 }
 
 impl Carried {
     /// The part of it from `start` on and below `until`, if it has keys there.
     fn within(&self, start: Option<&Bytes>, until: Option<&Bytes>) -> Option<Replaced> {
-        let first = start.map_or(&self.replaced.first, |start| start.max(&self.replaced.first));
-        let until = match (until, &self.replaced.until) {
-            (Some(until), Some(carried)) => Some(until.min(carried)),
-            (until, carried) => until.or(carried.as_ref()),
-        };
-        let has_keys = until.is_none_or(|until| first < until)
-            && self.last.as_ref().is_none_or(|last| first <= last);
+        let least = least_key(self.id.table);
+        let first = self.keys.as_ref().map_or(&least, |keys| &keys.first);
+        let first = start.map_or(first, |start| start.max(first));
+        let last = self.keys.as_ref().map(|keys| &keys.last);
+        let until = until.filter(|until| last.is_none_or(|last| *until <= last));
+        let has_keys =
+            until.is_none_or(|until| first < until) && last.is_none_or(|last| first <= last);
         has_keys.then(|| Replaced {
+            ordinal: self.id.ordinal,
+            epoch: self.id.epoch,
             first: first.clone(),
             until: until.cloned(),
-            ..self.replaced.clone()
         })
     }
 }
 
-/// What several tables say that they replace, with no key of a replaced table said twice: stretches
-/// that touch or overlap are one. `last_key` is asked for the last key of each. In the order of ids and
-/// keys.
-pub fn united(
-    replaced: impl IntoIterator<Item = Replaced>,
-    last_key: impl Fn(&Replaced) -> Option<Bytes>,
-) -> Vec<Carried> {
-    let mut sorted: Vec<_> = replaced.into_iter().collect();
-    sorted.sort_unstable_by(|a, b| {
-        (a.ordinal, a.epoch, &a.first).cmp(&(b.ordinal, b.epoch, &b.first))
-    });
-    let mut united: Vec<Carried> = Vec::new();
-    for next in sorted {
-        match united.last_mut().map(|last| &mut last.replaced) {
-            Some(last)
-                if (last.ordinal, last.epoch) == (next.ordinal, next.epoch)
-                    && last.until.as_ref().is_none_or(|until| next.first <= *until) =>
-            {
-                last.until = match (last.until.take(), next.until) {
-                    (Some(last), Some(next)) => Some(last.max(next)),
-                    _ => None,
-                };
-            }
-            _ => united.push(Carried { last: last_key(&next), replaced: next }),
-        }
-    }
-    united
-}
-
 impl<T: Tree> RunWriter<T> {
-    /// Writes a run that replaces `inputs`, none for a flush, and goes on naming `carried`.
+    /// Writes a run that replaces `inputs`, none for a flush, and names `carried` besides.
     ///
     /// # Panics
     /// If more than [`CARRIED_TABLES_MAX`] are carried.
@@ -318,9 +289,10 @@ impl<T: Tree> RunWriter<T> {
         carried: Vec<Carried>,
     ) -> Self {
         assert!(carried.len() <= CARRIED_TABLES_MAX, "X2: {} tables are carried", carried.len());
+        let whole = |meta: TableMeta| Carried { id: meta.id, keys: Some(KeyRange::of(&meta)) };
+        let stale = inputs.into_iter().map(whole).chain(carried).collect();
         let tables = Arc::clone(tables);
-        let finished = Vec::new();
-        Self { tables, options, inputs, carried, current: None, start: None, finished }
+        Self { tables, options, stale, current: None, start: None, finished: Vec::new() }
     }
 
     /// Bytes of memory that it takes now, about.
@@ -358,20 +330,8 @@ impl<T: Tree> RunWriter<T> {
 
     /// What the current table replaces: from its start to `until`, which it does not hold (X1, X4).
     fn replaced(&self, until: Option<&Bytes>) -> Vec<Replaced> {
-        let of_input = |input: &TableMeta| {
-            let first = self.start.as_ref().map_or(&input.first, |start| start.max(&input.first));
-            let until = until.filter(|until| **until <= input.last);
-            let is_within = *first <= input.last && until.is_none_or(|until| first < until);
-            is_within.then(|| Replaced {
-                ordinal: input.id.ordinal,
-                epoch: input.id.epoch,
-                first: first.clone(),
-                until: until.cloned(),
-            })
-        };
-        let of_carried = |carried: &Carried| carried.within(self.start.as_ref(), until);
-        let inputs = self.inputs.iter().filter_map(of_input);
-        inputs.chain(self.carried.iter().filter_map(of_carried)).collect()
+        let within = |stale: &Carried| stale.within(self.start.as_ref(), until);
+        self.stale.iter().filter_map(within).collect()
     }
 
     /// Ends the run; its tables' bytes are durable on return, their names are not.

@@ -77,6 +77,12 @@ pub fn key_bytes(tree: TableKind) -> RangeInclusive<usize> {
     }
 }
 
+/// The least key that there may be in this tree.
+pub(crate) fn least_key(tree: TableKind) -> Bytes {
+    const ZEROS: &[u8] = &[0; index::IndexKey::BYTES];
+    Bytes::from_static(&ZEROS[..*key_bytes(tree).start()])
+}
+
 /// Appends a key of this tree, and its length before it.
 ///
 /// # Panics

@@ -1,6 +1,6 @@
 //! Tables that were replaced and whose files are still there, over many lives of a tree: each of their
-//! keys is named as replaced by the tables that took its place, once, and they are named by no others
-//! (X1, X4).
+//! keys is named as replaced by tables that stand, by few more than the one that took its place, and where they
+//! have no keys they are not named (X1, X4; L1).
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
@@ -13,9 +13,10 @@ use bytes::Bytes;
 use common::tables;
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::Levels;
+use pinstone_compaction::lingering::Lingering;
 use pinstone_compaction::merge::{NameEntry, Readers, Versions};
 use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
-use pinstone_compaction::run::{Names, Rewrite, RunOptions, RunWriter, Tree, united};
+use pinstone_compaction::run::{Names, Rewrite, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableId, TableMeta};
@@ -39,7 +40,7 @@ impl Dice {
 }
 
 /// A table that was replaced, and its keys.
-struct Lingering {
+struct Stale {
     meta: TableMeta,
     keys: BTreeSet<Bytes>,
 }
@@ -51,7 +52,9 @@ struct Life {
     shape: Shape,
     levels: Levels,
     next_ordinal: Arc<AtomicU64>,
-    lingering: BTreeMap<TableId, Lingering>,
+    /// Whose files are there yet; and what is known of them.
+    stale: BTreeMap<TableId, Stale>,
+    lingering: Lingering,
     last_commit: u64,
     rewrites: u64,
 }
@@ -74,7 +77,8 @@ impl Life {
             shape,
             levels: Levels::new(TableKind::Names),
             next_ordinal: Arc::new(AtomicU64::new(1)),
-            lingering: BTreeMap::new(),
+            stale: BTreeMap::new(),
+            lingering: Lingering::default(),
             last_commit: 0,
             rewrites: 0,
         }
@@ -130,28 +134,29 @@ impl Life {
             Arc::new(Names::open(&self.tables, TableMeta::clone(meta)).unwrap())
         };
         let inputs: Vec<_> = plan.inputs().map(open).collect();
-        let named = inputs.iter().flat_map(|table| table.file().replaced().unwrap());
-        let named = named.filter(|replaced| self.lingering.contains_key(&id(replaced)));
-        let carried = united(named, |replaced| {
-            self.lingering.get(&id(replaced)).map(|table| table.meta.last.clone())
-        });
+        let metas: Vec<&TableMeta> = inputs.iter().map(|table| table.file().meta()).collect();
+        let carried = self.lingering.carried(TableKind::Names, metas.iter().copied());
         let (options, is_bottom) = (self.options(self.shape.table_bytes), plan.is_bottom);
         let kept = |merged| Versions::new(merged, Readers::new(Vec::new(), u64::MAX), is_bottom);
         let mut rewrite =
             Rewrite::<Names>::new(&self.tables, plan.clone(), &inputs, options, carried, kept);
         while rewrite.step(50).unwrap() {}
-        self.levels = self.levels.apply(&rewrite.finish().unwrap()).unwrap();
+        let edit = rewrite.finish().unwrap();
+        self.levels = self.levels.apply(&edit).unwrap();
+        let outputs: Vec<_> = edit.added.into_iter().map(|(_, meta)| meta).collect();
+        self.lingering.replace(&metas, &outputs);
         self.rewrites += 1;
         for table in inputs {
             let meta = table.file().meta().clone();
             let keys = table.entries().map(|entry| entry.unwrap().name).collect();
-            self.lingering.insert(meta.id, Lingering { meta, keys });
+            self.stale.insert(meta.id, Stale { meta, keys });
         }
         // Readers let go of some.
-        let all: Vec<_> = self.lingering.keys().copied().collect();
+        let all: Vec<_> = self.stale.keys().copied().collect();
         for id in all {
             if self.dice.below(20) == 0 {
-                self.lingering.remove(&id);
+                self.stale.remove(&id);
+                self.lingering.forget(id);
                 self.disk.remove(id.file_name()).unwrap();
             }
         }
@@ -162,30 +167,30 @@ impl Life {
         let mut named: BTreeMap<_, Vec<Replaced>> = BTreeMap::new();
         for (_, meta) in self.levels.all() {
             let table = Names::open(&tables(&self.disk), TableMeta::clone(meta)).unwrap();
-            for replaced in &table.file().replaced().unwrap() {
-                named.entry(id(replaced)).or_default().push(replaced.clone());
+            let replaced = table.file().replaced().unwrap();
+            let ids: BTreeSet<TableId> = replaced.iter().map(id).collect();
+            assert_eq!(ids.len(), replaced.len(), "a table names another once");
+            for replaced in replaced {
+                named.entry(id(&replaced)).or_default().push(replaced);
             }
         }
         named
     }
 
-    fn check(&self, context: &str) -> u64 {
+    /// Keys that were checked, and how often they are named in all.
+    fn check(&self, context: &str) -> (usize, usize) {
         let named = self.named();
-        let mut checked = 0;
-        for (id, Lingering { meta, keys }) in &self.lingering {
+        let (mut checked, mut times) = (0, 0);
+        for (id, Stale { meta, keys }) in &self.stale {
             let says = named.get(id).map_or(&[][..], |says| says);
             for key in keys {
                 let holds = |says: &&Replaced| {
                     says.first <= *key && says.until.as_ref().is_none_or(|until| key < until)
                 };
                 let count = says.iter().filter(holds).count();
-                // Where nothing is left of it, nothing needs to say so: no table of it comes back.
-                let is_gone = says.is_empty() && self.levels.total().table_count == 0;
-                assert!(
-                    count == 1 || is_gone,
-                    "{context}: {key:?} of {id:?} is named {count} times"
-                );
+                assert!(count > 0, "{context}: nothing names {key:?} of {id:?}");
                 checked += 1;
+                times += count;
             }
             for says in says {
                 let has_keys = says.first <= meta.last
@@ -193,7 +198,7 @@ impl Life {
                 assert!(has_keys, "{context}: {says:?} names no key of {meta:?}");
             }
         }
-        checked
+        (checked, times)
     }
 }
 
@@ -203,8 +208,8 @@ fn id(replaced: &Replaced) -> TableId {
 }
 
 #[test]
-fn each_key_of_a_replaced_table_is_named_once_and_none_beyond() {
-    let (mut checked, mut rewrites) = (0, 0);
+fn each_key_of_a_replaced_table_is_named_and_none_beyond() {
+    let (mut checked, mut times, mut rewrites) = (0, 0, 0);
     for seed in 1..=24 {
         let mut life = Life::new(seed);
         let space = life.dice.one_of([50, 400, 3000]);
@@ -212,9 +217,12 @@ fn each_key_of_a_replaced_table_is_named_once_and_none_beyond() {
             life.flush(space);
             let whole = life.dice.below(15) == 0;
             life.compact(whole);
-            checked += life.check(&format!("life {seed}, flush {flush}"));
+            let found = life.check(&format!("life {seed}, flush {flush}"));
+            (checked, times) = (checked + found.0, times + found.1);
         }
         rewrites += life.rewrites;
     }
     assert!(checked > 100_000 && rewrites > 500, "{checked} keys, {rewrites} rewrites");
+    // By one each, were it not that shares of different runs overlap.
+    assert!(times < 2 * checked, "{times} times {checked} keys are named");
 }

@@ -364,13 +364,8 @@ fn what_fails_leaves_nothing_behind_and_can_be_tried_again() {
 #[should_panic(expected = "X2: 16001 tables are carried")]
 fn no_more_tables_are_carried_on_than_a_footer_can_name() {
     let tree = Grown::new(TableKind::Index);
-    let carried = Replaced {
-        ordinal: Ordinal(1),
-        epoch: Epoch(1),
-        first: Bytes::from_static(b"key aaa"),
-        until: None,
-    };
-    let carried = Carried { replaced: carried, last: None };
+    let id = TableId { table: TableKind::Index, ordinal: Ordinal(1), epoch: Epoch(1) };
+    let carried = Carried { id, keys: None };
     let carried = vec![carried; CARRIED_TABLES_MAX + 1];
     RunWriter::<Index>::new(&tree.tables, tree.options::<Index>(), Vec::new(), carried);
 }

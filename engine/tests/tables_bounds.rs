@@ -96,6 +96,27 @@ fn what_footers_name_takes_no_memory_while_readers_hold_old_tables() {
     assert!(held_bytes < 1 << 20, "{held_bytes} bytes of directories and filters");
 }
 
+/// Nothing but the next open needs a footer once its table is open.
+#[test]
+fn a_footer_that_is_damaged_while_readers_hold_old_tables_stops_no_compaction() {
+    let disk = SimDisk::new(1);
+    let builder = small().memtable_entries_max(100).level0_tables(2).table_bytes(16 << 10);
+    let store = open(builder, &disk);
+    set_long_names(&store, 0..60);
+    let mut reader = store.pointers_with_prefix("");
+    reader.next().unwrap().unwrap();
+    set_long_names(&store, 60..90);
+    let tables = disk.names().into_iter().filter(|name| name.starts_with("names-"));
+    let newest = tables.max().unwrap();
+    let at = disk.file_bytes(&newest).unwrap().len() as u64 - 200;
+    disk.corrupt(&newest, at, |bytes| bytes[0] ^= 1);
+    set_long_names(&store, 90..200);
+    store.compact().unwrap();
+    let levels = store.stats().names.levels;
+    assert_eq!(levels.first().map(|level| level.table_count), Some(0), "{levels:?}");
+    assert_eq!(store.pointers_with_prefix("").map(Result::unwrap).count(), 1000);
+}
+
 #[test]
 fn what_could_not_be_removed_goes_later() {
     let disk = SimDisk::new(1);

@@ -93,8 +93,8 @@ impl TableFile {
         })
     }
 
-    /// What its footer says of the tables that it was made from, and that those were made from as far as
-    /// their files may have been there yet: read again.
+    /// What its footer says of the tables that it was made from, and of others that are stale and may have
+    /// been there yet: read again, for who knows of files alone.
     ///
     /// # Errors
     /// Damage since it was opened, or whatever the machine says.

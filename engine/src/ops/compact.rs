@@ -18,16 +18,16 @@
 use std::sync::Arc;
 
 use pinstone_compaction::TableError;
+use pinstone_compaction::TableMeta;
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::merge::{Chosen, Readers, Sieve, Versions};
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::plan::{self, Plan};
 use pinstone_compaction::run::{
-    CARRIED_TABLES_MAX, Carried, Index, Merged, Names, Rewrite, RunWriter, Tree, united,
+    CARRIED_TABLES_MAX, Index, Merged, Names, Rewrite, RunWriter, Tree,
 };
-use pinstone_compaction::table::footer::Replaced;
+use pinstone_compaction::table::container::TableFile;
 use pinstone_compaction::table::index::Row;
-use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::env::Ordering;
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{LogKind, TableKind};
@@ -70,8 +70,9 @@ pub(crate) trait StoreTree: Tree {
     /// Entries of each memtable, the oldest first.
     fn memtable_entries(inner: &Inner) -> Vec<u64>;
 
-    /// A memtable's entries that are to stand in tables, in order.
-    fn in_order(inner: &Inner, memtable: &Arc<Self::Memtable>) -> Entries<Self>
+    /// A memtable's entries that are to stand in tables, in order. `is_alone`: no table lingers, which
+    /// those of a flush do not name.
+    fn in_order(inner: &Inner, memtable: &Arc<Self::Memtable>, is_alone: bool) -> Entries<Self>
     where
         Self: Sized;
 
@@ -119,7 +120,7 @@ impl StoreTree for Index {
         inner.index.view().memtables().iter().map(|memtable| memtable.entry_count()).collect()
     }
 
-    fn in_order(inner: &Inner, memtable: &Arc<Memtable>) -> Entries<Self> {
+    fn in_order(inner: &Inner, memtable: &Arc<Memtable>, _is_alone: bool) -> Entries<Self> {
         let rows = memtable.rows(inner.index.key_bits()).into_iter();
         Box::new(Chosen::new(rows.map(Ok), |_: &Row| true))
     }
@@ -162,8 +163,9 @@ impl StoreTree for Names {
         inner.pointers.memtable_entries()
     }
 
-    fn in_order(inner: &Inner, memtable: &Arc<NameMemtable>) -> Entries<Self> {
-        let is_bottom = inner.pointers.levels().levels().total().table_count == 0;
+    fn in_order(inner: &Inner, memtable: &Arc<NameMemtable>, is_alone: bool) -> Entries<Self> {
+        let table_count = inner.pointers.levels().levels().total().table_count;
+        let is_bottom = is_alone && table_count == 0;
         Box::new(Versions::new(memtable.entries().map(Ok), readers(inner), is_bottom))
     }
 
@@ -316,7 +318,7 @@ fn pressure<T: StoreTree>(inner: &Inner) -> u64 {
 fn step_flush<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
     if T::work(work).flush.is_none() {
         let Some((memtable, flushed)) = T::to_flush(inner) else { return Ok(false) };
-        let entries = T::in_order(inner, &memtable);
+        let entries = T::in_order(inner, &memtable, work.lingering.is_empty());
         let options = inner.trees.run_options(T::KIND, 0, u64::MAX)?;
         let writer = RunWriter::new(&inner.trees.tables, options, Vec::new(), Vec::new());
         T::work(work).flush = Some(Flush { memtable, flushed, entries, writer });
@@ -415,7 +417,8 @@ fn begin_rewrite<T: StoreTree>(
         // Readers may have let go of them since.
         sync_names(inner, work)?;
     }
-    let carried = carried::<T>(work, &inputs).map_err(|error| after(inner, error))?;
+    let metas = plan.inputs().map(|meta| &**meta);
+    let carried = work.lingering.carried(T::KIND, metas);
     if carried.len() > CARRIED_TABLES_MAX {
         // Readers hold on to that many; once they let go, it goes on.
         return Ok(false);
@@ -429,26 +432,6 @@ fn begin_rewrite<T: StoreTree>(
     figures.read_bytes[usize::from(plan.target)] += plan.input_bytes();
     T::work(work).rewrite = Some(rewrite);
     Ok(true)
-}
-
-/// What the inputs of a rewriting replaced themselves, if its files may be there yet.
-fn carried<T: StoreTree>(
-    work: &Work,
-    inputs: &[Arc<T::Table>],
-) -> Result<Vec<Carried>, TableError> {
-    if work.lingering.is_empty() {
-        return Ok(Vec::new());
-    }
-    let lingering = |replaced: &Replaced| {
-        let Replaced { ordinal, epoch, .. } = *replaced;
-        work.lingering.get(&TableId { table: T::KIND, ordinal, epoch })
-    };
-    let mut named = Vec::new();
-    for table in inputs {
-        let replaced = T::file(table).replaced()?.into_iter();
-        named.extend(replaced.filter(|replaced| lingering(replaced).is_some()));
-    }
-    Ok(united(named, |replaced| lingering(replaced)?.clone()))
 }
 
 fn finish_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
@@ -491,13 +474,10 @@ fn take_in<T: StoreTree>(
     let after = before.apply(edit, &opened).expect("the root took this edit");
     T::publish(inner, after.clone(), flushed);
     inner.trees.fit_cache();
-    for id in &edit.removed {
-        if after.table(*id).is_none() {
-            let table = before.table(*id).expect("what was removed was there");
-            T::file(table).doom();
-            work.lingering.insert(*id, Some(T::file(table).meta().last.clone()));
-        }
-    }
+    let gone = edit.removed.iter().filter(|id| after.table(**id).is_none());
+    let gone = gone.map(|id| T::file(before.table(*id).expect("what was removed was there")));
+    let gone: Vec<_> = gone.inspect(|file| file.doom()).map(TableFile::meta).collect();
+    work.lingering.replace(&gone, &new);
     note_pressure(inner);
     Ok(())
 }
@@ -530,7 +510,7 @@ fn sync_names(inner: &Inner, work: &mut Work) -> Result<()> {
         inner.disk.sync_dir().map_err(|error| inner.writer.poison.after(error))?;
     }
     for id in removed {
-        work.lingering.remove(&id);
+        work.lingering.forget(id);
     }
     Ok(())
 }

@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pinstone_compaction::lingering::Lingering;
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::table::shared::Tables;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, NameSeed, Striped};
@@ -54,7 +55,7 @@ use crate::state::pointers::PointerTable;
 use crate::state::reserve::{Left, Reserve};
 use crate::state::root::{Root, RootState, SegmentState, TreeState, reserve, turn_current};
 use crate::state::segments::{Segment, Segments};
-use crate::state::trees::{Lingering, Trees};
+use crate::state::trees::Trees;
 use crate::stats::Recovery;
 
 mod clean;

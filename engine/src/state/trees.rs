@@ -1,10 +1,9 @@
 //! What the tables of both trees share, and the work on them that is under way.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use pinstone_compaction::levels::LEVELS_MAX;
+use pinstone_compaction::lingering::Lingering;
 use pinstone_compaction::merge::Sieve;
 use pinstone_compaction::plan::Shape;
 use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tree};
@@ -39,16 +38,12 @@ pub(crate) struct Trees {
     pub(crate) pressure: AtomicU64,
 }
 
-/// Tables whose files may be there, although nothing names them any more; and the last key of each,
-/// unless they were there before the store was opened.
-pub(crate) type Lingering = BTreeMap<TableId, Option<Bytes>>;
-
 /// Work under way, and what is known of work that was done.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     pub(crate) index: TreeWork<Index, Memtable>,
     pub(crate) names: TreeWork<Names, NameMemtable>,
-    /// Tables that were replaced, whose files may still be there after a crash.
+    /// Tables that are stale, whose files may still be there after a crash.
     pub(crate) lingering: Lingering,
     /// Entries that flushes and rewritings have gone through.
     pub(crate) entry_count: u64,

@@ -1,15 +1,13 @@
 //! Removing what the root does not name: what unfinished recoveries left, and what was replaced.
 
-use std::collections::BTreeMap;
-
 use pinstone_compaction::TableId;
+use pinstone_compaction::lingering::Lingering;
 use pinstone_disk::{Disk, DiskExt, LogKind, OpenMode};
 
 use super::look::{Found, SegmentName};
 use super::read::Before;
 use crate::error::Result;
 use crate::state::root::{Root, turn_current};
-use crate::state::trees::Lingering;
 use crate::stats::Recovery;
 
 /// Gives back the space of what recoveries left that did not complete. One name of the highest
@@ -89,7 +87,7 @@ pub(super) fn remove_unnamed(
         tracing::warn!(file = %id.file_name(), "a table of another store lies among this one's");
     }
     let is_named = |id: &TableId| state.tree(id.table).levels.all().any(|(_, meta)| meta.id == *id);
-    let mut lingering = BTreeMap::new();
+    let mut lingering = Lingering::default();
     let mut tables_removed = 0;
     let tables = found.tables.difference(&before.strange_tables);
     for id in tables.filter(|id| !is_named(id)) {
@@ -98,7 +96,7 @@ pub(super) fn remove_unnamed(
             Err(error) if error.is_not_found() => {}
             Err(error) => {
                 tracing::warn!(%error, "a file that is not needed stays");
-                lingering.insert(*id, None);
+                lingering.add_unknown(*id);
             }
         }
     }

@@ -8,8 +8,9 @@
 //!    it names for its share.
 //! 3. A rewriting of tables that have shares goes on naming what lingers between the least key of these and
 //!    the greatest.
-//! 4. Of some tables nobody knows which keys they have, and nothing names them yet: those that were there
-//!    before the store was opened. Every rewriting names them, whatever its keys.
+//! 4. Of some tables it is not known which keys they have, and nothing names them yet: those that were there
+//!    before the store was opened, and those that were given up, and could not be removed. Every rewriting
+//!    names them, whatever its keys.
 //!
 //! - L1: each key of a table that lingers stands in the share of a table that names it; but that of a table of
 //!   4 in every share from the next rewriting on.

@@ -13,8 +13,8 @@
 //! - X2: no table that is written names more than [`REPLACED_TABLES_MAX`] others, so that its footer
 //!   is one that readers accept: half of these may be inputs, which plans keep to (P4 of
 //!   [`plan`](crate::plan)), the other half carried on, which the owner keeps to.
-//! - X3: whatever fails, or is given up, leaves no table behind, if they can be removed; nothing
-//!   names them.
+//! - X3: whatever fails, or is given up, leaves no table behind, or none for longer than it cannot be
+//!   removed (C3 of [`shared`](crate::table::shared)). Nothing names it as one that counts.
 //! - X4: a table that was replaced before, and whose file may be there yet, is named by each output for
 //!   the output's share of its keys alone, and once: however often it is carried on, what is named does
 //!   not multiply. [`lingering`](crate::lingering) knows which these are.
@@ -337,7 +337,7 @@ impl<T: Tree> RunWriter<T> {
     /// Ends the run; its tables' bytes are durable on return, their names are not.
     ///
     /// # Errors
-    /// Whatever the machine says; nothing of the run is left then, if it can be removed.
+    /// Whatever the machine says; nothing of the run is left then (X3).
     pub fn finish(mut self) -> Result<Vec<TableMeta>, TableError> {
         match self.end_table(None) {
             Ok(()) => Ok(std::mem::take(&mut self.finished)),
@@ -354,8 +354,7 @@ impl<T: Tree> RunWriter<T> {
             T::abandon(builder);
         }
         for meta in self.finished {
-            // Nothing names the file; what cannot be removed now is removed at the next open.
-            let _ = self.tables.disk().remove(meta.id.file_name());
+            self.tables.remove(meta.id);
         }
     }
 }
@@ -506,7 +505,7 @@ impl<T: Tree> Rewrite<T> {
     /// but for the names.
     ///
     /// # Errors
-    /// Whatever the machine says; nothing of it is left then, if it can be removed.
+    /// Whatever the machine says; nothing of it is left then (X3).
     pub fn finish(self) -> Result<LevelEdit, TableError> {
         let outputs = self.writer.finish()?;
         Ok(self.plan.edit(outputs))

@@ -138,3 +138,28 @@ fn what_could_not_be_removed_goes_later() {
     store.maintain().unwrap();
     assert!(file_count() <= table_count() + 1, "{} of {}", file_count(), table_count());
 }
+
+#[test]
+fn what_a_failed_rewriting_wrote_and_could_not_be_removed_goes_later() {
+    let disk = SimDisk::new(1);
+    let builder = small().memtable_entries_max(100).level0_tables(64).table_bytes(16 << 10);
+    let store = open(builder, &disk);
+    set_long_names(&store, 0..60);
+    let files = || disk.names().into_iter().filter(|name| name.ends_with(".table")).count();
+    let before = files();
+    for failed in 1..=4 {
+        let of_names = || Filter::any().tables(TableKind::Names);
+        let fourth = of_names().operation(Operation::Create).from_nth(4);
+        disk.fail_when(fourth, Fault::Enospc);
+        disk.fail_when(of_names().operation(Operation::Remove), Fault::Eio);
+        assert!(matches!(store.compact(), Err(Error::NoSpace { .. })));
+        assert_eq!(files(), before + 3 * failed, "three tables stay of each");
+        disk.heal();
+    }
+    store.compact().unwrap();
+    store.maintain().unwrap();
+    let stats = store.stats();
+    let levels = stats.names.levels.iter().chain(&stats.index.levels);
+    let table_count: u64 = levels.map(|level| level.table_count).sum();
+    assert!(files() as u64 <= table_count + 1, "{} of {table_count}", files());
+}

@@ -5,8 +5,8 @@
 //! 3. At the end, all that leads to the units is given, and the builder writes the directory, the
 //!    filters, the footer and the trailer, and syncs (T1 of [`container`](super::container)).
 //!
-//! - B1: a builder that goes without having finished removes its file, if it can be removed. Nothing
-//!   names it; what is left is removed at the next open.
+//! - B1: a builder that goes without having finished removes its file, then or as soon as it can be removed
+//!   (C3 of [`shared`](super::shared)).
 
 use std::sync::Arc;
 
@@ -225,7 +225,7 @@ impl Drop for TableBuilder {
     fn drop(&mut self) {
         if !self.is_finished {
             // B1.
-            let _ = self.tables.disk().remove(self.id.file_name());
+            self.tables.remove(self.id);
         }
     }
 }

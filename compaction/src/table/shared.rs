@@ -209,15 +209,27 @@ impl Tables {
         }
     }
 
-    /// The tables whose files were removed since this was last asked, because their last reader let
-    /// go of them, in the order of their removal. A crash may bring the files back until the directory
-    /// is synced after this; until then, what replaced a table must go on naming it.
+    /// The tables whose files were removed since this was last asked, in the order of their removal: their
+    /// last reader let go of them, or they were given up. Tries those again that could not be removed. A crash
+    /// may bring the files back until the directory is synced after this; until then, what stands must name
+    /// them.
     pub fn take_removed(&self) -> Vec<TableId> {
         let left = std::mem::take(&mut self.removals.lock().left);
         for id in left {
             self.remove(id);
         }
         std::mem::take(&mut self.removals.lock().done)
+    }
+
+    /// The tables whose files could not be removed, when that was last tried.
+    pub fn not_removed(&self) -> Vec<TableId> {
+        self.removals.lock().left.clone()
+    }
+
+    /// Files were removed since it was last asked which, or could not be removed.
+    pub fn has_removals(&self) -> bool {
+        let removals = self.removals.lock();
+        !removals.done.is_empty() || !removals.left.is_empty()
     }
 
     /// A table's file, open. Mapped, if it can be and is to be, it is the caller's to keep, and takes no

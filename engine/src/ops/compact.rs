@@ -413,8 +413,8 @@ fn begin_rewrite<T: StoreTree>(
         Arc::clone(levels.table(meta.id).expect("a plan is made of tables that are there"))
     };
     let inputs: Vec<_> = plan.inputs().map(open).collect();
-    if !work.lingering.is_empty() {
-        // Readers may have let go of them since.
+    if !work.lingering.is_empty() || inner.trees.tables.has_removals() {
+        // Readers may have let go of them since; and of what was given up it must be known whether it is gone.
         sync_names(inner, work)?;
     }
     let metas = plan.inputs().map(|meta| &**meta);
@@ -511,6 +511,9 @@ fn sync_names(inner: &Inner, work: &mut Work) -> Result<()> {
     }
     for id in removed {
         work.lingering.forget(id);
+    }
+    for id in inner.trees.tables.not_removed() {
+        work.lingering.add_unknown(id);
     }
     Ok(())
 }

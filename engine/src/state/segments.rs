@@ -165,7 +165,9 @@ impl Segments {
         }
         let open = || self.open_sealed(segment.name());
         let file = self.open.get_or_insert_with(&segment.ordinal, open)?;
-        if file.map().is_some() && segment.file.set(Arc::clone(&file)).is_ok() {
+        if file.map().is_some() {
+            // It may be there: another thread was faster.
+            let _set = segment.file.set(Arc::clone(&file));
             self.open.remove(&segment.ordinal);
         }
         Ok(with(&file))

@@ -2,7 +2,7 @@
 //!
 //! 1. Entries stand in ascending order of names, the newest version of each first, in blocks of
 //!    about [`BLOCK_BYTES`].
-//! 2. The directory leads to the block to look in: see [`name_directory`](super::name_directory).
+//! 2. The directory leads to the block to look in: see `name_directory.rs`.
 //! 3. Every [`FILTER_BLOCKS`] blocks have a filter of their names, hashed under a seed of the
 //!    table's own.
 //!

@@ -7,6 +7,7 @@
 //! - `work.rs`: what is timed, on either side.
 //! - `pairs.rs`: a figure is the median of the ratios of pairs that were measured one right after
 //!   the other, so that the machine's drift hits both.
+//! - `steady.rs`: a directory of which everything is the same in every run, for counts.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -21,4 +22,5 @@ pub mod floor;
 pub mod pairs;
 pub mod place;
 pub mod process;
+pub mod steady;
 pub mod work;

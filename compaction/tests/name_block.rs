@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use pinstone_compaction::merge::NameEntry;
 use pinstone_compaction::table::name_block::{
-    BLOCK_BYTES_MAX, Block, BlockBuilder, Cursor, RUN_ENTRIES,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, Cursor, Found, RUN_ENTRIES,
 };
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, put_varint};
@@ -83,6 +83,12 @@ fn check_seek(block: &Block, entries: &[NameEntry], used: &mut Cursor, name: &[u
         (&entry.name[..], std::cmp::Reverse(entry.commit)) < (name, std::cmp::Reverse(commit))
     };
     let index = entries.partition_point(before);
+    let found = match entries.get(index) {
+        Some(entry) if *entry.name == *name => Found::Version(entry.commit, entry.to),
+        Some(_) => Found::Nothing,
+        None => Found::End,
+    };
+    assert_eq!(block.find(name, commit), found);
     let cursor = block.seek(name, commit);
     assert_eq!(used.seek(name, commit), index < entries.len());
     assert_eq!(used.keep(), entries.get(index).cloned());

@@ -6,7 +6,7 @@
 //! 2. [`Block::open`] checks the checksum, then walks through all entries once: reading them later
 //!    cannot fail.
 //! 3. [`Cursor::seek`] finds the run by bisection of the runs' first entries, then the entry from the
-//!    run's start on.
+//!    run's start on; so does [`Block::find`], which puts no name together.
 //! 4. A [`Cursor`] decodes entries of one run into places of its own as it comes to them, and keeps
 //!    them until it leaves the run: a step back within it costs nothing, and one into the run before
 //!    decodes that run once. Names stored whole are read where they are; others are put together in a
@@ -280,6 +280,35 @@ impl Block {
         cursor
     }
 
+    /// The newest version of `name` that is not newer than `commit`, looked for by comparing: nothing is
+    /// decoded, and nothing allocated. Each entry is compared from where it may differ: of the name before
+    /// it is known how far it agrees with `name`, and of itself, how far it agrees with the name before.
+    pub fn find(&self, name: &[u8], commit: u64) -> Found {
+        let bytes = &self.bytes[..self.entries_end];
+        let mut next_offset = self.run_offset(self.run_of(name, commit));
+        let mut equal = 0;
+        while next_offset < self.entries_end {
+            let head = Head::read(bytes, next_offset);
+            let rest_end = head.rest_at + head.rest_bytes;
+            next_offset = rest_end + if head.kind == DELETED { 0 } else { DIGEST_BYTES };
+            // What shares more than was equal differs where the name before did, and so is before, too.
+            if head.shared_bytes > equal {
+                continue;
+            }
+            let (rest, left) = (&bytes[head.rest_at..rest_end], &name[head.shared_bytes..]);
+            match rest.cmp(left) {
+                Ordering::Equal if head.commit <= commit => {
+                    let digest = bytes[rest_end..next_offset].first_chunk();
+                    return Found::Version(head.commit, digest.copied().map(Digest::from_bytes));
+                }
+                Ordering::Greater => return Found::Nothing,
+                _ => {}
+            }
+            equal = head.shared_bytes + equal_bytes(rest, left);
+        }
+        Found::End
+    }
+
     fn run_count(&self) -> usize {
         self.entry_count.div_ceil(RUN_ENTRIES)
     }
@@ -306,6 +335,17 @@ impl Block {
         }
         low
     }
+}
+
+/// What a block has of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A version: its commit, and where it points; `None` if that deleted the name.
+    Version(u64, Option<Digest>),
+    /// None that is seen: what follows is another name's.
+    Nothing,
+    /// All that it has is before: if there is one, it is in the next block.
+    End,
 }
 
 /// Where a cursor is.

@@ -24,7 +24,7 @@ use crate::table::container::{TableFile, UNITS_START};
 use crate::table::filter::name_key;
 use crate::table::filter_set::FilterSet;
 use crate::table::footer::Replaced;
-use crate::table::name_block::{Block, BlockBuilder, Cursor, Entry, order};
+use crate::table::name_block::{Block, BlockBuilder, Cursor, Entry, Found, order};
 use crate::table::name_directory::{Directory, Keys};
 use crate::table::probes::{ProbeFigures, count};
 use crate::table::shared::{Tables, Unit};
@@ -224,13 +224,13 @@ impl NameTable {
             }
         }
         for block in block..=last {
-            let cursor = self.block(directory, block)?.seek(name, commit);
-            if let Some(entry) = cursor.entry() {
-                let found = (entry.name == name).then_some((entry.commit, entry.to));
-                if found.is_some() {
+            match self.block(directory, block)?.find(name, commit) {
+                Found::Version(commit, to) => {
                     count(&probes.found);
+                    return Ok(Some((commit, to)));
                 }
-                return Ok(found);
+                Found::Nothing => return Ok(None),
+                Found::End => {}
             }
         }
         Ok(None)

@@ -420,8 +420,9 @@ impl Store {
     ///
     /// # Errors
     /// [`crate::Error::NoSpace`]: what could not be written is kept in memory and tried again;
-    /// [`crate::Error::Poisoned`].
+    /// [`crate::Error::Poisoned`], whatever is durable by then.
     pub fn sync(&self) -> Result<()> {
+        self.inner.writer.poison.check()?;
         Ok(self.inner.blob.sync_all()?)
     }
 

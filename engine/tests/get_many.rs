@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod common;
+
 use std::sync::Arc;
 
+use common::meddling::MeddlingDisk;
 use pinstone::{Bytes, Digest, Maintenance, Store, StoreBuilder};
-use pinstone_disk::env::Mutex;
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
-use pinstone_disk::{Batch, Disk, DiskError, File, FileName, Lock, Op, OpenMode, Operation};
+use pinstone_disk::{Disk, Operation};
 
 fn small() -> StoreBuilder {
     Store::builder()
@@ -80,76 +82,9 @@ fn many_are_what_each_is() {
     }
 }
 
-/// A disk that remembers which reads went at once.
-#[derive(Debug)]
-struct Watched {
-    disk: Arc<SimDisk>,
-    /// Of each batch the places that it read.
-    reads: Mutex<Vec<Vec<(String, u64)>>>,
-}
-
-impl Watched {
-    /// The batches of reads that `act` makes.
-    fn reads(&self, act: impl FnOnce()) -> Vec<Vec<(String, u64)>> {
-        self.reads.lock().clear();
-        act();
-        std::mem::take(&mut self.reads.lock())
-    }
-}
-
-impl Disk for Watched {
-    fn describe(&self) -> String {
-        self.disk.describe()
-    }
-
-    fn engine(&self) -> &'static str {
-        self.disk.engine()
-    }
-
-    fn open(&self, name: FileName, mode: OpenMode) -> Result<Arc<dyn File>, DiskError> {
-        self.disk.open(name, mode)
-    }
-
-    fn list(&self) -> Result<Vec<String>, DiskError> {
-        self.disk.list()
-    }
-
-    fn rename(&self, from: FileName, to: FileName) -> Result<(), DiskError> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: FileName) -> Result<(), DiskError> {
-        self.disk.remove(name)
-    }
-
-    fn sync_dir(&self) -> Result<(), DiskError> {
-        self.disk.sync_dir()
-    }
-
-    fn lock(&self) -> Result<Result<Box<dyn Lock>, Option<u32>>, DiskError> {
-        self.disk.lock()
-    }
-
-    fn random(&self) -> Result<[u8; 16], DiskError> {
-        self.disk.random()
-    }
-
-    fn run(&self, batch: Batch) -> Vec<Result<Vec<Bytes>, DiskError>> {
-        let place = |op: &Op| match op {
-            Op::Read { file, offset_bytes, .. } => Some((file.name().to_string(), *offset_bytes)),
-            _ => None,
-        };
-        let reads: Vec<_> = batch.chains.iter().flatten().filter_map(place).collect();
-        if !reads.is_empty() {
-            self.reads.lock().push(reads);
-        }
-        self.disk.run(batch)
-    }
-}
-
 #[test]
 fn whether_many_are_there_is_read_at_once_in_order_of_place() {
-    let disk = Arc::new(Watched { disk: SimDisk::new(1), reads: Mutex::default() });
+    let disk = MeddlingDisk::new(&SimDisk::new(1));
     // All of it in tables, all lists at hand, no value with another's key.
     let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
     fill(&store);
@@ -176,7 +111,7 @@ fn whether_many_are_there_is_read_at_once_in_order_of_place() {
 
 #[test]
 fn no_more_is_read_than_was_asked_for() {
-    let disk = Arc::new(Watched { disk: SimDisk::new(1), reads: Mutex::default() });
+    let disk = MeddlingDisk::new(&SimDisk::new(1));
     let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
     fill(&store);
     let all = digests(9, 400);
@@ -206,7 +141,7 @@ fn no_more_is_read_than_was_asked_for() {
 
 #[test]
 fn a_batch_has_no_more_files_and_pages_than_the_options_allow() {
-    let disk = Arc::new(Watched { disk: SimDisk::new(1), reads: Mutex::default() });
+    let disk = MeddlingDisk::new(&SimDisk::new(1));
     // Hardly anything is cached, and there are many more files than may be open.
     let builder = small().segment_bytes(16 << 10).table_bytes(4 << 10).memory_bytes(16 << 20);
     let store = builder.open_files_max(3).open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();

@@ -1,5 +1,5 @@
 //! A disk on which something else happens at a moment of the test's choice: just before the next
-//! write to a file, or before a table is next opened.
+//! write to a file, or before a table is next opened. It remembers which reads went at once.
 
 use std::fmt;
 use std::io;
@@ -7,12 +7,17 @@ use std::sync::Arc;
 
 use pinstone_disk::env::Mutex;
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Disk, DiskError, File, FileName, Lock, OpenMode, TableKind};
+use pinstone_disk::{Batch, Bytes, Disk, DiskError, File, FileName, Lock, Op, OpenMode, TableKind};
 
 pub struct MeddlingDisk {
     disk: Arc<SimDisk>,
     next: Arc<Mutex<Option<Meddling>>>,
+    /// Of each batch that reads, the places that it read.
+    reads: Mutex<Vec<Reads>>,
 }
+
+/// Places that were read: of which file, and where.
+pub type Reads = Vec<(String, u64)>;
 
 /// When, and what then happens.
 type Meddling = (Moment, Box<dyn FnOnce() + Send>);
@@ -35,7 +40,7 @@ fn meddle(next: &Mutex<Option<Meddling>>, now: Moment) {
 
 impl MeddlingDisk {
     pub fn new(disk: &Arc<SimDisk>) -> Arc<Self> {
-        Arc::new(Self { disk: Arc::clone(disk), next: Arc::default() })
+        Arc::new(Self { disk: Arc::clone(disk), next: Arc::default(), reads: Mutex::default() })
     }
 
     /// Runs `meddle` once, on the thread that next writes to `file`, before it does.
@@ -46,6 +51,13 @@ impl MeddlingDisk {
     /// Runs `meddle` once, on the thread that next opens a table of `tree`, before it does.
     pub fn before_open(&self, tree: TableKind, meddle: impl FnOnce() + Send + 'static) {
         *self.next.lock() = Some((Moment::Open(tree), Box::new(meddle)));
+    }
+
+    /// The batches of reads that `act` makes.
+    pub fn reads(&self, act: impl FnOnce()) -> Vec<Reads> {
+        self.reads.lock().clear();
+        act();
+        std::mem::take(&mut self.reads.lock())
     }
 
     /// Whether what was to happen did.
@@ -99,6 +111,18 @@ impl Disk for MeddlingDisk {
 
     fn random(&self) -> Result<[u8; 16], DiskError> {
         self.disk.random()
+    }
+
+    fn run(&self, batch: Batch) -> Vec<Result<Vec<Bytes>, DiskError>> {
+        let place = |op: &Op| match op {
+            Op::Read { file, offset_bytes, .. } => Some((file.name().to_string(), *offset_bytes)),
+            _ => None,
+        };
+        let reads: Reads = batch.chains.iter().flatten().filter_map(place).collect();
+        if !reads.is_empty() {
+            self.reads.lock().push(reads);
+        }
+        self.disk.run(batch)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use pinstone_compaction::merge::NameEntry;
-use pinstone_compaction::table::name_block::{Block, BlockBuilder, Cursor};
+use pinstone_compaction::table::name_block::{Block, BlockBuilder, Cursor, Found};
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::{Digest, FileKind, Ordinal, StoreId, TableKind};
 
@@ -153,7 +153,8 @@ fn main() {
                     .partition_point(|first| *first <= names[at])
                     - 1];
                 if fresh {
-                    found += u64::from(block.seek(&names[at], u64::MAX).entry().is_some());
+                    let version = block.find(&names[at], u64::MAX);
+                    found += u64::from(matches!(version, Found::Version(..)));
                 } else {
                     cursor.enter(block.clone());
                     found += u64::from(cursor.seek(&names[at], u64::MAX));

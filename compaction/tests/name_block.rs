@@ -89,7 +89,8 @@ fn check_seek(block: &Block, entries: &[NameEntry], used: &mut Cursor, name: &[u
         None => Found::End,
     };
     assert_eq!(block.find(name, commit), found);
-    let cursor = block.seek(name, commit);
+    let mut cursor = Cursor::new(block.clone());
+    cursor.seek(name, commit);
     assert_eq!(used.seek(name, commit), index < entries.len());
     assert_eq!(used.keep(), entries.get(index).cloned());
     assert_eq!(rest_forward(cursor.clone()), entries[index..]);
@@ -280,7 +281,8 @@ fn a_cursor_goes_on_in_the_next_block() {
         half.iter().for_each(|entry| builder.push(&entry.name, entry.commit, entry.to.as_ref()));
         blocks.push(Block::open(builder.finish(seed(), 0).into(), seed(), 0).unwrap());
     }
-    let mut cursor = blocks[0].seek(&entries[18].name, entries[18].commit);
+    let mut cursor = Cursor::new(blocks[0].clone());
+    cursor.seek(&entries[18].name, entries[18].commit);
     cursor.enter(blocks[1].clone());
     assert_eq!(cursor.keep(), None);
     assert!(cursor.forward());

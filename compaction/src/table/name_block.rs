@@ -271,15 +271,6 @@ impl Block {
         cursor
     }
 
-    /// A cursor at the first entry that is not before (`name`, `commit`): the newest version of the
-    /// name that is not newer than the commit, else the first of the names after it; past the end if
-    /// there are none. `u64::MAX` finds the newest of all versions.
-    pub fn seek(&self, name: &[u8], commit: u64) -> Cursor {
-        let mut cursor = Cursor::new(self.clone());
-        cursor.seek(name, commit);
-        cursor
-    }
-
     /// The newest version of `name` that is not newer than `commit`, looked for by comparing: nothing is
     /// decoded, and nothing allocated. Each entry is compared from where it may differ: of the name before
     /// it is known how far it agrees with `name`, and of itself, how far it agrees with the name before.
@@ -467,8 +458,9 @@ impl Cursor {
         self.place == Place::On
     }
 
-    /// Goes to the first entry that is not before (`name`, `commit`), or past the end: see
-    /// [`Block::seek`]. Says whether there was one.
+    /// Goes to the first entry that is not before (`name`, `commit`): the newest version of the name that is
+    /// not newer than the commit, else the first of the names after it; or past the end if there are none.
+    /// `u64::MAX` finds the newest of all versions. Says whether there was one.
     pub fn seek(&mut self, name: &[u8], commit: u64) -> bool {
         self.stand_on_first_of(self.block.run_of(name, commit));
         // The next run begins after the target: the loop ends there at the latest.

@@ -185,3 +185,73 @@ fn a_segment_that_cannot_be_created_leaves_no_file() {
         }
     }
 }
+
+#[test]
+fn what_is_written_ahead_is_zeros_within_what_is_reserved() {
+    let mut rig = Rig::new(1, 256 << 10);
+    let name = rig.log.segment().header.file_name().to_string();
+    rig.disk.corrupt(&name, 4096, |rest| rest[..1024].fill(7));
+    rig.log.write_ahead(100).unwrap();
+    let bytes = rig.disk.file_bytes(&name).unwrap();
+    assert_eq!(bytes.len(), 256 << 10);
+    assert!(bytes[512..].iter().all(|byte| *byte == 0), "what was there was written over");
+    let (mut kept, mut writes) = (Vec::new(), 0);
+    for number in 0..1000 {
+        let text = format!("{number:0100}");
+        let ops = rig.disk.op_count();
+        if rig.log.sealed_bytes_with(200) > 256 << 10 {
+            break;
+        }
+        rig.log.write_ahead(frame(&text).body_bytes() as usize).unwrap();
+        writes += u32::from(rig.disk.op_count() > ops);
+        rig.append(&text).unwrap();
+        rig.sync();
+        kept.push(text);
+        assert_eq!(rig.disk.file_bytes(&name).unwrap().len(), 256 << 10);
+    }
+    assert!(kept.len() > 200 && (1..20).contains(&writes), "{} {writes}", kept.len());
+    for found in rig.after_crashes() {
+        assert_eq!(found, kept);
+    }
+}
+
+#[test]
+fn nothing_is_written_ahead_where_nothing_is_reserved() {
+    let mut rig = Rig::new(1, 0);
+    rig.append("first").unwrap();
+    let used = rig.disk.used_bytes();
+    rig.log.write_ahead(100).unwrap();
+    assert_eq!(rig.disk.used_bytes(), used);
+}
+
+#[test]
+fn a_crash_while_zeros_are_written_ahead_cuts_only_what_was_not_synced() {
+    for seed in 0..20 {
+        let mut rig = Rig::new(seed, 1 << 20);
+        rig.log.write_ahead(100).unwrap();
+        rig.append("first").unwrap();
+        rig.sync();
+        let long = 70 << 10;
+        rig.log.write_ahead(long).unwrap();
+        for found in rig.after_crashes() {
+            assert_eq!(found, ["first"]);
+        }
+        rig.append(&"x".repeat(long - 100)).unwrap();
+        for found in rig.after_crashes() {
+            assert_eq!(found[0], "first");
+        }
+    }
+}
+
+#[test]
+fn zeros_that_cannot_be_written_are_done_without_or_end_writing() {
+    let mut rig = Rig::new(1, 64 << 10);
+    rig.disk.fail_when(Filter::any().operation(Operation::Write), Fault::Enospc);
+    rig.log.write_ahead(100).unwrap();
+    rig.disk.heal();
+    rig.append("first").unwrap();
+    rig.disk.fail_when(Filter::any().operation(Operation::Write), Fault::Eio);
+    assert!(matches!(rig.log.write_ahead(100), Err(WalError::Poisoned { .. })));
+    rig.disk.heal();
+    assert!(matches!(rig.append("second"), Err(WalError::Poisoned { .. })));
+}

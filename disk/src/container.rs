@@ -14,7 +14,7 @@ use crate::file_name::{FileKind, FileName};
 use crate::identity::{Epoch, Ordinal, StoreId};
 
 /// The version of every layout in `docs/format.md`.
-pub const FORMAT_VERSION: u16 = 2;
+pub const FORMAT_VERSION: u16 = 3;
 
 /// Bytes of a file's header.
 pub const HEADER_BYTES: usize = 64;

@@ -37,10 +37,14 @@ pub enum Bug {
     TruncatedKeyBelieved = 15,
     /// A replaced table's file is removed while somebody reads it.
     TableRemovedAtOnce = 16,
+    /// Recovery does not lay what the pointer log carries of the blob log.
+    CarriedNotLaid = 17,
+    /// A segment of the pointer log is sealed before the blob log has what it carries.
+    CarriedNotSynced = 18,
 }
 
 /// All of them, with the names that `PINSTONE_PLANTED_BUG` takes.
-pub const BUGS: [(&str, Bug); 16] = [
+pub const BUGS: [(&str, Bug); 18] = [
     ("blob-sync-skipped", Bug::BlobSyncSkipped),
     ("pointer-sync-skipped", Bug::PointerSyncSkipped),
     ("ack-before-sync", Bug::AckBeforeSync),
@@ -57,6 +61,8 @@ pub const BUGS: [(&str, Bug); 16] = [
     ("flushed-too-far", Bug::FlushedTooFar),
     ("truncated-key-believed", Bug::TruncatedKeyBelieved),
     ("table-removed-at-once", Bug::TableRemovedAtOnce),
+    ("carried-not-laid", Bug::CarriedNotLaid),
+    ("carried-not-synced", Bug::CarriedNotSynced),
 ];
 
 #[cfg(not(feature = "planted-bugs"))]

@@ -316,7 +316,9 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
         return Ok(true);
     }
     let Some(mut closing) = take_pointer_closing(inner) else { return Ok(false) };
-    let sealed = seal(inner, &mut closing);
+    // Of a sealed segment recovery lays nothing (K2).
+    let carried = inner.blob.sync_carried().map_err(Error::from);
+    let sealed = carried.and_then(|()| seal(inner, &mut closing));
     let mut log = inner.pointer_log.lock();
     log.sealing = None;
     if sealed.is_err() {

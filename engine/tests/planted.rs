@@ -207,6 +207,16 @@ fn a_table_removed_under_a_reader_is_caught() {
 }
 
 #[test]
+fn values_that_are_carried_and_not_laid_are_caught() {
+    caught(Bug::CarriedNotLaid, crashes);
+}
+
+#[test]
+fn a_segment_sealed_before_the_blob_log_has_what_it_carries_is_caught() {
+    caught(Bug::CarriedNotSynced, crashes);
+}
+
+#[test]
 fn every_planted_bug_has_its_test() {
     let tests = include_str!("planted.rs");
     for (_, bug) in BUGS {

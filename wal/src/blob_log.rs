@@ -8,13 +8,14 @@
 //!    Who brings many values appends several of them under one taking of the lock
 //!    ([`BlobLog::append_some`]), no more than [`TAKING_VALUES_MAX`] and [`TAKING_BYTES_MAX`] allow.
 //! 3. A [`SyncRound`] writes everything out, notes where the log ends, and lets its owner sync the
-//!    files; only then is that end known durable (`round.rs`).
+//!    files; only then is that end known durable (`round.rs`). Or, if it is little, a commit carries what
+//!    is written (`carry.rs`).
 //! 4. A segment that is full ends with its last frame, and the next one, made ready before, goes
 //!    on. [`BlobLog::take_closing`] hands out the full ones to be sealed, once they are durable.
 //!
 //! - B3: nobody writes or syncs while holding the append lock.
 //!
-//! B1, B5 and B7 are in `queue.rs`, B2 and B6 in `round.rs`, B4 and B8 in `large.rs`.
+//! B1, B5 and B7 are in `queue.rs`, B2 and B6 in `round.rs`, B4 and B8 in `large.rs`, B9 in `carry.rs`.
 //!
 //! Lock order: round, then write, then append.
 
@@ -23,6 +24,7 @@ use pinstone_disk::LogKind;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 use self::active::{Active, AppendState};
+pub use self::carry::CARRIED_BYTES_MAX;
 pub use self::round::SyncRound;
 use crate::appender::Closing;
 use crate::error::WalError;
@@ -34,6 +36,7 @@ use crate::segment::{FRAMES_START_BYTES, Sealer, SegmentFile};
 use crate::writer::Writer;
 
 mod active;
+mod carry;
 mod large;
 mod queue;
 mod round;
@@ -86,6 +89,10 @@ pub struct BlobLog {
     append: Mutex<AppendState>,
     written_upto: AtomicU64,
     written_bytes: AtomicU64,
+    /// The pointer log carries what was written and not synced, up to here.
+    carried_upto: AtomicU64,
+    /// Bytes carried since the last round.
+    carried_bytes: AtomicU64,
     due: AtomicBool,
     /// Something was appended since the log was opened: only then does it go on.
     appended: AtomicBool,
@@ -133,6 +140,8 @@ impl BlobLog {
             append: Mutex::new(state),
             written_upto: AtomicU64::new(written.number()),
             written_bytes: AtomicU64::new(0),
+            carried_upto: AtomicU64::new(LogPosition::START.number()),
+            carried_bytes: AtomicU64::new(0),
             due: AtomicBool::new(true),
             appended: AtomicBool::new(false),
         }

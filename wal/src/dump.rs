@@ -20,6 +20,7 @@ use pinstone_disk::{
     Trailer,
 };
 
+use crate::carried::CarriedRecord;
 use crate::digest_list::{
     DIGEST_ENTRY_BYTES, DIGEST_PAGE_BYTES, DIGEST_PAGE_HEADER_BYTES, ENTRIES_A_PAGE, list_bytes,
 };
@@ -246,6 +247,7 @@ impl<'a> Walk<'a> {
             let kind = fields.u8("kind", |kind| match RecordKind::from_number(kind) {
                 Some(RecordKind::Value) => format!("{kind}, value"),
                 Some(RecordKind::Commit) => format!("{kind}, commit"),
+                Some(RecordKind::Carried) => format!("{kind}, carried"),
                 Some(RecordKind::RootEdit) => format!("{kind}, root edit"),
                 None => format!("{kind}, unknown"),
             })?;
@@ -267,6 +269,7 @@ impl<'a> Walk<'a> {
         match RecordKind::from_number(kind) {
             Some(RecordKind::Value) => self.value(payload_offset, payload),
             Some(RecordKind::Commit) => self.commit(payload_offset, payload),
+            Some(RecordKind::Carried) => self.carried(payload_offset, payload),
             Some(RecordKind::RootEdit) => {
                 (self.root_edit)(&mut self.dump, payload_offset, payload);
             }
@@ -313,6 +316,18 @@ impl<'a> Walk<'a> {
         let structure = fields.structure;
         if let Err(error) = shown.and_then(|()| crate::CommitRecord::decode(payload).map(drop)) {
             self.dump.malformed(offset, structure, error);
+        }
+    }
+
+    fn carried(&mut self, offset: u64, payload: &[u8]) {
+        let mut fields = self.fields_of("carried", offset, payload);
+        let shown = (|| {
+            position(&mut fields, "from")?;
+            let len = fields.reader.left();
+            fields.bytes("frames", len).map(drop)
+        })();
+        if let Err(error) = shown.and_then(|()| CarriedRecord::decode(payload).map(drop)) {
+            self.dump.malformed(offset, "carried", error);
         }
     }
 

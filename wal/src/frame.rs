@@ -260,7 +260,12 @@ impl FrameBuilder {
 
     /// Adds a record.
     pub fn push(&mut self, seed: StoreSeed, kind: RecordKind, payload: &[u8]) {
-        let crc = Record::write(seed, kind, payload, &mut self.bytes);
+        self.push_parts(seed, kind, &[payload]);
+    }
+
+    /// Adds a record with a payload in parts.
+    pub(crate) fn push_parts(&mut self, seed: StoreSeed, kind: RecordKind, payload: &[&[u8]]) {
+        let crc = Record::write_parts(seed, kind, payload, &mut self.bytes);
         self.note(crc);
     }
 

@@ -8,6 +8,7 @@
 
 mod appender;
 mod blob_log;
+mod carried;
 mod commit;
 mod digest_list;
 pub mod dump;
@@ -22,9 +23,10 @@ mod writer;
 
 pub use appender::{Appender, Closing, Sealed, create_segment, create_segment_with};
 pub use blob_log::{
-    Appended, BlobLog, BlobLogFigures, BlobLogOptions, SyncRound, TAKING_BYTES_MAX,
-    TAKING_VALUES_MAX, copy_bytes,
+    Appended, BlobLog, BlobLogFigures, BlobLogOptions, CARRIED_BYTES_MAX, SyncRound,
+    TAKING_BYTES_MAX, TAKING_VALUES_MAX, copy_bytes,
 };
+pub use carried::{Carried, CarriedFrames, CarriedRecord};
 pub use commit::{Change, CommitRecord};
 pub use digest_list::{DIGEST_PAGE_BYTES, DigestList, ListEntry, ListPage, check_list, read_list};
 pub use error::{WalError, corrupt};

@@ -21,6 +21,8 @@ pub enum RecordKind {
     Value = 1,
     /// A commit: see [`crate::CommitRecord`].
     Commit = 16,
+    /// Frames of the blob log: see [`crate::CarriedRecord`].
+    Carried = 17,
     /// An edit of the root; its meaning is the root's.
     RootEdit = 32,
 }
@@ -28,7 +30,8 @@ pub enum RecordKind {
 impl RecordKind {
     /// The kind written on disk as `number`.
     pub fn from_number(number: u8) -> Option<Self> {
-        [Self::Value, Self::Commit, Self::RootEdit].into_iter().find(|kind| *kind as u8 == number)
+        let all = [Self::Value, Self::Commit, Self::Carried, Self::RootEdit];
+        all.into_iter().find(|kind| *kind as u8 == number)
     }
 }
 
@@ -112,13 +115,25 @@ impl<'a> Record<'a> {
 
     /// Appends a record to `out`; returns its checksum.
     pub fn write(seed: StoreSeed, kind: RecordKind, payload: &[u8], out: &mut Vec<u8>) -> u32 {
+        Self::write_parts(seed, kind, &[payload], out)
+    }
+
+    /// The same, of a payload in parts.
+    pub(crate) fn write_parts(
+        seed: StoreSeed,
+        kind: RecordKind,
+        payload: &[&[u8]],
+        out: &mut Vec<u8>,
+    ) -> u32 {
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
         out.push(kind as u8);
-        put_varint(out, payload.len() as u64);
-        let crc = seed.crc(&[&out[start + 4..], payload]);
+        put_varint(out, payload.iter().map(|part| part.len() as u64).sum());
+        for part in payload {
+            out.extend_from_slice(part);
+        }
+        let crc = seed.crc(&[&out[start + 4..]]);
         out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
-        out.extend_from_slice(payload);
         crc
     }
 }

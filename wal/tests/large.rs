@@ -11,7 +11,8 @@ use pinstone_disk::env::Mutex;
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, LogKind, OpenMode, Operation, Ordinal};
 use pinstone_wal::{
-    FRAMES_START_BYTES, FrameKind, Scan, Sealed, SegmentFile, ValueRecord, read_footer, read_list,
+    CARRIED_BYTES_MAX, FRAMES_START_BYTES, FrameKind, Scan, Sealed, SegmentFile, ValueRecord,
+    read_footer, read_list,
 };
 
 /// A large value is refused while `puts` happen, which come to stand behind it.
@@ -76,6 +77,20 @@ fn what_was_put_behind_a_refused_large_value_stays_where_it_was() {
         assert!(rig.put(&large).unwrap(), "there is room now");
         rig.log.sync_all().unwrap();
     }
+}
+
+#[test]
+fn a_frame_that_means_nothing_is_not_carried() {
+    let behind = vec![value(1, 100)];
+    let (disk, rig) = refused_while(&behind, &value(3, 3000), SEGMENT_BYTES);
+    disk.heal();
+    let position = rig.place(&behind[0]).unwrap().position();
+    assert!(rig.log.carry(position, CARRIED_BYTES_MAX).unwrap().is_none());
+    rig.log.sync(position).unwrap();
+    rig.put(b"after").unwrap();
+    let position = rig.place(b"after").unwrap().position();
+    assert!(rig.log.carry(position, CARRIED_BYTES_MAX).unwrap().is_some());
+    assert!(found(&disk, CrashState::Nothing).holds(&behind[0]));
 }
 
 #[test]

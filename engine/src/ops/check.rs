@@ -15,8 +15,9 @@ use pinstone_disk::{
     Digest, DiskExt, Escaped, FileName, FormatError, HEADER_BYTES, LogKind, OpenMode, Ordinal,
 };
 use pinstone_wal::{
-    CommitRecord, FRAMES_START_BYTES, ListEntry, RecordKind, Scan, Sealer, SegmentFile,
-    SegmentHeader, SizeClass, ValueRecord, WalError, check_list, corrupt, read_footer, read_header,
+    CarriedRecord, CommitRecord, FRAMES_START_BYTES, ListEntry, RecordKind, Scan, Sealer,
+    SegmentFile, SegmentHeader, SizeClass, ValueRecord, WalError, check_list, corrupt, read_footer,
+    read_header,
 };
 
 use crate::error::{Error, Result};
@@ -383,6 +384,12 @@ impl Check<'_> {
                 match CommitRecord::decode(record.payload) {
                     Ok(commit) => sealer.commit(commit.id),
                     Err(error) => find(format!("expected {}", error.what)),
+                }
+                return;
+            }
+            if record.kind == RecordKind::Carried as u8 {
+                if let Err(error) = CarriedRecord::decode(record.payload) {
+                    find(format!("expected {}", error.what));
                 }
                 return;
             }

@@ -1,18 +1,19 @@
-//! commit: targets resolved (caller's thread) -> a group -> both logs written, then synced with one
-//! wait -> published -> everyone told.
+//! commit: targets resolved (caller's thread) -> a group -> both logs written -> one sync, of the pointer
+//! log with what it carries, or both synced with one wait -> published -> everyone told.
 //!
 //! 1. A commit joins the queue. If nobody leads, its thread does; otherwise it waits until a
 //!    leader has its result, or hands it the lead.
 //! 2. The leader takes the queue as one group and decides each commit in turn against what is
 //!    durable and what the group changes so far. Nothing else changes pointers meanwhile, so no
 //!    commit ever observes what could still be undone (P2).
-//! 3. It writes the blob log out, appends one frame with all the group's commits to the pointer
-//!    log, and syncs both. The frame says how far the blob log must be whole for it to count, so
-//!    the syncs need no order.
+//! 3. It writes the blob log out, and appends one frame with all the group's commits to the pointer log.
+//!    What the commits depend on and is not safe yet the frame carries, if it is little: then one sync,
+//!    of the pointer log, does. Otherwise both logs are synced at once; the frame says how far the blob
+//!    log must be whole for it to count, so the syncs need no order.
 //! 4. It publishes the group and tells everyone, refused ones included: what they observed is
 //!    durable now.
 //!
-//! - C1: a commit is acknowledged, and seen by readers, only after both syncs.
+//! - C1: a commit is acknowledged, and seen by readers, only after these syncs.
 //! - C2: commits are numbered densely, in the order of the log.
 //! - C3: a group fails as one, and then changed nothing: `NoSpace` if that is durable, else
 //!   `Indeterminate`, and writing has ended (P6).
@@ -22,12 +23,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_compaction::run::Names;
+use pinstone_disk::codec::size;
 use pinstone_disk::env::{Condvar, Mutex, MutexGuard, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch as IoBatch, CommitId, Digest, DiskError, LogKind, Op, Ordinal};
 use pinstone_wal::{
-    Appender, Change, CommitRecord, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FRAMES_START_BYTES,
-    FrameBuilder, LogPosition, RecordKind, Sealer, SyncRound, WalError, copy_bytes,
+    Appender, CARRIED_BYTES_MAX, Carried, Change, CommitRecord, FRAME_ALIGN_BYTES,
+    FRAME_HEADER_BYTES, FRAMES_START_BYTES, FrameBuilder, LogPosition, RecordKind, Sealer,
+    SyncRound, WalError, copy_bytes,
 };
 
 use crate::batch::{Batch, Parts};
@@ -189,7 +192,8 @@ fn lock_log(inner: &Inner) -> (MutexGuard<'_, PointerLog>, Result<()>) {
 /// A group may need a further segment of the pointer log.
 fn is_nearly_full(inner: &Inner, log: &PointerLog) -> bool {
     let max = inner.options.pointer_segment_bytes;
-    let is_full = |appender: &Appender| appender.sealed_bytes_with(GROUP_BYTES_MAX) > max;
+    let group_bytes = GROUP_BYTES_MAX + size(CARRIED_BYTES_MAX);
+    let is_full = |appender: &Appender| appender.sealed_bytes_with(group_bytes) > max;
     inner.pointers.is_full(&inner.options) || log.appender.as_ref().is_some_and(is_full)
 }
 
@@ -201,6 +205,16 @@ struct Group {
     depends: LogPosition,
     /// Nothing is reserved ahead of what is written.
     is_frugal: bool,
+}
+
+/// How the values that a group depends on become safe.
+enum Values<'a> {
+    /// They are.
+    Safe,
+    /// The group's frame carries them.
+    Carried(Carried),
+    /// Their files are synced beside the pointer log's.
+    Synced(SyncRound<'a>),
 }
 
 struct Member {
@@ -278,21 +292,20 @@ impl Group {
             return Err(Error::Poisoned { cause: "it was closed".to_owned() }.into());
         }
         inner.begin_appending()?;
-        let is_durable = self.depends == LogPosition::START
-            || inner.writer.synced.of(LogKind::Blob) > self.depends;
-        let round =
-            if is_durable { None } else { Some(inner.blob.begin_round_covering(self.depends)?) };
-        let durable_upto =
-            round.as_ref().map_or_else(|| inner.writer.synced.of(LogKind::Blob), SyncRound::upto);
-        let depends_upto = if self.depends == LogPosition::START {
-            log.depends_upto
-        } else {
-            log.depends_upto.max(durable_upto)
-        };
+        let (values, upto) = self.values(inner)?;
+        let depends_upto = log.depends_upto.max(upto);
         let records = self.records(depends_upto);
+        let (carried, round) = match values {
+            Values::Safe => (None, None),
+            Values::Carried(carried) => (Some(carried), None),
+            Values::Synced(round) => (None, Some(round)),
+        };
         let unwritten = planted::is(Bug::AckBeforeWrite);
-        let appended =
-            if unwritten { Ok(false) } else { append(inner, log, &records, self.is_frugal) };
+        let appended = if unwritten {
+            Ok(false)
+        } else {
+            append(inner, log, &records, carried.as_ref(), self.is_frugal)
+        };
         let is_tight = match appended {
             Ok(is_tight) => is_tight,
             Err(error) => {
@@ -310,6 +323,9 @@ impl Group {
             return Ok(());
         }
         sync(inner, log, round)?;
+        if let Some(carried) = carried {
+            inner.blob.note_carried(carried);
+        }
         if is_tight || !inner.reserve.is_whole() {
             // It is durable; and the space to copy it may not be there later.
             if let Err(error) =
@@ -321,6 +337,34 @@ impl Group {
         log.depends_upto = depends_upto;
         self.publish(inner, records);
         Ok(())
+    }
+
+    /// How the values that the group depends on become safe, and the position up to which the blob log must
+    /// be whole then.
+    fn values<'a>(&self, inner: &'a Inner) -> Result<(Values<'a>, LogPosition), GroupError> {
+        if self.depends == LogPosition::START {
+            return Ok((Values::Safe, LogPosition::START));
+        }
+        let safe_upto = inner.blob.safe_upto();
+        if safe_upto > self.depends {
+            return Ok((Values::Safe, safe_upto));
+        }
+        // Not what would make the frame longer than a segment should be, nor where space is short.
+        let share_bytes = inner.options.pointer_segment_bytes / 4;
+        let may_carry = !self.is_frugal
+            && inner.reserve.is_whole()
+            && self.members.iter().map(|member| encoded_bytes(&member.parts) as u64).sum::<u64>()
+                <= share_bytes;
+        if may_carry
+            && let Some(carried) =
+                inner.blob.carry(self.depends, CARRIED_BYTES_MAX.min(share_bytes))?
+        {
+            let upto = carried.upto;
+            return Ok((Values::Carried(carried), upto));
+        }
+        let round = inner.blob.begin_round_covering(self.depends)?;
+        let upto = round.upto();
+        Ok((Values::Synced(round), upto))
     }
 
     fn accepted(&self) -> impl Iterator<Item = (&Member, CommitId)> {
@@ -394,15 +438,21 @@ impl Group {
     }
 }
 
-/// Appends the group's frame to the pointer log, in a further segment if this one is full. True if it is
+/// Appends the group's frame, with what it carries, to the pointer log, in a further segment if this one is
+/// full. True if it is
 /// to be testified to, because space was short.
 fn append(
     inner: &Inner,
     log: &mut PointerLog,
     records: &[CommitRecord],
+    carried: Option<&Carried>,
     is_frugal: bool,
 ) -> Result<bool, GroupError> {
-    let mut frame = FrameBuilder::with_capacity(1024);
+    let carried_bytes = carried.map_or(0, Carried::len_bytes);
+    let mut frame = FrameBuilder::with_capacity(1024 + size(carried_bytes));
+    if let Some(carried) = carried {
+        carried.push(inner.writer.store, &mut frame);
+    }
     let mut payload = Vec::new();
     for record in records {
         payload.clear();
@@ -469,6 +519,9 @@ fn append_frame(
     let appender = log.appender.as_mut().expect("there is one now");
     let counted_bytes = max.max(sealed_bytes_alone(body_bytes));
     assert!(appender.sealed_bytes_with(body_bytes) <= counted_bytes, "what is longer is counted");
+    if !is_tight {
+        appender.write_ahead(body_bytes).map_err(GroupError::from_append)?;
+    }
     appender.append(frame, false).map_err(GroupError::from_append)
 }
 
@@ -517,7 +570,7 @@ fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64) -> Result<()> 
     Ok(())
 }
 
-/// Syncs both logs with one wait. A failure ends writing, and nobody knows what it left behind.
+/// Syncs the pointer log, and the blob log if it is to be, with one wait. A failure ends writing, and nobody knows what it left behind.
 fn sync(
     inner: &Inner,
     log: &mut PointerLog,

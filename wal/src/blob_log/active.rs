@@ -14,6 +14,7 @@ use bytes::Bytes;
 use pinstone_disk::{File, Ordinal};
 
 use super::BlobLog;
+use super::carry::Riding;
 use super::queue::Queued;
 use crate::appender::Closing;
 use crate::digest_list::ListEntry;
@@ -35,6 +36,8 @@ pub(super) struct AppendState {
     /// The memory of a frame that was written, for the next one: a fresh mebibyte costs more to
     /// map than to fill.
     pub(super) spare: Vec<u8>,
+    /// What was written last and may be carried.
+    pub(super) riding: Riding,
     /// Files written since a round last took them.
     pub(super) unsynced: BTreeMap<Ordinal, Arc<dyn File>>,
     /// The log was trimmed, to be closed.
@@ -59,11 +62,12 @@ impl AppendState {
         closing.chain(self.sealing).chain(self.active.as_ref().map(Active::end))
     }
 
-    /// Bytes of memory of frames that are not written yet, and of the one whose memory is kept.
+    /// Bytes of memory of frames that are not written yet, or may be carried, and of the one whose memory is
+    /// kept.
     pub(super) fn gathered_bytes(&self) -> u64 {
         let active = self.active.as_ref().map_or(0, |active| active.frame.capacity_bytes());
         let queued: usize = self.queued.iter().map(|queued| queued.bytes.len()).sum();
-        (active + queued + self.spare.capacity()) as u64
+        (active + queued + self.riding.memory_bytes() + self.spare.capacity()) as u64
     }
 
     /// What will seal the unsealed segments, but for the one that is being sealed.

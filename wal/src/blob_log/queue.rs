@@ -99,13 +99,14 @@ impl BlobLog {
         assert!(front.is_some_and(|front| Arc::ptr_eq(&front, written)), "frames go in order");
         let ordinal = written.segment.header.ordinal;
         state.unsynced.insert(ordinal, Arc::clone(&written.segment.file));
+        state.riding.note(written);
         let end = position(ordinal, written.end_bytes);
         self.written_upto.fetch_max(end.number(), Ordering::AcqRel);
         self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Keeps the memory of a written frame for the next, unless a reader holds on to it.
-    fn recycle(&self, written: Arc<Queued>) {
+    pub(super) fn recycle(&self, written: Arc<Queued>) {
         if let Ok(written) = Arc::try_unwrap(written)
             && written.bytes.is_unique()
         {

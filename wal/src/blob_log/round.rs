@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pinstone_disk::env::MutexGuard;
+use pinstone_disk::env::{MutexGuard, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch, DiskError, File, LogKind, Op, Ordinal};
 
@@ -50,7 +50,7 @@ impl BlobLog {
         Ok(self.round_holding(guard))
     }
 
-    fn write_out_to(&self, position: LogPosition) -> Result<(), WalError> {
+    pub(super) fn write_out_to(&self, position: LogPosition) -> Result<(), WalError> {
         match self.write_out() {
             Err(WalError::Disk(error)) if error.is_no_space() && self.written_upto() > position => {
                 Ok(())
@@ -174,6 +174,8 @@ impl SyncRound<'_> {
         let upto =
             if planted::is(Bug::JoinSyncInFlight) { self.log.written_upto() } else { self.upto };
         self.log.writer.synced.raise(LogKind::Blob, upto);
+        self.log.carried_bytes.store(0, Ordering::Relaxed);
+        self.log.append.lock().riding.leave(upto);
         Ok(())
     }
 

@@ -8,8 +8,8 @@ use pinstone_disk::{
     OpenMode, Ordinal, StoreId, TableKind,
 };
 use pinstone_wal::{
-    LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan, Sealer,
-    SegmentFile, SegmentHeader, Synced, Verdict, corrupt, judge, read_footer, read_header,
+    CarriedFrames, LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan,
+    Sealer, SegmentFile, SegmentHeader, Synced, Verdict, corrupt, judge, read_footer, read_header,
     read_list,
 };
 
@@ -60,6 +60,8 @@ pub(super) struct Unflushed {
 pub(super) struct Unsealed {
     pub(super) segment: SegmentFile,
     pub(super) scan: Scan,
+    /// The file does not have all that the scan is of: the pointer log carries it.
+    pub(super) is_laid: bool,
     /// What sealing its frames will write, once replay has gathered it: values are many.
     pub(super) sealer: Option<Sealer>,
 }
@@ -124,16 +126,18 @@ impl LogBefore {
 
 /// Reads a store, and judges its logs; changes nothing.
 pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader) -> Result<Before> {
-    let root_scan = scan_segment(disk, current.file_name(), &current.store_id)
+    let nothing = CarriedFrames::default();
+    let root_scan = scan_segment(disk, current.file_name(), &current.store_id, &nothing)
         .map_err(|error| missing(error, "CURRENT"))?
         .scan;
     let root = replay_root(&root_scan)?;
-    let mut logs = [LogKind::Blob, LogKind::Pointer].map(|_| LogBefore::default());
-    for (before, log) in logs.iter_mut().zip([LogKind::Blob, LogKind::Pointer]) {
-        *before = read_log(disk, &root, log, &current.store_id)
-            .map_err(|error| damage_of_root(disk, found, &root_scan).unwrap_or(error))?;
-    }
-    let [mut blob, mut pointer] = logs;
+    let read = |log, carried: &CarriedFrames| {
+        read_log(disk, &root, log, &current.store_id, carried)
+            .map_err(|error| damage_of_root(disk, found, &root_scan).unwrap_or(error))
+    };
+    let mut pointer = read(LogKind::Pointer, &nothing)?;
+    let carried = CarriedFrames::of(pointer.scans())?;
+    let mut blob = read(LogKind::Blob, &carried)?;
 
     // Files that the root does not name are what a crash left, or what a damaged root forgot: in
     // the second case their frames testify against it. Those of a later epoch are what a recovery
@@ -224,7 +228,8 @@ fn damage_of_root(disk: &dyn Disk, found: &Found, root: &Scan) -> Option<Error> 
     };
     judge_with(&[]).or_else(|| {
         [LogKind::Pointer, LogKind::Blob].into_iter().flat_map(newest).find_map(|name| {
-            let witness = scan_segment(disk, name.file_name(), &root.header.store_id).ok()?;
+            let (file, store_id) = (name.file_name(), &root.header.store_id);
+            let witness = scan_segment(disk, file, store_id, &CarriedFrames::default()).ok()?;
             judge_with(&[&witness.scan])
         })
     })
@@ -296,7 +301,7 @@ fn look_into(disk: &dyn Disk, name: SegmentName, current: &SegmentHeader) -> Res
         Ok(_) | Err(FormatError::Unsupported { .. }) => return Ok(Unnamed::Stranger),
         Err(FormatError::Corrupt { .. }) => return Ok(Unnamed::Remnant),
     }
-    let scan = match scan_segment(disk, file, &current.store_id) {
+    let scan = match scan_segment(disk, file, &current.store_id, &CarriedFrames::default()) {
         Ok(unnamed) => unnamed.scan,
         // What it would have said is not known: no reason to cut anything, or to remove it.
         Err(error @ Error::Io { .. }) => return Err(error),
@@ -349,8 +354,13 @@ fn missing(error: Error, by: &str) -> Error {
     }
 }
 
-/// Opens a segment and reads it whole.
-fn scan_segment(disk: &dyn Disk, name: FileName, store_id: &StoreId) -> Result<Unsealed> {
+/// Opens a segment and reads it whole, with what is carried of it.
+fn scan_segment(
+    disk: &dyn Disk,
+    name: FileName,
+    store_id: &StoreId,
+    carried: &CarriedFrames,
+) -> Result<Unsealed> {
     let file = disk.open(name, OpenMode::Write)?;
     let header = read_header(disk, &file, &name)?;
     check_store(&header, store_id)?;
@@ -361,7 +371,11 @@ fn scan_segment(disk: &dyn Disk, name: FileName, store_id: &StoreId) -> Result<U
     let len_bytes = usize::try_from(len_bytes).expect("a segment fits the address space");
     let bytes = disk.read(&file, 0, len_bytes)?;
     let segment = SegmentFile { header, file };
-    Ok(Unsealed { segment, scan: Scan::of(header, bytes), sealer: None })
+    let (bytes, is_laid) = match header.log {
+        LogKind::Blob => carried.lay(header.ordinal, bytes),
+        LogKind::Pointer | LogKind::Root => (bytes, false),
+    };
+    Ok(Unsealed { segment, scan: Scan::of(header, bytes), is_laid, sealer: None })
 }
 
 fn check_store(header: &SegmentHeader, store_id: &StoreId) -> Result<()> {
@@ -404,6 +418,7 @@ fn read_log(
     root: &RootState,
     log: LogKind,
     store_id: &StoreId,
+    carried: &CarriedFrames,
 ) -> Result<LogBefore> {
     let mut before = LogBefore::default();
     let flushed_below = match log {
@@ -422,7 +437,9 @@ fn read_log(
                 };
                 before.sealed.push(SealedSegment { ordinal, state, unflushed });
             }
-            None => before.unsealed.push(scan_segment(disk, name, store_id).map_err(gone)?),
+            None => {
+                before.unsealed.push(scan_segment(disk, name, store_id, carried).map_err(gone)?);
+            }
         }
     }
     Ok(before)

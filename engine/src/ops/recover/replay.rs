@@ -89,6 +89,10 @@ pub(super) fn replay_commits(
         let Some(unmet) = replay.scan(scan, whole_upto)? else { continue };
         let offset = u32::try_from(unmet).expect("a segment is shorter than 4 GiB");
         let position = LogPosition::new(scan.header.ordinal, offset);
+        if end.is_some_and(|end| position < end.durable_upto) {
+            let what = "a commit that was durable depends on values that are gone";
+            return Err(corrupt(scan.header.file_name(), unmet, what).into());
+        }
         let cut = scan.valid_end_bytes - unmet;
         end = end.map(|end| LogEnd {
             position,
@@ -133,6 +137,10 @@ impl Replay<'_> {
         let mut commits: Vec<(u64, u64, CommitRecord)> = Vec::new();
         let mut failed = None;
         scan.records(scan.valid_end_bytes, |frame, offset, record| {
+            if record.kind == RecordKind::Carried as u8 {
+                // Laid before the blob log was scanned.
+                return;
+            }
             let commit = if record.kind == RecordKind::Commit as u8 {
                 CommitRecord::decode(record.payload).map_err(|error| error.what)
             } else {

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Disk, DiskExt, Epoch};
 use pinstone_wal::{
-    Closing, CommitRecord, FRAMES_START_BYTES, LogPosition, Scan, SegmentFile, SegmentHeader,
-    create_segment_with,
+    Closing, CommitRecord, FRAMES_START_BYTES, LogPosition, RecordKind, Scan, SegmentFile,
+    SegmentHeader, create_segment_with,
 };
 
 use super::read::{LogBefore, Unsealed};
@@ -39,7 +39,7 @@ impl Tails {
 }
 
 /// The unsealed segments of a log up to its end: copied into new files, or as they are if something
-/// testifies that they were synced up to their last byte, with success.
+/// testifies that they were synced up to their last byte, with success, and they have all that is carried.
 pub(super) fn take_tails(
     disk: &dyn Disk,
     before: &mut LogBefore,
@@ -56,6 +56,7 @@ pub(super) fn take_tails(
             if is_last { end.position.offset_bytes() } else { scan.valid_end_bytes };
         let is_durable = position(scan, frames_end_bytes) <= end.durable_upto
             && frames_end_bytes == scan.valid_end_bytes
+            && !unsealed.is_laid
             && (scan.is_complete() || !scan.dirty_tail);
         let segment = if is_durable || planted::is(Bug::TailNotCopied) {
             unsealed.segment.clone()
@@ -64,7 +65,9 @@ pub(super) fn take_tails(
         };
         let sealer = unsealed.sealer.take().unwrap_or_else(|| {
             scan.sealer(frames_end_bytes, |sealer, _, record| {
-                if let Ok(commit) = CommitRecord::decode(record.payload) {
+                if record.kind == RecordKind::Commit as u8
+                    && let Ok(commit) = CommitRecord::decode(record.payload)
+                {
                     sealer.commit(commit.id);
                 }
             })

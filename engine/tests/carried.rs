@@ -1,0 +1,250 @@
+//! Values that the pointer log carries: one sync a commit, and nothing is lost for it.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{tiny_tables, told};
+use pinstone::{Batch, CheckOptions, Maintenance, Store, StoreBuilder};
+use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
+use pinstone_disk::{Disk, FileName, LogKind, OpenMode, Operation};
+use pinstone_wal::{
+    Carried, CarriedRecord, CommitRecord, FrameBuilder, FramePlace, LogPosition, RecordKind, Scan,
+    StoreSeed, read_header,
+};
+
+fn builder() -> StoreBuilder {
+    Store::builder()
+        .segment_bytes(1 << 20)
+        .pointer_segment_bytes(1 << 20)
+        .maintenance(Maintenance::Inline)
+}
+
+fn open(disk: &Arc<SimDisk>) -> Store {
+    open_as(disk, builder()).unwrap()
+}
+
+fn open_as(disk: &Arc<SimDisk>, builder: StoreBuilder) -> pinstone::Result<Store> {
+    builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
+}
+
+fn value(number: u32) -> Vec<u8> {
+    number.to_le_bytes().repeat(100)
+}
+
+fn commit(store: &Store, number: u32) {
+    let digest = store.put(&value(number)).unwrap().digest;
+    store.commit(Batch::new().set(format!("name-{number}"), digest)).unwrap();
+}
+
+fn holds(store: &Store, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        let digest = store.pointer(format!("name-{number}")).unwrap().unwrap();
+        assert_eq!(store.get(&digest).unwrap().unwrap(), value(number), "{number}");
+    }
+    let report = store.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).unwrap();
+    assert!(report.findings.is_empty(), "{report:?}");
+}
+
+/// The segments of a log, as their files stand.
+fn scans(disk: &SimDisk, log: LogKind) -> Vec<Scan> {
+    let mut scans = Vec::new();
+    for name in segments(disk, log) {
+        let file = disk.open(name, OpenMode::Read).unwrap();
+        let header = read_header(disk, &file, &name).unwrap();
+        let bytes = disk.file_bytes(&name.to_string()).unwrap();
+        scans.push(Scan::of(header, bytes.into()));
+    }
+    scans
+}
+
+fn segments(disk: &SimDisk, log: LogKind) -> Vec<FileName> {
+    let names = disk.names().into_iter().filter_map(|name| name.parse().ok());
+    let is_of_log =
+        |name: &FileName| matches!(name, FileName::Segment { log: of, .. } if *of == log);
+    names.filter(is_of_log).collect()
+}
+
+/// From now on no sync of the blob log's segments succeeds.
+fn fail_blob_syncs(disk: &SimDisk) {
+    for name in segments(disk, LogKind::Blob) {
+        disk.fail_when(Filter::any().operation(Operation::Sync).file(name), Fault::Eio);
+    }
+}
+
+/// Of each frame of the pointer log the bytes that it carries.
+fn carried(disk: &SimDisk) -> Vec<u64> {
+    let mut lens = Vec::new();
+    for scan in scans(disk, LogKind::Pointer) {
+        let mut of = vec![0; scan.frames.len()];
+        scan.records(scan.valid_end_bytes, |frame, _, record| {
+            if record.kind == RecordKind::Carried as u8 {
+                let carried = CarriedRecord::decode(record.payload).unwrap();
+                of[frame.header.sequence as usize] += carried.bytes.len() as u64;
+            }
+        });
+        lens.extend(of);
+    }
+    lens
+}
+
+#[test]
+fn a_commit_of_little_takes_one_sync() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    commit(&store, 0);
+    commit(&store, 1);
+    // Only the blob log's sync would fail.
+    fail_blob_syncs(&disk);
+    for number in 2..100 {
+        commit(&store, number);
+    }
+    // A known value that was carried needs no more than one that is durable.
+    let known = store.put(&value(50)).unwrap();
+    assert!(!known.new);
+    store.commit(Batch::new().set("again", known.digest)).unwrap();
+    let crashed = disk.after_crash(CrashState::Nothing);
+    assert_eq!(carried(&crashed), [[512; 100].as_slice(), &[0]].concat());
+    holds(&open(&crashed), 0..100);
+    assert!(store.sync().is_err(), "the sync of the blob log fails");
+}
+
+#[test]
+fn what_is_much_is_synced_and_not_carried() {
+    let disk = SimDisk::new(1);
+    let large_segments = || builder().segment_bytes(32 << 20);
+    let store = open_as(&disk, large_segments()).unwrap();
+    commit(&store, 0);
+    let large = vec![7; 300 << 10];
+    let digest = store.put(&large).unwrap().digest;
+    store.commit(Batch::new().set("large", digest)).unwrap();
+    for number in 1..2000 {
+        store.put(&value(number)).unwrap();
+    }
+    commit(&store, 2000);
+    commit(&store, 2001);
+    let crashed = disk.after_crash(CrashState::Nothing);
+    assert_eq!(carried(&crashed), [512, 0, 0, 512]);
+    let store = open_as(&crashed, large_segments()).unwrap();
+    holds(&store, 2000..2002);
+    assert_eq!(store.get(&digest).unwrap().unwrap(), large);
+}
+
+#[test]
+fn what_was_carried_is_durable_in_the_blob_log_once_the_store_is_open_again() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    (0..10).for_each(|number| commit(&store, number));
+    let mut disk = disk.after_crash(CrashState::Nothing);
+    for round in 1..5 {
+        let store = open(&disk);
+        assert!(store.stats().recovery.bytes_copied > 0, "round {round}");
+        holds(&store, 0..10 * round);
+        (10 * round..10 * (round + 1)).for_each(|number| commit(&store, number));
+        disk = disk.after_crash(CrashState::Nothing);
+    }
+    let store = open(&disk);
+    // What the pointer log carries is not needed any more.
+    let blob = scans(&disk.after_crash(CrashState::Nothing), LogKind::Blob);
+    let values = |scan: &Scan| {
+        let mut count = 0;
+        scan.records(scan.valid_end_bytes, |_, _, _| count += 1);
+        count
+    };
+    assert_eq!(blob.iter().map(values).max(), Some(50));
+    holds(&store, 0..50);
+}
+
+#[test]
+fn whatever_became_of_the_blob_logs_file_what_is_carried_is_found() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    (0..20).for_each(|number| commit(&store, number));
+    for state in (0..50).map(CrashState::Random) {
+        let crashed = disk.after_crash(state);
+        let name = crashed.names().into_iter().find(|name| name.starts_with("blob-")).unwrap();
+        holds(&open(&crashed.clean_reopen()), 0..20);
+        // A bad sector: there is another copy.
+        let CrashState::Random(number) = state else { unreachable!("all are") };
+        let offset = 512 + number * 200;
+        if offset < crashed.file_bytes(&name).unwrap().len() as u64 {
+            crashed.corrupt(&name, offset, |rest| rest.iter_mut().take(9).for_each(|b| *b ^= 0x55));
+        }
+        holds(&open(&crashed), 0..20);
+    }
+}
+
+#[test]
+fn before_a_segment_of_the_pointer_log_is_sealed_the_blob_log_has_what_it_carries() {
+    let disk = SimDisk::new(1);
+    let tiny = || tiny_tables().segment_bytes(1 << 20).maintenance(Maintenance::Inline);
+    let store = open_as(&disk, tiny()).unwrap();
+    for number in 0..60 {
+        commit(&store, number);
+        let crashed = disk.after_crash(CrashState::Nothing);
+        holds(&open_as(&crashed, tiny()).unwrap(), 0..number + 1);
+    }
+    assert!(
+        store.stats().names.levels.iter().any(|level| level.table_count > 0),
+        "some are flushed"
+    );
+    // It cannot be: the segment stays, and nothing is lost.
+    fail_blob_syncs(&disk);
+    let mut committed = 60;
+    loop {
+        let digest = store.put(&value(committed));
+        let Ok(digest) = digest.map(|put| put.digest) else { break };
+        if store.commit(Batch::new().set(format!("name-{committed}"), digest)).is_err() {
+            break;
+        }
+        committed += 1;
+    }
+    assert!(committed < 100, "writing ends");
+    let crashed = disk.after_crash(CrashState::Nothing);
+    holds(&open_as(&crashed, tiny()).unwrap(), 0..committed);
+}
+
+/// Damage that leaves each frame valid cannot come from a crash.
+#[test]
+fn a_durable_commit_whose_values_are_gone_is_corrupt() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    commit(&store, 0);
+    commit(&store, 1);
+    store.maintain().unwrap();
+    let crashed = disk.after_crash(CrashState::Nothing);
+    holds(&open(&crashed.clean_reopen()), 0..2);
+
+    let scan = scans(&crashed, LogKind::Pointer).remove(0);
+    let frame = scan.frames[1];
+    let seed = StoreSeed::new(&scan.header.store_id);
+    let mut forged = FrameBuilder::with_capacity(0);
+    scan.records(scan.valid_end_bytes, |of, _, record| {
+        if of.offset_bytes != frame.offset_bytes {
+            return;
+        }
+        if record.kind == RecordKind::Commit as u8 {
+            assert!(CommitRecord::decode(record.payload).is_ok());
+            return forged.push(seed, RecordKind::Commit, record.payload);
+        }
+        // Over the first value, in place of the second's.
+        let carried = CarriedRecord::decode(record.payload).unwrap();
+        let bytes = carried.bytes.to_vec();
+        let from = LogPosition::new(carried.from.ordinal(), 512);
+        let upto = LogPosition::new(carried.from.ordinal(), 1024);
+        Carried { from, upto, frames: vec![bytes.into()] }.push(seed, &mut forged);
+    });
+    let place = FramePlace {
+        epoch: frame.header.epoch,
+        sequence: frame.header.sequence,
+        synced: frame.header.synced,
+        last: false,
+    };
+    let (_, bytes) = forged.finish(scan.header.seed(), frame.offset_bytes, &place);
+    let name = scan.header.file_name().to_string();
+    crashed.corrupt(&name, frame.offset_bytes, |rest| rest[..bytes.len()].copy_from_slice(&bytes));
+    let error = told(&open_as(&crashed, builder()).unwrap_err());
+    assert!(error.contains(&name) && error.contains("values that are gone"), "{error}");
+}

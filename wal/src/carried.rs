@@ -1,0 +1,206 @@
+//! What a frame of the pointer log carries of the blob log, so that one sync makes commits and their values
+//! durable (decision 0015).
+//!
+//! 1. A leader whose group depends on frames of the blob log that are written and not known durable puts
+//!    these frames' bytes, as they stand there, into the frame with the commits ([`Carried::push`]).
+//! 2. Recovery lays them where they stand, in unsealed segments, before it looks for frames there
+//!    ([`CarriedFrames::lay`]).
+//!
+//! - K1: what is carried begins where the blob log is durable, or carried already, and reaches to the
+//!   frame's `depends_upto`. So what frames up to some point carry leaves no gap.
+//! - K2: a segment of the pointer log is sealed only when the blob log is durable beyond what it carries;
+//!   of sealed ones nothing needs to be laid.
+//! - K3: `synced_upto` never counts what is carried: a lost tail of the blob log's own file stays a torn
+//!   one.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use pinstone_disk::Ordinal;
+use pinstone_disk::codec::{Malformed, Reader, size};
+use pinstone_disk::planted::{self, Bug};
+
+use crate::commit::CommitRecord;
+use crate::error::{WalError, corrupt};
+use crate::frame::{FRAME_ALIGN_BYTES, FrameBuilder};
+use crate::position::LogPosition;
+use crate::record::{RecordKind, StoreSeed};
+use crate::scan::{Frame, SEGMENT_BYTES_MAX, Scan};
+use crate::segment::FRAMES_START_BYTES;
+
+/// Frames of one segment of the blob log, as they stand there one after the other.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    /// Where the first begins.
+    pub from: LogPosition,
+    /// Where the last ends, in the same segment.
+    pub upto: LogPosition,
+    /// Their bytes.
+    pub frames: Vec<Bytes>,
+}
+
+impl Carried {
+    /// Bytes of the frames.
+    pub fn len_bytes(&self) -> u64 {
+        self.upto.offset_bytes() - self.from.offset_bytes()
+    }
+
+    /// Adds the record that carries them.
+    pub fn push(&self, seed: StoreSeed, frame: &mut FrameBuilder) {
+        let from = self.from.number().to_le_bytes();
+        let parts: Vec<&[u8]> =
+            std::iter::once(&from[..]).chain(self.frames.iter().map(|frame| &frame[..])).collect();
+        frame.push_parts(seed, RecordKind::Carried, &parts);
+    }
+}
+
+/// The payload of a [`RecordKind::Carried`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CarriedRecord<'a> {
+    /// Where in the blob log the bytes stand.
+    pub from: LogPosition,
+    /// Whole frames.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> CarriedRecord<'a> {
+    /// Decodes a payload.
+    ///
+    /// # Errors
+    /// It carries no whole sectors of a segment's frames.
+    pub fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(payload);
+        let from = LogPosition::from_number(reader.u64("the place of carried bytes")?);
+        let bytes = reader.take(reader.left(), "carried bytes")?;
+        let is_whole = |bytes: u64| bytes.is_multiple_of(FRAME_ALIGN_BYTES as u64);
+        let offset = from.offset_bytes();
+        if offset < FRAMES_START_BYTES
+            || !is_whole(offset)
+            || !is_whole(bytes.len() as u64)
+            || bytes.is_empty()
+            || offset + bytes.len() as u64 > SEGMENT_BYTES_MAX
+        {
+            return Err(Malformed { offset: 0, what: "frames carried from a segment" });
+        }
+        Ok(Self { from, bytes })
+    }
+
+    /// Where the bytes end.
+    pub fn upto(&self) -> LogPosition {
+        // Decoding has seen to it that the segment goes so far.
+        LogPosition::from_number(self.from.number() + self.bytes.len() as u64)
+    }
+}
+
+/// What the unsealed segments of a pointer log carry, by the segment of the blob log.
+#[derive(Debug, Default)]
+pub struct CarriedFrames(BTreeMap<Ordinal, Vec<(u64, Bytes)>>);
+
+impl CarriedFrames {
+    /// What these segments carry: all that are not sealed, in order.
+    ///
+    /// # Errors
+    /// [`pinstone_disk::FormatError::Corrupt`]: what is carried is not what a commit of the frame depends on.
+    pub fn of<'a>(scans: impl IntoIterator<Item = &'a Scan>) -> Result<Self, WalError> {
+        let mut carried = Self::default();
+        for scan in scans {
+            carried.add(scan)?;
+            if !scan.is_complete() {
+                // The log ends here.
+                break;
+            }
+        }
+        Ok(carried)
+    }
+
+    fn add(&mut self, scan: &Scan) -> Result<(), WalError> {
+        let mut failed = None;
+        let mut last: Option<(u64, u64, LogPosition)> = None;
+        scan.records(scan.valid_end_bytes, |frame: &Frame, offset, record| {
+            match RecordKind::from_number(record.kind) {
+                Some(RecordKind::Carried) => match CarriedRecord::decode(record.payload) {
+                    Ok(carried) => {
+                        last = Some((frame.offset_bytes, offset, carried.upto()));
+                        let end = size(offset) + record.len_bytes;
+                        let bytes = scan.bytes.slice(end - carried.bytes.len()..end);
+                        let of = self.0.entry(carried.from.ordinal()).or_default();
+                        of.push((carried.from.offset_bytes(), bytes));
+                    }
+                    Err(error) => {
+                        failed.get_or_insert((offset, error.what));
+                    }
+                },
+                Some(RecordKind::Commit) => {
+                    // Replay says what else may be wrong with it.
+                    if let Some((at, offset, upto)) = last
+                        && at == frame.offset_bytes
+                        && let Ok(commit) = CommitRecord::decode(record.payload)
+                        && commit.depends_upto < upto
+                    {
+                        failed.get_or_insert((offset, "what its commits depend on"));
+                    }
+                }
+                _ => {}
+            }
+        });
+        match failed {
+            Some((offset, what)) => {
+                Err(corrupt(scan.header.file_name(), offset, format!("expected {what}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Lays what is carried of a segment over its file's `bytes`; true if that changed them: the file itself
+    /// does not have it, then.
+    pub fn lay(&self, ordinal: Ordinal, bytes: Bytes) -> (Bytes, bool) {
+        let Some(carried) = self.0.get(&ordinal) else { return (bytes, false) };
+        if planted::is(Bug::CarriedNotLaid) {
+            return (bytes, false);
+        }
+        let is_there = |(offset, carried): &(u64, Bytes)| {
+            let start = size(*offset);
+            bytes.get(start..start + carried.len()).is_some_and(|there| *there == carried[..])
+        };
+        if carried.iter().all(is_there) {
+            return (bytes, false);
+        }
+        let mut laid = Vec::from(bytes);
+        for (offset, carried) in carried {
+            let (start, end) = (size(*offset), size(*offset) + carried.len());
+            if laid.len() < end {
+                laid.resize(end, 0);
+            }
+            laid[start..end].copy_from_slice(carried);
+        }
+        (laid.into(), true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_without_panic(payload: Vec<u8>) {
+            if let Ok(carried) = CarriedRecord::decode(&payload) {
+                prop_assert_eq!(carried.from.ordinal(), carried.upto().ordinal());
+            }
+        }
+    }
+
+    #[test]
+    fn only_whole_sectors_after_the_header_are_carried() {
+        let decode = |offset: u32, len: usize| {
+            let from = LogPosition::new(Ordinal(3), offset).number().to_le_bytes();
+            CarriedRecord::decode(&[&from[..], &vec![1; len]].concat())
+                .map(|carried| carried.upto())
+        };
+        assert_eq!(decode(512, 1024).unwrap(), LogPosition::new(Ordinal(3), 1536));
+        for (offset, len) in [(0, 512), (513, 512), (512, 0), (512, 511), (u32::MAX - 511, 512)] {
+            assert!(decode(offset, len).is_err(), "{offset} {len}");
+        }
+    }
+}

@@ -54,6 +54,7 @@ pub enum Before {
 pub struct Workload {
     pub name: String,
     pub segment_bytes: u64,
+    pub pointer_segment_bytes: u64,
     pub buffer_bytes: usize,
     pub before: Before,
     /// What the disk does wrong, in this life and in each opening after it.
@@ -74,6 +75,7 @@ impl Workload {
         Self {
             name: name.into(),
             segment_bytes: 64 << 10,
+            pointer_segment_bytes: 64 << 10,
             buffer_bytes: 4 << 10,
             before: Before::Nothing,
             failing: None,
@@ -85,7 +87,12 @@ impl Workload {
 
     /// With the smallest segments and buffer, so that everything rotates soon.
     fn tiny(self) -> Self {
-        Self { segment_bytes: 4 << 10, buffer_bytes: 1 << 10, ..self }
+        Self { segment_bytes: 4 << 10, buffer_bytes: 1 << 10, ..self }.with_tiny_pointer_segments()
+    }
+
+    /// So that the pointer log goes on in further segments, and the blob log does not.
+    fn with_tiny_pointer_segments(self) -> Self {
+        Self { pointer_segment_bytes: 4 << 10, ..self }
     }
 
     /// On a disk that writes a part of what it is asked to, each time.
@@ -122,7 +129,7 @@ impl Workload {
     pub fn builder(&self) -> StoreBuilder {
         Store::builder()
             .segment_bytes(self.segment_bytes)
-            .pointer_segment_bytes(self.segment_bytes)
+            .pointer_segment_bytes(self.pointer_segment_bytes)
             .append_buffer_bytes(self.buffer_bytes)
             .reserve_bytes(4 * self.segment_bytes + (16 << 10))
             // So that little makes tables, and tables make levels.
@@ -352,6 +359,7 @@ pub fn workloads() -> Vec<Workload> {
         Workload::new("old-values", old_values()),
         Workload::new("known-values", known_values()),
         Workload::new("batches", batches()).tiny(),
+        Workload::new("carried", carried()).with_tiny_pointer_segments(),
         Workload::new("short-writes", first_life()).tiny().with_short_writes(),
         Workload::new("after-a-kill", second_life()).after(Before::Killed(first_life())),
         Workload::new("after-a-kill-tiny", second_life())
@@ -512,6 +520,21 @@ fn batches() -> Vec<Step> {
         PutMany(vec![(4, 900), (14, 50), (15, 60)]),
         Commit(vec![Set("a", 15), Set("e", 11)]),
     ]
+}
+
+/// Values that are committed at once, of which the pointer log carries some and others not.
+fn carried() -> Vec<Step> {
+    let names = ["a", "b", "c", "d"];
+    let mut steps: Vec<Step> = (0..18)
+        .flat_map(|id| {
+            let name = names[usize::from(id) % names.len()];
+            [Put(id, 60 * usize::from(id)), Commit(vec![Set(name, id)])]
+        })
+        .collect();
+    steps.insert(30, Sync);
+    steps.insert(20, Put(100, 300));
+    steps.insert(10, Reopen);
+    steps
 }
 
 fn first_life() -> Vec<Step> {

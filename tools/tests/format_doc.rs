@@ -140,8 +140,8 @@ fn check(rows: &[Row], table: &[Field]) {
     assert_eq!(left.next(), None, "{structure} has a field that its table has not");
 }
 
-/// A store with everything in it: sealed segments and open ones, commits, a void frame, edits of all
-/// kinds.
+/// A store with everything in it: sealed segments and open ones, commits, one of which carries its
+/// value, a void frame, edits of all kinds.
 fn store_files() -> Vec<(String, Vec<u8>)> {
     let disk = SimDisk::new(1);
     let store = Store::builder()
@@ -161,6 +161,8 @@ fn store_files() -> Vec<(String, Vec<u8>)> {
     }
     store.put(b"the last").unwrap();
     store.sync().unwrap();
+    let digest = store.put(b"the very last").unwrap().digest;
+    store.commit(Batch::new().set("carried", digest)).unwrap();
     let mut files = files(&disk);
     let voided =
         files.iter().map(|(name, bytes)| (name.clone(), with_last_frame_void(name, bytes)));

@@ -102,6 +102,9 @@ impl BlobLog {
     ///
     /// # Errors
     /// As [`BlobLog::begin_round_covering`].
+    ///
+    /// # Panics
+    /// If the position was never given out.
     pub fn carry(
         &self,
         position: LogPosition,
@@ -113,7 +116,7 @@ impl BlobLog {
         state.riding.leave(safe_upto);
         let unsynced_bytes = self.carried_bytes.load(Ordering::Relaxed);
         Ok(state.riding.all(safe_upto).filter(|carried| {
-            assert!(carried.upto > position, "all that is written is kept, if anything is");
+            assert!(carried.upto > position, "a position that was given out");
             let len_bytes = carried.len_bytes();
             len_bytes <= bytes_max && unsynced_bytes + len_bytes <= CARRIED_UNSYNCED_BYTES_MAX
         }))

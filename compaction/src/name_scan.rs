@@ -298,10 +298,16 @@ impl<V: NameView> NameScan<V> {
         pointers.clear();
         let (range, is_read) = (&self.range, &mut self.is_read);
         let mut is_full = false;
+        // The last deleted name, if nothing stands behind it: where to go on if a source is gone.
+        let mut last_deleted = Vec::new();
         let mut each = |name: &[u8], to: Option<&Digest>| {
             if !is_inside(range, name, backwards) {
                 *is_read = true;
+            } else if to.is_none() {
+                last_deleted.clear();
+                last_deleted.extend_from_slice(name);
             } else if let Some(to) = to {
+                last_deleted.clear();
                 names.extend_from_slice(name);
                 pointers.push((names.len(), *to));
                 is_full = pointers.len() >= count_max || names.len() >= CHUNK_BYTES;
@@ -331,6 +337,9 @@ impl<V: NameView> NameScan<V> {
             }
             Some(Stop::Gone) => {
                 end.merge = None;
+                if !last_deleted.is_empty() {
+                    self.range.cut(&last_deleted, backwards);
+                }
                 end.chunk.end > 0
             }
         }

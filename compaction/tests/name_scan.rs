@@ -9,14 +9,15 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use common::tables;
+use pinstone_compaction::TableError;
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::merge::NameEntry;
-use pinstone_compaction::name_scan::{NameRange, NameScan};
+use pinstone_compaction::name_scan::{Head, NameRange, NameScan, NameSource, NameView, Stop};
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::run::{Names, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableId, TableMeta};
-use pinstone_disk::env::Published;
+use pinstone_disk::env::{AtomicU64, Ordering, Published};
 use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Digest, Epoch, Ordinal};
 
@@ -105,4 +106,59 @@ fn ranges_without_names_read_nothing() {
         assert!(scan.next().is_none() && scan.next_back().is_none());
     }
     assert_eq!(tables.figures().unit_asks, 0);
+}
+
+/// Deleted names alone, in sources that are gone after some of them.
+#[derive(Debug, Default)]
+struct Fleeting {
+    begun: AtomicU64,
+    given: AtomicU64,
+}
+
+struct FleetingSource {
+    view: Arc<Fleeting>,
+    names: Vec<String>,
+    left: usize,
+}
+
+impl NameSource for FleetingSource {
+    fn next(&mut self, head: &mut Head) -> Result<bool, Stop> {
+        if self.names.is_empty() {
+            return Ok(false);
+        }
+        self.left = self.left.checked_sub(1).ok_or(Stop::Gone)?;
+        head.set(self.names.pop().unwrap().as_bytes(), 1, None);
+        self.view.given.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+}
+
+impl NameView for Fleeting {
+    type Source = FleetingSource;
+    type Error = TableError;
+
+    fn sources(self: &Arc<Self>, range: &NameRange, _: u64, backwards: bool) -> Vec<Self::Source> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let is_left = |name: &String| {
+            name.as_bytes() >= &range.from[..] && range.is_before_end(name.as_bytes())
+        };
+        let mut names: Vec<String> = (0..NAMES).map(name).filter(is_left).collect();
+        if !backwards {
+            names.reverse();
+        }
+        vec![FleetingSource { view: Arc::clone(self), names, left: 400 }]
+    }
+}
+
+#[test]
+fn a_scan_whose_source_is_gone_goes_on_behind_the_deleted_names_that_it_passed() {
+    for backwards in [false, true] {
+        let view = Arc::new(Fleeting::default());
+        let views = Arc::new(Published::new(Arc::clone(&view)));
+        let mut scan = NameScan::new(views, NameRange::all(), 1);
+        let given = if backwards { scan.next_back() } else { scan.next() };
+        assert!(given.is_none());
+        assert_eq!(view.begun.load(Ordering::Relaxed), (NAMES as u64).div_ceil(400));
+        assert_eq!(view.given.load(Ordering::Relaxed), NAMES as u64);
+    }
 }

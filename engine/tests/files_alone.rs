@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{Dice, told};
-use pinstone::{Batch, Digest, Error, Maintenance, Pointers, Store};
+use pinstone::{Batch, Digest, Error, Maintenance, Pointers, Store, StoreBuilder};
 use pinstone_compaction::merge::NameEntry;
 use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::names::NameTable;
@@ -95,19 +95,26 @@ fn found(image: &Arc<SimDisk>) -> (Standing, u64) {
     (newest.iter().filter_map(standing).collect(), last)
 }
 
+fn builder() -> StoreBuilder {
+    let builder = Store::builder().segment_bytes(16 << 10).pointer_segment_bytes(4 << 10);
+    let builder = builder.append_buffer_bytes(1 << 10).reserve_bytes(0).table_bytes(4 << 10);
+    let builder = builder.memtable_entries_max(1).level0_tables(1).level_ratio(2);
+    builder.maintenance(Maintenance::Inline)
+}
+
+fn name(number: usize) -> String {
+    format!("{number:04}{}", "-".repeat(300))
+}
+
 /// Sets and deletes names while tables cannot be made or removed now and then, readers hold old ones, and the
 /// process dies. Returns how many tables could not be made.
 fn live(seed: u64) -> u64 {
     let mut dice = Dice::new(seed);
-    let name = |number: usize| format!("{number:04}{}", "-".repeat(300));
     let (space, mut disk) = (*dice.one_of(&[20, 80]), SimDisk::new(seed));
     let mut after: Vec<Standing> = vec![Standing::new()];
     let mut failed = 0;
     for _ in 0..3 {
-        let builder = Store::builder().segment_bytes(16 << 10).pointer_segment_bytes(4 << 10);
-        let builder = builder.append_buffer_bytes(1 << 10).reserve_bytes(0).table_bytes(4 << 10);
-        let builder = builder.memtable_entries_max(1).level0_tables(1).level_ratio(2);
-        let builder = builder.maintenance(Maintenance::Inline);
+        let builder = builder();
         let of_names = || Filter::any().tables(TableKind::Names);
         let removals = || of_names().operation(Operation::Remove);
         let mut removals_fail = dice.once_in(2);
@@ -174,4 +181,48 @@ fn live(seed: u64) -> u64 {
 fn no_deleted_name_comes_back_and_none_is_lost_in_what_files_tell() {
     let failed: u64 = (1..=8).map(live).sum();
     assert!(failed > 8, "{failed} rewritings failed");
+}
+
+/// A life that dies before its `end`th change of the disk, perhaps between a table of names and the root that is
+/// to name it; then one in which that table cannot be removed, memtables are larger, and every name goes.
+/// Returns how many there were; `None` if the first life came to its end.
+fn deleted_beside_a_table_that_nobody_names(end: u64) -> Option<usize> {
+    let disk = SimDisk::new(1);
+    disk.crash_at_mutation(end);
+    let first_life = || -> pinstone::Result<()> {
+        let store = builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>)?;
+        let digest = store.put(b"value")?.digest;
+        (0..40)
+            .try_for_each(|number| store.commit(Batch::new().set(name(number), digest)).map(drop))
+    };
+    if first_life().is_ok() {
+        return None;
+    }
+    let disk = disk.after_crash(CrashState::Everything);
+    let removals = Filter::any().tables(TableKind::Names).operation(Operation::Remove);
+    disk.fail_when(removals, Fault::Eio);
+    let builder = builder().memtable_entries_max(50);
+    let store = builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    let names: Vec<_> = store.pointers(..).map(|pointer| pointer.unwrap().0).collect();
+    let mut deleted_at = BTreeMap::new();
+    for name in &names {
+        deleted_at.insert(name, store.commit(Batch::new().delete(name)).unwrap().0);
+    }
+    for number in 100..180 {
+        store.commit(Batch::new().set(name(number), digest)).unwrap();
+        // Where the files tell of commits after the deletion, the log of these is gone.
+        let (standing, last) = found(&disk.after_crash(CrashState::Everything));
+        let is_back =
+            |(name, at): &(&&Bytes, &u64)| **at <= last && standing.contains_key(&name[..]);
+        let back = deleted_at.iter().filter(|(name, at)| is_back(&(name, at))).count();
+        assert_eq!(back, 0, "crash at {end}: names that were deleted are back");
+    }
+    Some(names.len())
+}
+
+#[test]
+fn a_deletion_stays_while_a_table_that_nobody_names_may_have_the_name() {
+    let most = (1..).map_while(deleted_beside_a_table_that_nobody_names).max();
+    assert!(most > Some(30), "{most:?}");
 }

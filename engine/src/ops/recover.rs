@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pinstone_compaction::TableId;
 use pinstone_compaction::lingering::Lingering;
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::table::shared::Tables;
@@ -127,7 +128,10 @@ fn read(disk: &Arc<dyn Disk>, options: &Options, found: &Found) -> Result<(Befor
         Some(current) => read_store(&**disk, found, current)?,
         None => Before::nothing(StoreId(disk.random()?)),
     };
-    let replayed = replay(disk, options, &mut before)?;
+    let is_named =
+        |id: &TableId| before.root.tree(id.table).levels.all().any(|(_, meta)| meta.id == *id);
+    let has_stale = found.tables.iter().any(|id| id.table == TableKind::Names && !is_named(id));
+    let replayed = replay(disk, options, &mut before, has_stale)?;
     Ok((before, replayed))
 }
 
@@ -166,7 +170,12 @@ struct Replayed {
 }
 
 /// Replays both logs, and finds where the pointer log ends. Changes nothing.
-fn replay(disk: &Arc<dyn Disk>, options: &Options, before: &mut Before) -> Result<Replayed> {
+fn replay(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+    before: &mut Before,
+    has_stale: bool,
+) -> Result<Replayed> {
     let budget = options.budget();
     let tables =
         Tables::new(Arc::clone(disk), before.store_id, options.open_files_max, budget.tables_bytes);
@@ -180,7 +189,7 @@ fn replay(disk: &Arc<dyn Disk>, options: &Options, before: &mut Before) -> Resul
     let TreeState { levels, flushed, .. } = &before.root.names;
     let levels = OpenLevels::open(&tables, levels.clone())?;
     let seed = NameSeed::new(disk.random()?);
-    let pointers = PointerTable::new(levels, flushed.commit, flushed.below, seed);
+    let pointers = PointerTable::new(levels, flushed.commit, flushed.below, seed, has_stale);
     let mut recovery = std::mem::take(&mut before.recovery);
     replay_values(&mut before.blob, &index, &mut recovery)?;
     let depends_upto = replay_commits(&**disk, options, before, &pointers, &index, &mut recovery)?;

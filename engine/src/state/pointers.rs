@@ -67,6 +67,8 @@ pub(crate) struct PointerTable {
     pinned: Pinned,
     /// Of the memtables' maps.
     seed: NameSeed,
+    /// Tables that the root does not name were there at open, and may be yet: a deletion may hide what they say.
+    has_stale: bool,
 }
 
 /// Where names stand, newest first.
@@ -89,6 +91,7 @@ impl PointerTable {
         last_commit: CommitId,
         first: Ordinal,
         seed: NameSeed,
+        has_stale: bool,
     ) -> Self {
         let active = Arc::new(NameMemtable::new(last_commit, first, seed));
         let view = NamesView { active, frozen: Vec::new(), levels: Arc::new(levels) };
@@ -97,6 +100,7 @@ impl PointerTable {
             publishing: Mutex::new(()),
             pinned: Pinned::new(last_commit),
             seed,
+            has_stale,
         }
     }
 
@@ -177,7 +181,7 @@ impl PointerTable {
     /// If it is not the one after the last.
     pub(crate) fn apply(&self, commit: CommitRecord) {
         let view = self.view.keep();
-        view.active.apply(commit, view.has_below(), &self.pinned);
+        view.active.apply(commit, view.has_below() || self.has_stale, &self.pinned);
     }
 
     /// The active memtable becomes the newest frozen one, however little is in it: the log goes on in
@@ -270,7 +274,7 @@ impl PointerTable {
 impl Default for PointerTable {
     /// A table without names, before the first commit.
     fn default() -> Self {
-        Self::new(OpenLevels::new(), CommitId::NONE, Ordinal::FIRST, NameSeed::new([0; 16]))
+        Self::new(OpenLevels::new(), CommitId::NONE, Ordinal::FIRST, NameSeed::new([0; 16]), false)
     }
 }
 

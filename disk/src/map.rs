@@ -101,14 +101,20 @@ impl Map {
         len_bytes: usize,
         counters: &Arc<MapCounters>,
     ) -> io::Result<Option<Self>> {
-        if len_bytes == 0 || MAP_COUNT.load(Ordering::Relaxed) >= MAPS_MAX {
+        if len_bytes == 0 {
+            return Ok(None);
+        }
+        if MAP_COUNT.fetch_add(1, Ordering::Relaxed) >= MAPS_MAX {
+            MAP_COUNT.fetch_sub(1, Ordering::Relaxed);
             return Ok(None);
         }
         // SAFETY: N1: nobody of us changes the file from now on.
-        let memory = unsafe { MmapOptions::new().len(len_bytes).map(file.as_raw_fd()) }?;
+        let memory = unsafe { MmapOptions::new().len(len_bytes).map(file.as_raw_fd()) }
+            .inspect_err(|_| {
+                MAP_COUNT.fetch_sub(1, Ordering::Relaxed);
+            })?;
         // It is advice: without it reads fetch more than they need.
         let _advised = memory.advise(Advice::Random);
-        MAP_COUNT.fetch_add(1, Ordering::Relaxed);
         counters.alive_bytes.fetch_add(len_bytes as u64, Ordering::Relaxed);
         let (counters, is_pinned) = (Arc::clone(counters), crate::env::AtomicBool::new(false));
         let memory = Arc::new(Memory { memory, counters, is_pinned });

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::env::{AtomicUsize, Ordering};
 use crate::error::{DiskError, Operation};
 use crate::file_name::FileName;
 use crate::map::{Map, Mapped};
@@ -85,27 +86,71 @@ pub struct Batch {
     pub chains: Vec<Vec<Op>>,
 }
 
-/// Cuts what is to be read into parts of at most `count_max` files each: whoever reads them part by part has so many
-/// open. What is of one file stands together in `sorted`.
-pub fn of_few_files<'a, T, F: PartialEq>(
-    sorted: &'a [T],
+/// Files that batches of reads may have open at once, all threads' together; each batch has one at least.
+#[derive(Debug)]
+pub struct FewFiles {
     count_max: usize,
-    file: impl Fn(&T) -> F + 'a,
-) -> impl Iterator<Item = &'a [T]> {
-    let mut left = sorted;
-    std::iter::from_fn(move || {
-        let (mut last, mut count) = (file(left.first()?), 1);
-        let is_too_much = |item: &T| {
-            let this = file(item);
-            count += usize::from(this != last);
-            last = this;
-            count > count_max.max(1)
-        };
-        let end = left.iter().position(is_too_much).unwrap_or(left.len());
-        let (part, rest) = left.split_at(end);
-        left = rest;
-        Some(part)
-    })
+    free: AtomicUsize,
+}
+
+/// What is read at once of what is to be read.
+#[derive(Debug)]
+pub struct Part<'a, T> {
+    items: &'a [T],
+    taken: usize,
+    of: &'a FewFiles,
+}
+
+impl<T> std::ops::Deref for Part<'_, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.items
+    }
+}
+
+impl<T> Drop for Part<'_, T> {
+    fn drop(&mut self) {
+        self.of.free.fetch_add(self.taken, Ordering::Relaxed);
+    }
+}
+
+impl FewFiles {
+    /// So many.
+    pub fn new(count_max: usize) -> Self {
+        Self { count_max, free: AtomicUsize::new(count_max) }
+    }
+
+    /// Cuts what is to be read into parts: whoever reads them part by part has few files open. What is of one
+    /// file stands together in `sorted`.
+    pub fn parts<'a, T, F: PartialEq>(
+        &'a self,
+        sorted: &'a [T],
+        file: impl Fn(&T) -> F + 'a,
+    ) -> impl Iterator<Item = Part<'a, T>> {
+        let mut left = sorted;
+        std::iter::from_fn(move || {
+            let end_of = |count_max: usize| {
+                let (mut last, mut count) = (file(left.first()?), 1);
+                let is_too_much = |item: &T| {
+                    let this = file(item);
+                    count += usize::from(this != last);
+                    last = this;
+                    count > count_max
+                };
+                let end = left.iter().position(is_too_much).unwrap_or(left.len());
+                Some((end, count.min(count_max)))
+            };
+            let (_, wanted) = end_of(self.count_max.max(1))?;
+            let take = |free: usize| Some(free - free.min(wanted));
+            let free = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+            let taken = free.map_or(0, |free| free.min(wanted));
+            let (end, _) = end_of(taken.max(1))?;
+            let (items, rest) = left.split_at(end);
+            left = rest;
+            Some(Part { items, taken, of: self })
+        })
+    }
 }
 
 /// Keeps a lock file locked until dropped.
@@ -246,6 +291,21 @@ pub trait DiskExt: Disk {
         let op = Op::Read { file: Arc::clone(file), offset_bytes, len_bytes };
         let mut read = self.one(vec![op])?;
         Ok(read.pop().expect("a chain of one read returns one buffer"))
+    }
+
+    /// As [`DiskExt::read`], bytes that stay what they are. Those of a map may be fetched anew at any time: who
+    /// checks them first and relies on them after wants these.
+    ///
+    /// # Errors
+    /// As there.
+    fn read_own(
+        &self,
+        file: &Arc<dyn File>,
+        offset_bytes: u64,
+        len_bytes: usize,
+    ) -> Result<Bytes, DiskError> {
+        let bytes = self.read(file, offset_bytes, len_bytes)?;
+        Ok(if file.map().is_some() { Bytes::copy_from_slice(&bytes) } else { bytes })
     }
 
     /// Writes all of `data`.
@@ -409,12 +469,30 @@ mod tests {
 
     #[test]
     fn parts_have_no_more_files_than_they_may() {
-        let parts = |count_max| of_few_files(b"aabcccd", count_max, |file| *file);
-        assert!(parts(1).eq([&b"aa"[..], b"b", b"ccc", b"d"]));
-        assert!(parts(2).eq([&b"aab"[..], b"cccd"]));
-        assert!(parts(4).eq([&b"aabcccd"[..]]));
-        assert!(parts(0).eq(parts(1)));
-        assert_eq!(of_few_files(b"", 3, |file: &u8| *file).count(), 0);
+        let parts = |count_max| {
+            let files = FewFiles::new(count_max);
+            let parts = files.parts(b"aabcccd", |file| *file).map(|part| part.to_vec());
+            parts.collect::<Vec<_>>()
+        };
+        assert_eq!(parts(1), [&b"aa"[..], b"b", b"ccc", b"d"]);
+        assert_eq!(parts(2), [&b"aab"[..], b"cccd"]);
+        assert_eq!(parts(4), [&b"aabcccd"[..]]);
+        assert_eq!(parts(0), parts(1));
+        assert_eq!(FewFiles::new(3).parts(b"", |file: &u8| *file).count(), 0);
+    }
+
+    #[test]
+    fn parts_that_are_read_at_once_share_the_files() {
+        let files = FewFiles::new(4);
+        let taken = |sorted: &'static [u8]| files.parts(sorted, |file| *file).next().unwrap();
+        let (three, one) = (taken(b"abbc"), taken(b"abbc"));
+        assert_eq!((&*three, &*one), (&b"abbc"[..], &b"a"[..]));
+        // Nothing is left: one each.
+        assert_eq!((&*taken(b"aab"), &*taken(b"aab")), (&b"aa"[..], &b"aa"[..]));
+        drop(three);
+        assert_eq!(&*taken(b"abcd"), b"abc");
+        drop(one);
+        assert_eq!(&*taken(b"abcd"), b"abcd");
     }
 
     fn grudging() -> Arc<dyn File> {

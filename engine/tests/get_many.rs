@@ -221,3 +221,21 @@ fn values_of_a_real_directory_come_by_rings_maps_and_positioned_calls() {
         }
     }
 }
+
+#[test]
+fn a_get_of_a_segment_that_is_not_held_open_reads_the_log_once() {
+    let disk = MeddlingDisk::new(&SimDisk::new(1));
+    let builder = Store::builder().segment_bytes(16 << 10).append_buffer_bytes(1 << 10);
+    let builder = builder.reserve_bytes(0).open_files_max(3).maintenance(Maintenance::Inline);
+    let store = builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let value = |number: u32| number.to_le_bytes().repeat(250);
+    let digests: Vec<_> =
+        (0..500).map(|number| store.put(&value(number)).unwrap().digest).collect();
+    // Each segment is opened once, and its format known from then on.
+    digests.iter().for_each(|digest| assert!(store.get(digest).unwrap().is_some()));
+    for digest in digests.iter().step_by(37) {
+        let reads = disk.reads(|| assert!(store.get(digest).unwrap().is_some()));
+        let of_log = reads.iter().flatten().filter(|(name, _)| name.starts_with("blob-"));
+        assert_eq!(of_log.count(), 1, "{reads:?}");
+    }
+}

@@ -233,7 +233,7 @@ impl Layout {
     ) -> Result<Vec<ListPage>, WalError> {
         let start = self.page_offset(index);
         let len_bytes = size(count) * DIGEST_PAGE_BYTES;
-        let bytes = disk.read(file, start, len_bytes)?;
+        let bytes = disk.read_own(file, start, len_bytes)?;
         if bytes.len() != len_bytes {
             let end = start + bytes.len() as u64;
             return Err(self.corrupt(end, "it ends within its digest list"));
@@ -320,7 +320,7 @@ impl Layout {
         }
         let offset = self.page_offset(self.page_count);
         let len_bytes = DIRECTORY_HEADER_BYTES + PAGE_KEY_BYTES * size(self.page_count);
-        let bytes = disk.read(file, offset, len_bytes)?;
+        let bytes = disk.read_own(file, offset, len_bytes)?;
         if bytes.len() != len_bytes {
             let end = offset + bytes.len() as u64;
             return Err(self.corrupt(end, "it ends within the directory of its digest list"));
@@ -444,7 +444,7 @@ impl DigestList {
         Op::Read { file, offset_bytes, len_bytes: DIGEST_PAGE_BYTES }
     }
 
-    /// The page that was read so.
+    /// The page that was read so, of bytes that stay what they are.
     ///
     /// # Errors
     /// [`WalError::Format`] if it is damaged.
@@ -516,6 +516,6 @@ impl DigestList {
         page: usize,
     ) -> Result<ListPage, WalError> {
         let offset = self.layout.page_offset(page as u64);
-        self.open_page(page, disk.read(file, offset, DIGEST_PAGE_BYTES)?)
+        self.open_page(page, disk.read_own(file, offset, DIGEST_PAGE_BYTES)?)
     }
 }

@@ -324,7 +324,7 @@ pub fn read_header(
     file: &Arc<dyn File>,
     name: &FileName,
 ) -> Result<SegmentHeader, WalError> {
-    let bytes = disk.read(file, 0, size(FRAMES_START_BYTES))?;
+    let bytes = disk.read_own(file, 0, size(FRAMES_START_BYTES))?;
     let header = SegmentHeader::decode(name, &bytes)?;
     if header.file_name() != *name {
         return Err(corrupt(name, 0, format!("it is another file: {}", header.file_name())));
@@ -351,7 +351,7 @@ pub fn read_footer(disk: &dyn Disk, segment: &SegmentFile) -> Result<(Footer, [u
     let Some(start) = file_bytes.checked_sub(tail_bytes as u64) else {
         return Err(corrupt(name, file_bytes, "it ends before its footer"));
     };
-    let tail = disk.read(&segment.file, start, tail_bytes)?;
+    let tail = disk.read_own(&segment.file, start, tail_bytes)?;
     if tail.len() != tail_bytes {
         return Err(corrupt(name, start + tail.len() as u64, "it ends within its footer"));
     }

@@ -16,7 +16,8 @@
 //! - T3: a unit that is cached was checked when it was read from the device.
 //! - T4: a table whose file is to go loses it when its last reader lets go of it, not before.
 //! - T5: bytes that are mapped may be fetched anew at any time. A reader may act on them unchecked if that is
-//!   confirmed elsewhere; before it says that something is not there, it checks the unit.
+//!   confirmed elsewhere; before it says that something is not there, it checks a copy of the unit, and looks
+//!   there. Whatever else is read is copied.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -146,7 +147,7 @@ impl TableFile {
             return Err(corrupt(file_bytes.min(meta.file_bytes), &what));
         }
         let mut tail_start = file_bytes.saturating_sub(TAIL_BYTES);
-        let mut tail = tables.disk().read(file, tail_start, size(file_bytes - tail_start))?;
+        let mut tail = tables.disk().read_own(file, tail_start, size(file_bytes - tail_start))?;
         let trailer = Trailer::decode(&name, file_bytes, &tail)?;
         let start = trailer.footer_offset_bytes;
         if trailer.footer_hash != meta.footer_hash {
@@ -157,7 +158,7 @@ impl TableFile {
         }
         if start < tail_start {
             tail_start = start;
-            tail = tables.disk().read(file, start, size(file_bytes - start))?;
+            tail = tables.disk().read_own(file, start, size(file_bytes - start))?;
         }
         let footer_end = tail.len().saturating_sub(TRAILER_BYTES);
         let footer = tail.get(size(start - tail_start)..footer_end).unwrap_or(&[]);
@@ -337,13 +338,13 @@ impl TableFile {
         Ok(())
     }
 
-    /// Bytes of the file, unchecked, past every cache.
+    /// Bytes of the file, unchecked, past every cache; they stay what they are once they were checked (T5).
     ///
     /// # Errors
     /// Damage if the file ends before; whatever the machine says.
     pub fn read(&self, range: Range<u64>) -> Result<Bytes, TableError> {
         let len_bytes = size(range.end - range.start);
-        let read = |file: &_| Ok(self.tables.disk().read(file, range.start, len_bytes)?);
+        let read = |file: &_| Ok(self.tables.disk().read_own(file, range.start, len_bytes)?);
         let bytes = self.with_file(read)?;
         if bytes.len() != len_bytes {
             return Err(self.corrupt(range.start + bytes.len() as u64, "it ends here"));

@@ -112,7 +112,7 @@ impl Filter {
         self.key_count
     }
 
-    /// Bytes of the filter, which it keeps in memory, or mapped.
+    /// Bytes of the filter, which it keeps in memory.
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.fingerprints.len()
     }

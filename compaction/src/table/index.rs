@@ -15,8 +15,9 @@
 //! - I2: a row is never missed: pages that begin with the key's top bits, and the one before them,
 //!   are all looked at.
 //! - I3: pages that are cached were checked whole as they were read from the device, what is zero in them
-//!   too. A page that is mapped is searched unchecked, and checked before it counts that a row is not there
-//!   (T5 of [`container`](super::container)); a row that is found there is the caller's to confirm (I1).
+//!   too. A page that is mapped is searched unchecked, and a copy checked and searched before it
+//!   counts that a row is not there (T5 of [`container`](super::container)); a row that is found there is
+//!   the caller's to confirm (I1).
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -24,7 +25,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, size};
-use pinstone_disk::{Batch, Op, of_few_files};
+use pinstone_disk::{Batch, Op};
 
 use crate::error::TableError;
 use crate::table::builder::{Contents, DIRECTORY_COUNTS_BYTES, TableBuilder};
@@ -280,6 +281,8 @@ impl IndexTable {
             return Ok(ControlFlow::Continue(()));
         };
         let (directory, mut found) = (self.directory()?, false);
+        // Rows that did not break: a page that is looked at again gives them once.
+        let mut passed = Vec::new();
         let mut look = |page: usize, unit: &[u8]| {
             let rows = rows_of(unit);
             let guess = directory.rows_below(page, rows.len(), key);
@@ -288,7 +291,10 @@ impl IndexTable {
                 if !std::mem::replace(&mut found, true) {
                     count(&probes.found);
                 }
-                each(row)?;
+                if !passed.contains(&row) {
+                    each(row)?;
+                    passed.push(row);
+                }
             }
             ControlFlow::Continue(())
         };
@@ -296,12 +302,16 @@ impl IndexTable {
             let range = page_range(page as u64);
             let looked = match self.file.look(&range) {
                 Some(unit) if unit.len() == PAGE_BYTES => {
-                    // Whoever breaks has confirmed what was found (T5).
+                    // Whoever breaks has confirmed what was found. That nothing is there only bytes can say
+                    // that stay what they are once they were checked (T5).
                     let looked = look(page, unit);
                     if looked.is_continue() {
-                        self.check_page(range.start, unit)?;
+                        let copy = Bytes::copy_from_slice(unit);
+                        self.check_page(range.start, &copy)?;
+                        look(page, &copy)
+                    } else {
+                        looked
                     }
-                    looked
                 }
                 _ => look(page, &self.page(page as u64)?),
             };
@@ -337,8 +347,8 @@ impl IndexTable {
             }
         }
         let wanted: Vec<_> = wanted.into_iter().collect();
-        for wanted in of_few_files(&wanted, tables.open_files_max(), |((id, _), _)| *id) {
-            Self::read_pages(tables, wanted);
+        for wanted in tables.few_files().parts(&wanted, |((id, _), _)| *id) {
+            Self::read_pages(tables, &wanted);
         }
         are_due
     }
@@ -422,7 +432,14 @@ impl IndexTable {
     /// The same, by so many bytes at once, and a page at least.
     pub(crate) fn rows_by(self: &Arc<Self>, scan_bytes: u64) -> Rows {
         let scan_pages = (scan_bytes / PAGE_BYTES as u64).max(1);
-        Rows { table: Arc::clone(self), scan_pages, next_page: 0, chunk: Bytes::new(), row: 0 }
+        Rows {
+            table: Arc::clone(self),
+            scan_pages,
+            next_page: 0,
+            chunk: Bytes::new(),
+            row: 0,
+            last: None,
+        }
     }
 
     /// Whether all of it is as it was written: the header, every page, their order, the counts, the
@@ -613,6 +630,7 @@ pub struct Rows {
     /// Pages read at once, from the first of them on that has rows left.
     chunk: Bytes,
     row: usize,
+    last: Option<Row>,
 }
 
 impl Rows {
@@ -621,9 +639,15 @@ impl Rows {
             if self.chunk.is_empty() && !self.read_chunk()? {
                 return Ok(None);
             }
-            if let Some(row) = rows_of(&self.chunk[..PAGE_BYTES]).get(self.row) {
+            if let Some(row) = rows_of(&self.chunk[..PAGE_BYTES]).get(self.row).map(read) {
+                if self.last.is_some_and(|last| last >= row) {
+                    let page = self.next_page - (self.chunk.len() / PAGE_BYTES) as u64;
+                    let what = "rows are out of order";
+                    return Err(self.table.file.corrupt(page_range(page).start, what));
+                }
                 self.row += 1;
-                return Ok(Some(read(row)));
+                self.last = Some(row);
+                return Ok(Some(row));
             }
             self.chunk = self.chunk.slice(PAGE_BYTES..);
             self.row = 0;

@@ -320,6 +320,7 @@ impl NameTable {
             chunk: Bytes::new(),
             chunk_start: UNITS_START,
             cursor: None,
+            last: None,
         }
     }
 
@@ -402,6 +403,8 @@ pub struct Entries {
     chunk: Bytes,
     chunk_start: u64,
     cursor: Option<Cursor>,
+    /// The last entry of the block before.
+    last: Option<NameEntry>,
 }
 
 impl Entries {
@@ -413,6 +416,13 @@ impl Entries {
                 return Ok(cursor.keep());
             }
             let Some(block) = self.read_block()? else { return Ok(None) };
+            // In a block they are in order (N1 of `name_block`).
+            let (first, last) = (block.first().keep(), block.last().keep());
+            if self.last.is_some() && self.last >= first {
+                let start = self.table.directory()?.range(self.next_block - 1).start;
+                return Err(self.table.file.corrupt(start, "names are out of order"));
+            }
+            self.last = last;
             match &mut self.cursor {
                 Some(cursor) => cursor.enter(block),
                 None => self.cursor = Some(Cursor::new(block)),

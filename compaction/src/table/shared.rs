@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pinstone_disk::codec::size;
 use pinstone_disk::env::{AtomicU64, FixedSeed, Mutex, Ordering, Striped};
-use pinstone_disk::{Disk, File, OpenMode, StoreId, TableKind};
+use pinstone_disk::{Disk, FewFiles, File, OpenMode, StoreId, TableKind};
 
 use crate::error::TableError;
 use crate::table::TableId;
@@ -26,7 +26,7 @@ pub struct Tables {
     disk: Arc<dyn Disk>,
     store_id: StoreId,
     files: Cache<TableId, Arc<dyn File>, quick_cache::UnitWeighter>,
-    open_files_max: usize,
+    few_files: FewFiles,
     units: Cache<UnitKey, Unit, ByUnitBytes>,
     /// Bytes that cached units may take; and by how many bytes at least that changes.
     cache_bytes: Mutex<u64>,
@@ -137,7 +137,7 @@ impl Tables {
             disk,
             store_id,
             files,
-            open_files_max,
+            few_files: FewFiles::new(open_files_max),
             units,
             cache_bytes: Mutex::new(cache_bytes),
             cache_step_bytes: (cache_bytes / CACHE_STEPS).max(1),
@@ -250,9 +250,9 @@ impl Tables {
         Ok(file)
     }
 
-    /// Files that are kept open, and may be open at once for one reader, at most.
-    pub(crate) fn open_files_max(&self) -> usize {
-        self.open_files_max
+    /// Files that may be open for batches, besides those that are kept open.
+    pub(crate) fn few_files(&self) -> &FewFiles {
+        &self.few_files
     }
 
     /// The unit with this key; from the cache, unless `read` must read it and `open` check it.

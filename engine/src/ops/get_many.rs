@@ -58,7 +58,7 @@ fn get_seen(
     wanted.sort_unstable_by_key(|(place, ..)| place.position());
     for wanted in inner.segments.of_few_files(&wanted, |(place, ..)| *place) {
         let (mut chains, mut read) = (Vec::with_capacity(wanted.len()), Vec::new());
-        for (place, said, at) in wanted {
+        for (place, said, at) in &*wanted {
             if let Ok(Some(file)) = inner.segments.file(place.ordinal) {
                 let len_bytes = usize::try_from(place.class.bytes_max()).expect("it is short");
                 let offset_bytes = place.offset_bytes.into();

@@ -4,7 +4,7 @@
 //!
 //! - S1: which segments there are is published whole, and read without a lock: a get asks for nothing else.
 //! - S2: a file of a format that this build does not know is refused where it is opened (P13): what it holds may
-//!   mean something else.
+//!   mean something else. One whose header is damaged, or cannot be read then, is not: that hides no value (P4).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -13,8 +13,8 @@ use std::sync::{Arc, OnceLock};
 use pinstone_disk::codec::size;
 use pinstone_disk::env::{Mutex, Published};
 use pinstone_disk::{
-    Batch, Bytes, Digest, Disk, DiskError, DiskExt as _, Epoch, File, FileName, FormatError,
-    LogKind, OpenMode, Ordinal, StoreId, of_few_files,
+    Batch, Bytes, Digest, Disk, DiskError, DiskExt as _, Epoch, FewFiles, File, FileName,
+    FormatError, LogKind, OpenMode, Ordinal, Part, StoreId,
 };
 use pinstone_wal::{
     DigestList, ListEntry, ListPage, Place, SegmentFile, SegmentHeader, WalError, corrupt,
@@ -56,7 +56,7 @@ pub(crate) struct Segments {
     /// Held while another list of them is made.
     changing: Mutex<()>,
     open: quick_cache::sync::Cache<Ordinal, Arc<dyn File>>,
-    open_files_max: usize,
+    few_files: FewFiles,
     lists: quick_cache::sync::Cache<Ordinal, Arc<DigestList>, ByListBytes>,
 }
 
@@ -67,6 +67,8 @@ pub(crate) struct Segment {
     epoch: Epoch,
     /// The file, if it stays open: that of a segment which is not sealed, or one that is mapped.
     file: OnceLock<Arc<dyn File>>,
+    /// Its header was read, and is none of an unknown format (S2).
+    is_known: OnceLock<()>,
     /// The hash of its footer, if it is sealed.
     footer_hash: Option<[u8; 32]>,
 }
@@ -81,7 +83,8 @@ impl Segment {
 
     /// One that is sealed, with the hash of its footer.
     pub(crate) fn sealed(ordinal: Ordinal, epoch: Epoch, footer_hash: [u8; 32]) -> Self {
-        Self { ordinal, epoch, file: OnceLock::new(), footer_hash: Some(footer_hash) }
+        let (file, is_known) = (OnceLock::new(), OnceLock::new());
+        Self { ordinal, epoch, file, is_known, footer_hash: Some(footer_hash) }
     }
 
     fn name(&self) -> FileName {
@@ -111,7 +114,7 @@ impl Segments {
             all: Published::new(Arc::new(all.into_iter().map(Arc::new).collect())),
             changing: Mutex::new(()),
             open: quick_cache::sync::Cache::new(open_files_max),
-            open_files_max,
+            few_files: FewFiles::new(open_files_max),
             lists: quick_cache::sync::Cache::with_weighter(list_count, lists_bytes, ByListBytes),
         }
     }
@@ -163,7 +166,7 @@ impl Segments {
         if let Some(file) = segment.file.get() {
             return Ok(with(file));
         }
-        let open = || self.open_sealed(segment.name());
+        let open = || self.open_sealed(segment);
         let file = self.open.get_or_insert_with(&segment.ordinal, open)?;
         if file.map().is_some() {
             // It may be there: another thread was faster.
@@ -173,17 +176,26 @@ impl Segments {
         Ok(with(&file))
     }
 
-    fn open_sealed(&self, name: FileName) -> Result<Arc<dyn File>, WalError> {
+    fn open_sealed(&self, segment: &Segment) -> Result<Arc<dyn File>, WalError> {
+        let name = segment.name();
         let missing = |error: DiskError| match error.is_not_found() {
             true => corrupt(name, 0, "the root names it, and it is not there"),
             false => error.into(),
         };
         let file = self.disk.open(name, OpenMode::Sealed).map_err(missing)?;
-        match read_header(&*self.disk, &file, &name) {
-            Err(error @ WalError::Format(FormatError::Unsupported { .. })) => Err(error),
-            // A header that is damaged, or cannot be read, hides no value (P4).
-            _ => Ok(file),
+        if segment.is_known.get().is_none() {
+            match read_header(&*self.disk, &file, &name) {
+                Err(error @ WalError::Format(FormatError::Unsupported { .. })) => {
+                    return Err(error);
+                }
+                // A header that is damaged, or cannot be read, hides no value (P4).
+                Err(WalError::Disk(_)) => {}
+                _ => {
+                    segment.is_known.get_or_init(|| ());
+                }
+            }
         }
+        Ok(file)
     }
 
     /// Up to `len_bytes` of a segment's file, fewer only where it ends; `None` if there is no such
@@ -211,11 +223,11 @@ impl Segments {
 
     /// Cuts places, sorted, into parts of as many segments as may be open at once.
     pub(crate) fn of_few_files<'a, T>(
-        &self,
+        &'a self,
         sorted: &'a [T],
         place: impl Fn(&T) -> Place + 'a,
-    ) -> impl Iterator<Item = &'a [T]> {
-        of_few_files(sorted, self.open_files_max, move |item| place(item).ordinal)
+    ) -> impl Iterator<Item = Part<'a, T>> {
+        self.few_files.parts(sorted, move |item| place(item).ordinal)
     }
 
     /// All segments that the log has, ascending.
@@ -280,9 +292,10 @@ impl Segments {
             }
         }
         let wanted: Vec<_> = wanted.into_values().collect();
-        let groups = of_few_files(&wanted, self.open_files_max, |wanted| wanted.ordinal);
-        for wanted in groups.flat_map(|group| group.chunks(LIST_PAGES_MAX)) {
-            for (page, asking) in self.read_list_pages(wanted) {
+        for group in self.few_files.parts(&wanted, |wanted| wanted.ordinal) {
+            for (page, asking) in
+                group.chunks(LIST_PAGES_MAX).flat_map(|pages| self.read_list_pages(pages))
+            {
                 for at in asking {
                     let (digest, place) = &asked[*at];
                     let mut listed = page.entries_of(digest);
@@ -304,7 +317,9 @@ impl Segments {
         }
         let bytes = self.disk.run(Batch { chains }).into_iter();
         let pages = read.into_iter().zip(bytes).filter_map(|(wanted, bytes)| {
-            let page = wanted.list.open_page(wanted.page, bytes.ok()?.pop()?).ok()?;
+            // Checked and then searched: not in a map, which may be fetched anew between.
+            let bytes = Bytes::copy_from_slice(&bytes.ok()?.pop()?);
+            let page = wanted.list.open_page(wanted.page, bytes).ok()?;
             Some((page, &wanted.asking[..]))
         });
         pages.collect()

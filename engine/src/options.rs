@@ -81,7 +81,8 @@ pub struct Options {
     pub append_buffer_bytes: usize,
     /// Sealed segments held open for reading at once, and as many tables; what is mapped (see `mmap`) takes
     /// no descriptor and does not count. Default: 256, a quarter of the usual limit of a process; 1 to
-    /// 1,048,576 ([`Options::OPEN_FILES`]). Besides these, about ten files are open.
+    /// 1,048,576 ([`Options::OPEN_FILES`]). Batches of reads open as many again, all
+    /// threads' together, and one a thread at least. Besides these, about ten files are open, and up to 16 rings.
     pub open_files_max: usize,
     /// Bytes of anonymous memory that the store takes, about: what is gathered to be written, what
     /// sealing will write, memtables, what compaction reads and writes, tables' directories and filters, and the
@@ -89,7 +90,8 @@ pub struct Options {
     /// enough for the filters of 80 million values; filters beyond are done without, which costs reads.
     /// 16 MiB to 1 TiB ([`Options::MEMORY_BYTES_MIN`], [`Options::MEMORY_BYTES_LIMIT`]).
     pub memory_bytes: u64,
-    /// Entries of one memtable of the digest index, at most: it is written as a table then. Default:
+    /// Entries of one memtable of the digest index, or of the names, about: it is written as a table then, once
+    /// its segments are full. Default:
     /// as many as `memory_bytes` allows. Fewer make more and smaller tables, and less to read at
     /// open: what no table has yet is read there, up to four memtables of each tree. At least 1.
     pub memtable_entries_max: u64,

@@ -276,7 +276,7 @@ impl Store {
     ///
     /// Costs hashing each value, and copying it once if it is new. Which of them are held already is looked up
     /// as [`Store::contains_many`] does it, a thousand at a time, before they are stored. Locks that other writers
-    /// need are taken once for up to 256 values or 256 KiB of them, and no longer at a time: gains where values
+    /// need are taken once for up to 256 values, and no further ones after 256 KiB of them: gains where values
     /// are small, or many of them are held already. A large value costs what it costs alone.
     ///
     /// ```
@@ -319,8 +319,8 @@ impl Store {
 
     /// Whether the store holds the value, in a copy that is not known to be damaged. Reads nothing
     /// of the value itself; costs at most two reads of the device, a page of a table and a part of the
-    /// list of a segment, or a few more where several tables may hold it; none if memory or the cache
-    /// tell, and hardly ever one for a value that is absent.
+    /// list of a segment, or a few more where several tables may hold it, or where the segment's list is not at
+    /// hand yet, which takes three; none if memory or the cache tell, and hardly ever one for a value that is absent.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if it was not found, and damage may have hidden it;
@@ -389,7 +389,7 @@ impl Store {
 
     /// Where the pointer `name` points. Costs nothing of the device if the name was changed since the
     /// last flush; else a look at the filters of the tables that may have it, and at most a read of one
-    /// block for each that its filter does not rule out, the newest first, until one has it.
+    /// block, or two, for each that its filter does not rule out, the newest first, until one has it.
     ///
     /// # Errors
     /// [`crate::Error::NameLength`] if no pointer can have that name; [`crate::Error::Corrupt`] if a
@@ -542,7 +542,8 @@ impl Snapshot {
     }
 
     /// The pointers with names in `range`, in order of their bytes, forwards and backwards. The
-    /// iterator holds the snapshot, and reads ahead some hundred pointers. Names that were read
+    /// iterator holds the snapshot, and reads ahead some hundred pointers. With long
+    /// names, what it holds of blocks and runs adds up to some 300 KiB. Names that were read
     /// together share their memory: one that is kept keeps some 16 KiB, unless it is copied.
     ///
     /// Costs finding the range's ends in each table of level 0 and in one table of each level below, and

@@ -287,8 +287,9 @@ pub(crate) struct StatsArgs {}
 ///   {"op":"get_many","digests":["..."]}
 ///     {"ok":true,"values":[{"data_base64":"..."}]}
 ///     At most 10,000 values. null stands for one that is absent, and {"error":{...}} for one that
-///     cannot be read. Once the first ones have 64 MiB together, or the next would make them more,
-///     it and all after it are not read, and each has an error of kind limit: ask for those again.
+///     cannot be read. Once the first ones have 64 MiB together, or the next might make them more
+///     (a length is known up to an eighth), it and all after it are not read, and each has an error
+///     of kind limit: ask for those again.
 ///   {"op":"has","digests":["..."]}
 ///     {"ok":true,"present":[true]}
 ///   {"op":"list","prefix":"","after":"","limit":1000} or "prefix_base64", "after_base64"

@@ -118,90 +118,90 @@ fn a_small_table_of_the_index() {
     is_dumped_as(
         &index(2, Some(4)).1,
         &expect![[r#"
-        00000000  50494e53544f4e45  header.magic                       "PINSTONE"
-        00000008  0200              header.version                     2
-        0000000a  11                header.file_kind                   17, index table
-        0000000b  01                header.digest_kind                 1, BLAKE3-256
-        0000000c  00000000          header.compatible                  0x00000000
-        00000010  00000000          header.read_only_compatible        0x00000000
-        00000014  00000000          header.incompatible                0x00000000
-        00000018  070707070707..    header.store_id                    07070707070707070707070707070707
-        00000028  03000000          header.ordinal                     3
-        0000002c  02000000          header.epoch                       2
-        00000030  000000000000..    header.reserved                    12 bytes
-        0000003c  d30e98e2          header.header_crc                  0xe2980ed3
-        00000040  000000000000..    padding.zeros                      4032 bytes
-        00001000  0a6de3be          index_page.crc                     0xbee36d0a
-        00001004  0200              index_page.row_count               2
-        00001006  000000000000..    index_page.reserved                10 bytes
-        00001010  1a0d12016999e4    index_row.key                      1a0d12016999e4
-        00001017  09                index_row.size_class               9
-        00001018  00000001          index_row.ordinal                  1
-        0000101c  00000200          index_row.offset                   512
-        00001020  71e0a991735649    index_row.key                      71e0a991735649
-        00001027  09                index_row.size_class               9
-        00001028  00000001          index_row.ordinal                  1
-        0000102c  00000000          index_row.offset                   0
-        00001030  000000000000..    index_page.unused                  4048 bytes
-        00002000  bd304a75          index_directory.crc                0x754a30bd
-        00002004  01000000          index_directory.page_count         1
-        00002008  01000000          index_directory.filter_count       1
-        0000200c  00000000          index_directory.reserved           0
-        00002010  01120d1a          page_key.top                       0x1a0d1201
-        00002014  24000000          filter_end.end                     36
-        00002018  99b175d5          filter.crc                         0xd575b199
-        0000201c  01                filter.kind                        1
-        0000201d  02                filter.segment_bits                2
-        0000201e  0000              filter.reserved                    0
-        00002020  01000000          filter.segment_count               1
-        00002024  02000000          filter.key_count                   2
-        00002028  c15c0289ec2d0a91  filter.seed                        10451216379200822465
-        00002030  000000000000..    filter.fingerprints                12 bytes
-        0000203c  50494e53464f4f54  table_footer.magic                 "PINSFOOT"
-        00002044  0200              table_footer.version               2
-        00002046  11                table_footer.file_kind             17, index table
-        00002047  01                table_footer.digest_kind           1, BLAKE3-256
-        00002048  00000000          table_footer.compatible            0x00000000
-        0000204c  00000000          table_footer.read_only_compatible  0x00000000
-        00002050  00000000          table_footer.incompatible          0x00000000
-        00002054  070707070707..    table_footer.store_id              07070707070707070707070707070707
-        00002064  03000000          table_footer.ordinal               3
-        00002068  02000000          table_footer.epoch                 2
-        0000206c  0200000000000000  table_footer.entry_count           2
-        00002074  0100000000000000  table_footer.unit_count            1
-        0000207c  0020000000000000  table_footer.units_end             8192
-        00002084  1820000000000000  table_footer.directory_end         8216
-        0000208c  3c20000000000000  table_footer.filters_end           8252
-        00002094  0400000000000000  table_footer.filter_seed           4
-        0000209c  0000000000000000  table_footer.first_commit          0
-        000020a4  0000000000000000  table_footer.last_commit           0
-        000020ac  3cc5f66757bb..    table_footer.units_hash            3cc5f66757bb3338593f68b5f5f5e00d7c40141070839450cd16915767806bc7
-        000020cc  2884b5d37c7c..    table_footer.derived_hash          2884b5d37c7cce010229027aedb7a865c1716df7245a0d3accf459b78d81482e
-        000020ec  07                table_footer.first_key_bytes       7
-        000020ed  1a0d12016999e4    table_footer.first_key             1a0d12016999e4
-        000020f4  07                table_footer.last_key_bytes        7
-        000020f5  71e0a991735649    table_footer.last_key              71e0a991735649
-        000020fc  02                table_footer.replaced_count        2
-        000020fd  01000000          replaced_table.ordinal             1
-        00002101  01000000          replaced_table.epoch               1
-        00002105  07                replaced_table.first_key_bytes     7
-        00002106  6b657920616161    replaced_table.first_key           6b657920616161
-        0000210d  07                replaced_table.until_key_bytes     7
-        0000210e  6b657920626262    replaced_table.until_key           6b657920626262
-        00002115  02000000          replaced_table.ordinal             2
-        00002119  01000000          replaced_table.epoch               1
-        0000211d  07                replaced_table.first_key_bytes     7
-        0000211e  6b657920616161    replaced_table.first_key           6b657920616161
-        00002125  00                replaced_table.until_key_bytes     0
-        00002126                    replaced_table.until_key
-        00002126  be240b9e3b6b..    trailer.footer_hash                be240b9e3b6bfc61457c5c91e875e52a311511335d78d84d7f2af0aa5373ff8a
-        00002146  3c20000000000000  trailer.footer_offset              8252
-        0000214e  ea000000          trailer.footer_bytes               234
-        00002152  0200              trailer.version                    2
-        00002154  000000000000      trailer.reserved                   6 bytes
-        0000215a  23bf79c0          trailer.trailer_crc                0xc079bf23
-        0000215e  50494e535441494c  trailer.magic                      "PINSTAIL"
-    "#]],
+            00000000  50494e53544f4e45  header.magic                       "PINSTONE"
+            00000008  0300              header.version                     3
+            0000000a  11                header.file_kind                   17, index table
+            0000000b  01                header.digest_kind                 1, BLAKE3-256
+            0000000c  00000000          header.compatible                  0x00000000
+            00000010  00000000          header.read_only_compatible        0x00000000
+            00000014  00000000          header.incompatible                0x00000000
+            00000018  070707070707..    header.store_id                    07070707070707070707070707070707
+            00000028  03000000          header.ordinal                     3
+            0000002c  02000000          header.epoch                       2
+            00000030  000000000000..    header.reserved                    12 bytes
+            0000003c  79faf646          header.header_crc                  0x46f6fa79
+            00000040  000000000000..    padding.zeros                      4032 bytes
+            00001000  0a6de3be          index_page.crc                     0xbee36d0a
+            00001004  0200              index_page.row_count               2
+            00001006  000000000000..    index_page.reserved                10 bytes
+            00001010  1a0d12016999e4    index_row.key                      1a0d12016999e4
+            00001017  09                index_row.size_class               9
+            00001018  00000001          index_row.ordinal                  1
+            0000101c  00000200          index_row.offset                   512
+            00001020  71e0a991735649    index_row.key                      71e0a991735649
+            00001027  09                index_row.size_class               9
+            00001028  00000001          index_row.ordinal                  1
+            0000102c  00000000          index_row.offset                   0
+            00001030  000000000000..    index_page.unused                  4048 bytes
+            00002000  bd304a75          index_directory.crc                0x754a30bd
+            00002004  01000000          index_directory.page_count         1
+            00002008  01000000          index_directory.filter_count       1
+            0000200c  00000000          index_directory.reserved           0
+            00002010  01120d1a          page_key.top                       0x1a0d1201
+            00002014  24000000          filter_end.end                     36
+            00002018  99b175d5          filter.crc                         0xd575b199
+            0000201c  01                filter.kind                        1
+            0000201d  02                filter.segment_bits                2
+            0000201e  0000              filter.reserved                    0
+            00002020  01000000          filter.segment_count               1
+            00002024  02000000          filter.key_count                   2
+            00002028  c15c0289ec2d0a91  filter.seed                        10451216379200822465
+            00002030  000000000000..    filter.fingerprints                12 bytes
+            0000203c  50494e53464f4f54  table_footer.magic                 "PINSFOOT"
+            00002044  0300              table_footer.version               3
+            00002046  11                table_footer.file_kind             17, index table
+            00002047  01                table_footer.digest_kind           1, BLAKE3-256
+            00002048  00000000          table_footer.compatible            0x00000000
+            0000204c  00000000          table_footer.read_only_compatible  0x00000000
+            00002050  00000000          table_footer.incompatible          0x00000000
+            00002054  070707070707..    table_footer.store_id              07070707070707070707070707070707
+            00002064  03000000          table_footer.ordinal               3
+            00002068  02000000          table_footer.epoch                 2
+            0000206c  0200000000000000  table_footer.entry_count           2
+            00002074  0100000000000000  table_footer.unit_count            1
+            0000207c  0020000000000000  table_footer.units_end             8192
+            00002084  1820000000000000  table_footer.directory_end         8216
+            0000208c  3c20000000000000  table_footer.filters_end           8252
+            00002094  0400000000000000  table_footer.filter_seed           4
+            0000209c  0000000000000000  table_footer.first_commit          0
+            000020a4  0000000000000000  table_footer.last_commit           0
+            000020ac  3cc5f66757bb..    table_footer.units_hash            3cc5f66757bb3338593f68b5f5f5e00d7c40141070839450cd16915767806bc7
+            000020cc  2884b5d37c7c..    table_footer.derived_hash          2884b5d37c7cce010229027aedb7a865c1716df7245a0d3accf459b78d81482e
+            000020ec  07                table_footer.first_key_bytes       7
+            000020ed  1a0d12016999e4    table_footer.first_key             1a0d12016999e4
+            000020f4  07                table_footer.last_key_bytes        7
+            000020f5  71e0a991735649    table_footer.last_key              71e0a991735649
+            000020fc  02                table_footer.replaced_count        2
+            000020fd  01000000          replaced_table.ordinal             1
+            00002101  01000000          replaced_table.epoch               1
+            00002105  07                replaced_table.first_key_bytes     7
+            00002106  6b657920616161    replaced_table.first_key           6b657920616161
+            0000210d  07                replaced_table.until_key_bytes     7
+            0000210e  6b657920626262    replaced_table.until_key           6b657920626262
+            00002115  02000000          replaced_table.ordinal             2
+            00002119  01000000          replaced_table.epoch               1
+            0000211d  07                replaced_table.first_key_bytes     7
+            0000211e  6b657920616161    replaced_table.first_key           6b657920616161
+            00002125  00                replaced_table.until_key_bytes     0
+            00002126                    replaced_table.until_key
+            00002126  0ac12b5ec91a..    trailer.footer_hash                0ac12b5ec91a6577885d885b5a6a8cf975b8d6e1a850d25ad46f1a5c20580adb
+            00002146  3c20000000000000  trailer.footer_offset              8252
+            0000214e  ea000000          trailer.footer_bytes               234
+            00002152  0300              trailer.version                    3
+            00002154  000000000000      trailer.reserved                   6 bytes
+            0000215a  4c5ff9ec          trailer.trailer_crc                0xecf95f4c
+            0000215e  50494e535441494c  trailer.magic                      "PINSTAIL"
+        "#]],
     );
 }
 
@@ -210,100 +210,100 @@ fn a_small_table_of_names() {
     is_dumped_as(
         &names(2, Some(4)).1,
         &expect![[r#"
-        00000000  50494e53544f4e45  header.magic                       "PINSTONE"
-        00000008  0200              header.version                     2
-        0000000a  12                header.file_kind                   18, names table
-        0000000b  01                header.digest_kind                 1, BLAKE3-256
-        0000000c  00000000          header.compatible                  0x00000000
-        00000010  00000000          header.read_only_compatible        0x00000000
-        00000014  00000000          header.incompatible                0x00000000
-        00000018  070707070707..    header.store_id                    07070707070707070707070707070707
-        00000028  05000000          header.ordinal                     5
-        0000002c  02000000          header.epoch                       2
-        00000030  000000000000..    header.reserved                    12 bytes
-        0000003c  7753f976          header.header_crc                  0x76f95377
-        00000040  000000000000..    padding.zeros                      4032 bytes
-        00001000  14e12d8f          name_block.crc                     0x8f2de114
-        00001004  00                name_entry.shared_bytes            0
-        00001005  09                name_entry.rest_bytes              9
-        00001006  02                name_entry.commit                  2
-        00001007  00                name_entry.kind                    0, delete
-        00001008  6e616d652f30..    name_entry.rest                    "name/0000"
-        00001011  09                name_entry.shared_bytes            9
-        00001012  00                name_entry.rest_bytes              0
-        00001013  01                name_entry.commit                  1
-        00001014  01                name_entry.kind                    1, BLAKE3-256
-        00001015                    name_entry.rest                    ""
-        00001015  df79e6ba6aab..    name_entry.digest                  df79e6ba6aaba3888abbfa7a8065b33562cb91d2b5d3a2a5e91a1aeeb564bd20
-        00001035  08                name_entry.shared_bytes            8
-        00001036  01                name_entry.rest_bytes              1
-        00001037  02                name_entry.commit                  2
-        00001038  01                name_entry.kind                    1, BLAKE3-256
-        00001039  31                name_entry.rest                    "1"
-        0000103a  065f0f3903e6..    name_entry.digest                  065f0f3903e691a66085dc4c169a820bc3c0fb33dae6ab1f97640fa78d9a3aa4
-        0000105a  04000000          run_offset.offset                  4
-        0000105e  03000000          name_block.entry_count             3
-        00001062  d4ffdc48          name_directory.crc                 0x48dcffd4
-        00001066  01000000          name_directory.block_count         1
-        0000106a  01000000          name_directory.filter_count        1
-        0000106e  62                block_key.block_bytes              98
-        0000106f  00                block_key.commit_plus_one          0, the greatest
-        00001070  01                block_key.name_bytes               1
-        00001071  6e                block_key.name                     "n"
-        00001072  24000000          filter_end.end                     36
-        00001076  acbb1dae          filter.crc                         0xae1dbbac
-        0000107a  01                filter.kind                        1
-        0000107b  02                filter.segment_bits                2
-        0000107c  0000              filter.reserved                    0
-        0000107e  01000000          filter.segment_count               1
-        00001082  02000000          filter.key_count                   2
-        00001086  c15c0289ec2d0a91  filter.seed                        10451216379200822465
-        0000108e  0000f7000000..    filter.fingerprints                12 bytes
-        0000109a  50494e53464f4f54  table_footer.magic                 "PINSFOOT"
-        000010a2  0200              table_footer.version               2
-        000010a4  12                table_footer.file_kind             18, names table
-        000010a5  01                table_footer.digest_kind           1, BLAKE3-256
-        000010a6  00000000          table_footer.compatible            0x00000000
-        000010aa  00000000          table_footer.read_only_compatible  0x00000000
-        000010ae  00000000          table_footer.incompatible          0x00000000
-        000010b2  070707070707..    table_footer.store_id              07070707070707070707070707070707
-        000010c2  05000000          table_footer.ordinal               5
-        000010c6  02000000          table_footer.epoch                 2
-        000010ca  0300000000000000  table_footer.entry_count           3
-        000010d2  0100000000000000  table_footer.unit_count            1
-        000010da  6210000000000000  table_footer.units_end             4194
-        000010e2  7610000000000000  table_footer.directory_end         4214
-        000010ea  9a10000000000000  table_footer.filters_end           4250
-        000010f2  0400000000000000  table_footer.filter_seed           4
-        000010fa  0100000000000000  table_footer.first_commit          1
-        00001102  0200000000000000  table_footer.last_commit           2
-        0000110a  dfa1885c5fac..    table_footer.units_hash            dfa1885c5fac12e2a20271d5c92bbd6e40dd23435368c04d1be8dc07594c4957
-        0000112a  a2e6e4bf66a8..    table_footer.derived_hash          a2e6e4bf66a839707ca34c419acb518cffe0da7abd0c542121dcb96f5a05ac6f
-        0000114a  09                table_footer.first_key_bytes       9
-        0000114b  6e616d652f30..    table_footer.first_key             "name/0000"
-        00001154  09                table_footer.last_key_bytes        9
-        00001155  6e616d652f30..    table_footer.last_key              "name/0001"
-        0000115e  02                table_footer.replaced_count        2
-        0000115f  01000000          replaced_table.ordinal             1
-        00001163  01000000          replaced_table.epoch               1
-        00001167  01                replaced_table.first_key_bytes     1
-        00001168  61                replaced_table.first_key           "a"
-        00001169  02                replaced_table.until_key_bytes     2
-        0000116a  6263              replaced_table.until_key           "bc"
-        0000116c  02000000          replaced_table.ordinal             2
-        00001170  01000000          replaced_table.epoch               1
-        00001174  01                replaced_table.first_key_bytes     1
-        00001175  61                replaced_table.first_key           "a"
-        00001176  00                replaced_table.until_key_bytes     0
-        00001177                    replaced_table.until_key           ""
-        00001177  83eb43b60e51..    trailer.footer_hash                83eb43b60e51bd53713b99199eed551253d0f4640a80fac0141c239861746e6f
-        00001197  9a10000000000000  trailer.footer_offset              4250
-        0000119f  dd000000          trailer.footer_bytes               221
-        000011a3  0200              trailer.version                    2
-        000011a5  000000000000      trailer.reserved                   6 bytes
-        000011ab  acab66d4          trailer.trailer_crc                0xd466abac
-        000011af  50494e535441494c  trailer.magic                      "PINSTAIL"
-    "#]],
+            00000000  50494e53544f4e45  header.magic                       "PINSTONE"
+            00000008  0300              header.version                     3
+            0000000a  12                header.file_kind                   18, names table
+            0000000b  01                header.digest_kind                 1, BLAKE3-256
+            0000000c  00000000          header.compatible                  0x00000000
+            00000010  00000000          header.read_only_compatible        0x00000000
+            00000014  00000000          header.incompatible                0x00000000
+            00000018  070707070707..    header.store_id                    07070707070707070707070707070707
+            00000028  05000000          header.ordinal                     5
+            0000002c  02000000          header.epoch                       2
+            00000030  000000000000..    header.reserved                    12 bytes
+            0000003c  dda797d2          header.header_crc                  0xd297a7dd
+            00000040  000000000000..    padding.zeros                      4032 bytes
+            00001000  14e12d8f          name_block.crc                     0x8f2de114
+            00001004  00                name_entry.shared_bytes            0
+            00001005  09                name_entry.rest_bytes              9
+            00001006  02                name_entry.commit                  2
+            00001007  00                name_entry.kind                    0, delete
+            00001008  6e616d652f30..    name_entry.rest                    "name/0000"
+            00001011  09                name_entry.shared_bytes            9
+            00001012  00                name_entry.rest_bytes              0
+            00001013  01                name_entry.commit                  1
+            00001014  01                name_entry.kind                    1, BLAKE3-256
+            00001015                    name_entry.rest                    ""
+            00001015  df79e6ba6aab..    name_entry.digest                  df79e6ba6aaba3888abbfa7a8065b33562cb91d2b5d3a2a5e91a1aeeb564bd20
+            00001035  08                name_entry.shared_bytes            8
+            00001036  01                name_entry.rest_bytes              1
+            00001037  02                name_entry.commit                  2
+            00001038  01                name_entry.kind                    1, BLAKE3-256
+            00001039  31                name_entry.rest                    "1"
+            0000103a  065f0f3903e6..    name_entry.digest                  065f0f3903e691a66085dc4c169a820bc3c0fb33dae6ab1f97640fa78d9a3aa4
+            0000105a  04000000          run_offset.offset                  4
+            0000105e  03000000          name_block.entry_count             3
+            00001062  d4ffdc48          name_directory.crc                 0x48dcffd4
+            00001066  01000000          name_directory.block_count         1
+            0000106a  01000000          name_directory.filter_count        1
+            0000106e  62                block_key.block_bytes              98
+            0000106f  00                block_key.commit_plus_one          0, the greatest
+            00001070  01                block_key.name_bytes               1
+            00001071  6e                block_key.name                     "n"
+            00001072  24000000          filter_end.end                     36
+            00001076  acbb1dae          filter.crc                         0xae1dbbac
+            0000107a  01                filter.kind                        1
+            0000107b  02                filter.segment_bits                2
+            0000107c  0000              filter.reserved                    0
+            0000107e  01000000          filter.segment_count               1
+            00001082  02000000          filter.key_count                   2
+            00001086  c15c0289ec2d0a91  filter.seed                        10451216379200822465
+            0000108e  0000f7000000..    filter.fingerprints                12 bytes
+            0000109a  50494e53464f4f54  table_footer.magic                 "PINSFOOT"
+            000010a2  0300              table_footer.version               3
+            000010a4  12                table_footer.file_kind             18, names table
+            000010a5  01                table_footer.digest_kind           1, BLAKE3-256
+            000010a6  00000000          table_footer.compatible            0x00000000
+            000010aa  00000000          table_footer.read_only_compatible  0x00000000
+            000010ae  00000000          table_footer.incompatible          0x00000000
+            000010b2  070707070707..    table_footer.store_id              07070707070707070707070707070707
+            000010c2  05000000          table_footer.ordinal               5
+            000010c6  02000000          table_footer.epoch                 2
+            000010ca  0300000000000000  table_footer.entry_count           3
+            000010d2  0100000000000000  table_footer.unit_count            1
+            000010da  6210000000000000  table_footer.units_end             4194
+            000010e2  7610000000000000  table_footer.directory_end         4214
+            000010ea  9a10000000000000  table_footer.filters_end           4250
+            000010f2  0400000000000000  table_footer.filter_seed           4
+            000010fa  0100000000000000  table_footer.first_commit          1
+            00001102  0200000000000000  table_footer.last_commit           2
+            0000110a  dfa1885c5fac..    table_footer.units_hash            dfa1885c5fac12e2a20271d5c92bbd6e40dd23435368c04d1be8dc07594c4957
+            0000112a  a2e6e4bf66a8..    table_footer.derived_hash          a2e6e4bf66a839707ca34c419acb518cffe0da7abd0c542121dcb96f5a05ac6f
+            0000114a  09                table_footer.first_key_bytes       9
+            0000114b  6e616d652f30..    table_footer.first_key             "name/0000"
+            00001154  09                table_footer.last_key_bytes        9
+            00001155  6e616d652f30..    table_footer.last_key              "name/0001"
+            0000115e  02                table_footer.replaced_count        2
+            0000115f  01000000          replaced_table.ordinal             1
+            00001163  01000000          replaced_table.epoch               1
+            00001167  01                replaced_table.first_key_bytes     1
+            00001168  61                replaced_table.first_key           "a"
+            00001169  02                replaced_table.until_key_bytes     2
+            0000116a  6263              replaced_table.until_key           "bc"
+            0000116c  02000000          replaced_table.ordinal             2
+            00001170  01000000          replaced_table.epoch               1
+            00001174  01                replaced_table.first_key_bytes     1
+            00001175  61                replaced_table.first_key           "a"
+            00001176  00                replaced_table.until_key_bytes     0
+            00001177                    replaced_table.until_key           ""
+            00001177  0f4a5965c9bf..    trailer.footer_hash                0f4a5965c9bf4fb08ffed8c13473730988dfcb9a9673607db98d09fed02c3143
+            00001197  9a10000000000000  trailer.footer_offset              4250
+            0000119f  dd000000          trailer.footer_bytes               221
+            000011a3  0300              trailer.version                    3
+            000011a5  000000000000      trailer.reserved                   6 bytes
+            000011ab  edd724db          trailer.trailer_crc                0xdb24d7ed
+            000011af  50494e535441494c  trailer.magic                      "PINSTAIL"
+        "#]],
     );
 }
 
@@ -331,7 +331,7 @@ fn a_level_edit() {
         00000110  02000000          added_table.epoch            2
         00000114  0200000000000000  added_table.entry_count      2
         0000011c  3e21000000000000  added_table.file_bytes       8510
-        00000124  385c57c8473b..    added_table.footer_hash      385c57c8473bb2080bbda7ae45c9f898a297f217159eb80617e12d2f826f33f0
+        00000124  f4db3688bd5a..    added_table.footer_hash      f4db3688bd5aa5fcc911a9cb9f02913b0eaf40748206b45becd4d37ac01e59c4
         00000144  07                added_table.first_key_bytes  7
         00000145  1a0d12016999e4    added_table.first_key        1a0d12016999e4
         0000014c  07                added_table.last_key_bytes   7
@@ -341,7 +341,7 @@ fn a_level_edit() {
         00000159  02000000          added_table.epoch            2
         0000015d  0200000000000000  added_table.entry_count      2
         00000165  3e21000000000000  added_table.file_bytes       8510
-        0000016d  385c57c8473b..    added_table.footer_hash      385c57c8473bb2080bbda7ae45c9f898a297f217159eb80617e12d2f826f33f0
+        0000016d  f4db3688bd5a..    added_table.footer_hash      f4db3688bd5aa5fcc911a9cb9f02913b0eaf40748206b45becd4d37ac01e59c4
         0000018d  07                added_table.first_key_bytes  7
         0000018e  1a0d12016999e4    added_table.first_key        1a0d12016999e4
         00000195  07                added_table.last_key_bytes   7

@@ -348,8 +348,8 @@ mod tests {
             FileHeader::decode(&FILE, &bytes).map_err(|error| error.to_string())
         };
         let what = "CURRENT has an unsupported format: ";
-        for version in [1, 99] {
-            let what = format!("{what}version {version}; this build knows 2");
+        for version in [1, 2, 99] {
+            let what = format!("{what}version {version}; this build knows 3");
             assert_eq!(refused(8, version).unwrap_err(), what);
         }
         assert!(refused(11, 2).unwrap_err().contains("digest kind 2"));
@@ -390,7 +390,7 @@ mod tests {
         let crc = checksum::crc(&bytes[..52]);
         bytes[52..56].copy_from_slice(&crc.to_le_bytes());
         let refused = Trailer::decode(&FILE, 170, &bytes).unwrap_err().to_string();
-        assert_eq!(refused, "CURRENT has an unsupported format: version 9; this build knows 2");
+        assert_eq!(refused, "CURRENT has an unsupported format: version 9; this build knows 3");
     }
 
     #[test]

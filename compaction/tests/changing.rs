@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use common::{STORE_ID, key_of_bits, tables};
-use pinstone_compaction::merge::{Chosen, Readers, Sieve, Versions};
+use pinstone_compaction::merge::{Chosen, NameEntry, Readers, Sieve, Versions};
 use pinstone_compaction::plan::Plan;
 use pinstone_compaction::run::{Index, Merged, Names, Rewrite, RunOptions, Tree};
 use pinstone_compaction::table::container::UNITS_START;
@@ -24,7 +24,7 @@ use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Epoch, IoOptions, Ordinal, StdDisk, TableKind};
+use pinstone_disk::{Digest, Epoch, IoOptions, Ordinal, StdDisk, TableKind};
 
 const PAGES: usize = 20;
 
@@ -173,56 +173,104 @@ fn a_page_that_is_right_again_after_it_was_searched_gives_what_it_has() {
     assert_eq!(found, same, "all stood there when the page was checked, and each is given once");
 }
 
-#[test]
-fn rows_out_of_order_are_damage() {
+/// A table whose first page is forged: other bytes, and a checksum that agrees with them.
+fn with_forged_page(forge: impl FnOnce(&mut [u8])) -> (Arc<SimDisk>, TableMeta) {
     let disk = SimDisk::new(1);
     let (tables, rows) = (tables(&disk), rows(56));
     let meta = write(&tables, &rows, false);
-    let name = meta.id.file_name().to_string();
     let seed = IndexTable::open(&tables, meta.clone()).unwrap().file().seed();
-    for page in [0, 4] {
-        let (disk, start) = (disk.clean_reopen(), UNITS_START + (page * PAGE_BYTES) as u64);
-        disk.corrupt(&name, start, |bytes| {
-            let (first, second) = bytes[16..48].split_at_mut(16);
-            first.swap_with_slice(second);
-            let crc = seed.at(start, &[&bytes[4..PAGE_BYTES]]);
-            bytes[..4].copy_from_slice(&crc.to_le_bytes());
-        });
-        let damage = rewrite::<Index, _>(&common::tables(&disk), &meta, all_rows, || {});
-        assert!(matches!(damage, Err(TableError::Format(_))), "{damage:?}");
-    }
+    let (name, start) = (meta.id.file_name().to_string(), UNITS_START);
+    disk.corrupt(&name, start, |bytes| {
+        let page = &mut bytes[..PAGE_BYTES];
+        forge(page);
+        let crc = seed.at(start, &[&page[4..]]);
+        page[..4].copy_from_slice(&crc.to_le_bytes());
+    });
+    (disk, meta)
 }
 
 #[test]
-fn blocks_of_names_out_of_order_are_damage() {
+fn rows_out_of_order_and_beyond_what_the_footer_tells_are_damage() {
+    let forgeries: [fn(&mut [u8]); 4] = [
+        |page| {
+            let (first, second) = page[16..48].split_at_mut(16);
+            first.swap_with_slice(second);
+        },
+        |page| page.copy_within(16..32, 32),
+        |page| page[16..32].fill(0),
+        |page| page[PAGE_BYTES - 16..].fill(0xff),
+    ];
+    for (number, forge) in forgeries.into_iter().enumerate() {
+        let (disk, meta) = with_forged_page(forge);
+        let damage = rewrite::<Index, _>(&tables(&disk), &meta, all_rows, || {});
+        assert!(matches!(damage, Err(TableError::Format(_))), "{number}: {damage:?}");
+    }
+    let (disk, meta) = with_forged_page(|_| {});
+    rewrite::<Index, _>(&tables(&disk), &meta, all_rows, || {}).unwrap();
+}
+
+/// A table of names of which each block is made anew, its entries as `forge` has them, unless that is not as
+/// long.
+fn rewritten(forge: impl Fn(usize, NameEntry) -> NameEntry) -> Result<Vec<TableMeta>, TableError> {
     let disk = SimDisk::new(1);
-    let tables = tables(&disk);
-    let mut builder = NameBuilder::create(&tables, id(TableKind::Names), None).unwrap();
-    for number in 0..1000 {
-        builder.push(format!("{number:05}-name").as_bytes(), 1, None).unwrap();
+    let shared = tables(&disk);
+    let mut builder = NameBuilder::create(&shared, id(TableKind::Names), None).unwrap();
+    for number in 0..400u64 {
+        let name = format!("{number:05}-name");
+        // The first name's versions go over some blocks.
+        let versions = if number == 0 { 200 } else { 1 };
+        for version in (0..versions).rev() {
+            let to = Digest::of(&number.to_le_bytes());
+            builder.push(name.as_bytes(), 1000 + version, Some(&to)).unwrap();
+        }
     }
     let meta = builder.finish(Vec::new()).unwrap();
-    let seed = NameTable::open(&tables, meta.clone()).unwrap().file().seed();
+    let table = NameTable::open(&shared, meta.clone()).unwrap();
+    let (seed, end) = (table.file().seed(), table.file().footer().units_end);
     let name = meta.id.file_name().to_string();
     let bytes = disk.file_bytes(&name).unwrap();
-    let first_bytes = block_bytes(&bytes, UNITS_START, seed);
-    let start = UNITS_START + first_bytes as u64;
-    let len = block_bytes(&bytes, start, seed);
-    let at = usize::try_from(start).unwrap();
-    // The second block, of names that come before the first one's.
-    let second = Block::open(bytes[at..at + len].to_vec().into(), seed, start).unwrap();
-    let mut builder = BlockBuilder::new();
-    let mut cursor = second.first();
-    while let Some(entry) = cursor.keep() {
-        let name = [b"!", &entry.name[1..]].concat();
-        builder.push(&name, entry.commit, entry.to.as_ref());
-        cursor.forward();
+    let (mut start, mut nth) = (UNITS_START, 0);
+    while start < end {
+        let (at, len) = (usize::try_from(start).unwrap(), block_bytes(&bytes, start, seed));
+        let block = Block::open(bytes[at..at + len].to_vec().into(), seed, start).unwrap();
+        let mut builder = BlockBuilder::new();
+        let mut cursor = block.first();
+        while let Some(entry) = cursor.keep() {
+            let entry = forge(nth, entry);
+            builder.push(&entry.name, entry.commit, entry.to.as_ref());
+            cursor.forward();
+        }
+        let forged = builder.finish(seed, start);
+        if forged.len() == len {
+            disk.corrupt(&name, start, |bytes| bytes[..len].copy_from_slice(&forged));
+        }
+        (start, nth) = (start + len as u64, nth + 1);
     }
-    let forged = builder.finish(seed, start);
-    assert_eq!(forged.len(), len);
-    disk.corrupt(&name, start, |bytes| bytes[..len].copy_from_slice(&forged));
+    assert!(nth > 5, "{nth} blocks");
     let versions = |merged| Versions::new(merged, Readers::new(Vec::new(), u64::MAX), false);
-    let damage = rewrite::<Names, _>(&common::tables(&disk), &meta, versions, || {});
+    rewrite::<Names, _>(&tables(&disk), &meta, versions, || {})
+}
+
+#[test]
+fn names_out_of_order_and_beyond_what_the_footer_tells_are_damage() {
+    let renamed = |entry: NameEntry, first: u8| {
+        let name = [&[first], &entry.name[1..]].concat().into();
+        NameEntry { name, ..entry }
+    };
+    rewritten(|_, entry| entry).unwrap();
+    for nth in 0..4 {
+        for first in [b'!', b'9'] {
+            let forge = |at, entry| if at == nth { renamed(entry, first) } else { entry };
+            let damage = rewritten(forge);
+            assert!(matches!(damage, Err(TableError::Format(_))), "{nth} {first}: {damage:?}");
+        }
+    }
+    // The second block says of the first name what the first block said.
+    let again = |at, entry: NameEntry| match at {
+        1 => NameEntry { commit: entry.commit + 60, ..entry },
+        _ => entry,
+    };
+    let damage = rewritten(again);
     assert!(matches!(damage, Err(TableError::Format(_))), "{damage:?}");
 }
 

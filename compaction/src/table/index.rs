@@ -281,9 +281,7 @@ impl IndexTable {
             return Ok(ControlFlow::Continue(()));
         };
         let (directory, mut found) = (self.directory()?, false);
-        // Rows that did not break: a page that is looked at again gives them once.
-        let mut passed = Vec::new();
-        let mut look = |page: usize, unit: &[u8]| {
+        let mut look = |page: usize, unit: &[u8], passed: &mut Vec<Row>| {
             let rows = rows_of(unit);
             let guess = directory.rows_below(page, rows.len(), key);
             let start = boundary(rows.len(), guess, |at| read(&rows[at]).key() < key);
@@ -300,20 +298,22 @@ impl IndexTable {
         };
         for page in pages {
             let range = page_range(page as u64);
+            // Rows that did not break: a page that is looked at again gives them once.
+            let mut passed = Vec::new();
             let looked = match self.file.look(&range) {
                 Some(unit) if unit.len() == PAGE_BYTES => {
                     // Whoever breaks has confirmed what was found. That nothing is there only bytes can say
                     // that stay what they are once they were checked (T5).
-                    let looked = look(page, unit);
+                    let looked = look(page, unit, &mut passed);
                     if looked.is_continue() {
                         let copy = Bytes::copy_from_slice(unit);
                         self.check_page(range.start, &copy)?;
-                        look(page, &copy)
+                        look(page, &copy, &mut passed)
                     } else {
                         looked
                     }
                 }
-                _ => look(page, &self.page(page as u64)?),
+                _ => look(page, &self.page(page as u64)?, &mut passed),
             };
             if looked.is_break() {
                 return Ok(looked);
@@ -365,6 +365,8 @@ impl IndexTable {
         for (((id, page), table), read) in read.into_iter().zip(tables.disk().run(Batch { chains }))
         {
             let Some(unit) = read.ok().and_then(|mut read| read.pop()) else { continue };
+            // Its file may be mapped by now, and what is cached must stay what it is (T3, T5).
+            let unit = Bytes::copy_from_slice(&unit);
             let start = page_range(*page).start;
             if unit.len() == PAGE_BYTES && table.check_page(start, &unit).is_ok() {
                 count(&table.file.probes().unit_reads);
@@ -639,8 +641,10 @@ impl Rows {
             if self.chunk.is_empty() && !self.read_chunk()? {
                 return Ok(None);
             }
-            if let Some(row) = rows_of(&self.chunk[..PAGE_BYTES]).get(self.row).map(read) {
-                if self.last.is_some_and(|last| last >= row) {
+            let rows = rows_of(&self.chunk[..PAGE_BYTES]);
+            if let Some(row) = rows.get(self.row).map(read) {
+                let is_behind = self.last.is_none_or(|last| last < row);
+                if !is_behind || (self.row == 0 && !self.is_within(rows)) {
                     let page = self.next_page - (self.chunk.len() / PAGE_BYTES) as u64;
                     let what = "rows are out of order";
                     return Err(self.table.file.corrupt(page_range(page).start, what));
@@ -652,6 +656,15 @@ impl Rows {
             self.chunk = self.chunk.slice(PAGE_BYTES..);
             self.row = 0;
         }
+    }
+
+    /// The first and the last row of a page stand between the table's first key and its last.
+    fn is_within(&self, rows: &[[u8; ROW_BYTES]]) -> bool {
+        let meta = self.table.file.meta();
+        let key = |row: &[u8; ROW_BYTES]| read(row).key().number().to_be_bytes();
+        let is_within =
+            |row: &[u8; ROW_BYTES]| (&meta.first[..]..=&meta.last[..]).contains(&&key(row)[1..]);
+        rows.first().is_none_or(is_within) && rows.last().is_none_or(is_within)
     }
 
     fn read_chunk(&mut self) -> Result<bool, TableError> {

@@ -10,6 +10,7 @@
 //! - N2: a damaged directory is made again from the blocks, with the same keys.
 //! - N3: iterators own what they read.
 
+use std::cmp::Reverse;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -418,7 +419,12 @@ impl Entries {
             let Some(block) = self.read_block()? else { return Ok(None) };
             // In a block they are in order (N1 of `name_block`).
             let (first, last) = (block.first().keep(), block.last().keep());
-            if self.last.is_some() && self.last >= first {
+            let meta = self.table.file.meta();
+            let is_within = first.as_ref().is_some_and(|first| first.name >= meta.first)
+                && last.as_ref().is_some_and(|last| last.name <= meta.last);
+            let version = |entry: &NameEntry| (entry.name.clone(), Reverse(entry.commit));
+            let is_behind = self.last.as_ref().map(version) < first.as_ref().map(version);
+            if !is_within || !is_behind {
                 let start = self.table.directory()?.range(self.next_block - 1).start;
                 return Err(self.table.file.corrupt(start, "names are out of order"));
             }

@@ -122,20 +122,23 @@ impl FewFiles {
     }
 
     /// Cuts what is to be read into parts: whoever reads them part by part has few files open. What is of one
-    /// file stands together in `sorted`.
+    /// file stands together in `sorted`; `file` says none of what takes no descriptor.
     pub fn parts<'a, T, F: PartialEq>(
         &'a self,
         sorted: &'a [T],
-        file: impl Fn(&T) -> F + 'a,
+        file: impl Fn(&T) -> Option<F> + 'a,
     ) -> impl Iterator<Item = Part<'a, T>> {
         let mut left = sorted;
         std::iter::from_fn(move || {
             let end_of = |count_max: usize| {
-                let (mut last, mut count) = (file(left.first()?), 1);
+                left.first()?;
+                let (mut last, mut count) = (None, 0);
                 let is_too_much = |item: &T| {
                     let this = file(item);
-                    count += usize::from(this != last);
-                    last = this;
+                    if this.is_some() {
+                        count += usize::from(this != last);
+                        last = this;
+                    }
                     count > count_max
                 };
                 let end = left.iter().position(is_too_much).unwrap_or(left.len());
@@ -471,20 +474,20 @@ mod tests {
     fn parts_have_no_more_files_than_they_may() {
         let parts = |count_max| {
             let files = FewFiles::new(count_max);
-            let parts = files.parts(b"aabcccd", |file| *file).map(|part| part.to_vec());
+            let parts = files.parts(b"aabcccd", |file| Some(*file)).map(|part| part.to_vec());
             parts.collect::<Vec<_>>()
         };
         assert_eq!(parts(1), [&b"aa"[..], b"b", b"ccc", b"d"]);
         assert_eq!(parts(2), [&b"aab"[..], b"cccd"]);
         assert_eq!(parts(4), [&b"aabcccd"[..]]);
         assert_eq!(parts(0), parts(1));
-        assert_eq!(FewFiles::new(3).parts(b"", |file: &u8| *file).count(), 0);
+        assert_eq!(FewFiles::new(3).parts(b"", |file: &u8| Some(*file)).count(), 0);
     }
 
     #[test]
     fn parts_that_are_read_at_once_share_the_files() {
         let files = FewFiles::new(4);
-        let taken = |sorted: &'static [u8]| files.parts(sorted, |file| *file).next().unwrap();
+        let taken = |sorted: &'static [u8]| files.parts(sorted, |file| Some(*file)).next().unwrap();
         let (three, one) = (taken(b"abbc"), taken(b"abbc"));
         assert_eq!((&*three, &*one), (&b"abbc"[..], &b"a"[..]));
         // Nothing is left: one each.

@@ -347,7 +347,7 @@ impl IndexTable {
             }
         }
         let wanted: Vec<_> = wanted.into_iter().collect();
-        for wanted in tables.few_files().parts(&wanted, |((id, _), _)| *id) {
+        for wanted in tables.few_files().parts(&wanted, |((id, _), _)| Some(*id)) {
             Self::read_pages(tables, &wanted);
         }
         are_due

@@ -245,6 +245,9 @@ fn write_anew(
     let root = Root::create(writer.clone(), header, state)?;
     turn_current(&**disk, &header)?;
     let lingering = remove_unnamed(&**disk, found, before, &root, recovery)?;
+    if lingering.is_empty() {
+        replayed.pointers.has_no_stale();
+    }
 
     let sealed = before.blob.sealed.iter().map(|sealed| {
         let seal = sealed.state.seal.expect("it is sealed");

@@ -44,7 +44,7 @@ use pinstone_compaction::name_scan::{
 };
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::run::Names;
-use pinstone_disk::env::{Mutex, NameSeed, Published};
+use pinstone_disk::env::{AtomicBool, Mutex, NameSeed, Ordering, Published};
 use pinstone_disk::{CommitId, Digest, Ordinal};
 use pinstone_wal::{CommitRecord, LogPosition};
 
@@ -68,7 +68,7 @@ pub(crate) struct PointerTable {
     /// Of the memtables' maps.
     seed: NameSeed,
     /// Tables that the root does not name were there at open, and may be yet: a deletion may hide what they say.
-    has_stale: bool,
+    has_stale: AtomicBool,
 }
 
 /// Where names stand, newest first.
@@ -100,8 +100,13 @@ impl PointerTable {
             publishing: Mutex::new(()),
             pinned: Pinned::new(last_commit),
             seed,
-            has_stale,
+            has_stale: AtomicBool::new(has_stale),
         }
+    }
+
+    /// No table is there that the root does not name: its file is durably gone.
+    pub(crate) fn has_no_stale(&self) {
+        self.has_stale.store(false, Ordering::Relaxed);
     }
 
     /// The last commit applied; [`CommitId::NONE`] before the first.
@@ -181,7 +186,11 @@ impl PointerTable {
     /// If it is not the one after the last.
     pub(crate) fn apply(&self, commit: CommitRecord) {
         let view = self.view.keep();
-        view.active.apply(commit, view.has_below() || self.has_stale, &self.pinned);
+        view.active.apply(
+            commit,
+            view.has_below() || self.has_stale.load(Ordering::Relaxed),
+            &self.pinned,
+        );
     }
 
     /// The active memtable becomes the newest frozen one, however little is in it: the log goes on in

@@ -227,7 +227,13 @@ impl Segments {
         sorted: &'a [T],
         place: impl Fn(&T) -> Place + 'a,
     ) -> impl Iterator<Item = Part<'a, T>> {
-        self.few_files.parts(sorted, move |item| place(item).ordinal)
+        self.few_files.parts(sorted, move |item| self.not_at_hand(place(item).ordinal))
+    }
+
+    /// The segment, unless its file stays open, or is mapped, so that a read of it takes no descriptor.
+    fn not_at_hand(&self, ordinal: Ordinal) -> Option<Ordinal> {
+        let is_at_hand = self.with(ordinal, |segment| segment.file.get().is_some());
+        (is_at_hand != Some(true)).then_some(ordinal)
     }
 
     /// All segments that the log has, ascending.
@@ -292,7 +298,7 @@ impl Segments {
             }
         }
         let wanted: Vec<_> = wanted.into_values().collect();
-        for group in self.few_files.parts(&wanted, |wanted| wanted.ordinal) {
+        for group in self.few_files.parts(&wanted, |wanted| self.not_at_hand(wanted.ordinal)) {
             for (page, asking) in
                 group.chunks(LIST_PAGES_MAX).flat_map(|pages| self.read_list_pages(pages))
             {

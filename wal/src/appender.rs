@@ -168,12 +168,13 @@ impl Appender {
         &mut self.sealer
     }
 
-    /// Sees to it that zeros stand where a frame with `body_bytes` is to go, and beyond, as far as space is
-    /// reserved. A sync of what is written over them has nothing to note in the file system's journal,
-    /// which halves what it takes (decision 0015); the next sync takes longer once.
+    /// Sees to it that zeros stand where a frame with `body_bytes` is to go, or writes some behind it, as far as
+    /// space is reserved. A sync of what is written over them has nothing to note in the file system's
+    /// journal, which halves what it takes (decision 0015); the next sync takes longer once.
     ///
     /// # Errors
-    /// [`WalError::Poisoned`]. Without space there is nothing ahead, and all is well.
+    /// [`WalError::Disk`] if the file's length cannot be had: nothing was done. [`WalError::Poisoned`]. Without
+    /// space there is nothing ahead, and all is well.
     pub fn write_ahead(&mut self, body_bytes: usize) -> Result<(), WalError> {
         let frame_end_bytes = self.end_bytes + frame_bytes(body_bytes as u64);
         if frame_end_bytes <= self.ahead_bytes {
@@ -181,10 +182,11 @@ impl Appender {
         }
         self.writer.poison.check()?;
         let file = &self.segment.file;
-        let start_bytes = self.ahead_bytes.max(self.end_bytes);
+        // The frame itself is written before the next sync.
+        let start_bytes = frame_end_bytes;
         let ahead_bytes = self.end_bytes.clamp(*AHEAD_BYTES.start(), *AHEAD_BYTES.end());
         let end_bytes = (frame_end_bytes + ahead_bytes).min(file.len_bytes()?);
-        if end_bytes < frame_end_bytes {
+        if end_bytes <= frame_end_bytes {
             return Ok(());
         }
         let zeros = Bytes::from(vec![0; size(end_bytes - start_bytes)]);

@@ -421,7 +421,7 @@ pub struct BlobLogFigures {
     /// Bytes of memory that hold what will seal the active segment and those that are full, but for
     /// one that was taken to be sealed.
     pub sealer_memory_bytes: u64,
-    /// Bytes of memory of frames that are not written yet, and of one that was.
+    /// Bytes of memory of frames that are not written yet, or may be carried, and of one that was.
     pub gathered_bytes: u64,
 }
 

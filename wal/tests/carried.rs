@@ -145,6 +145,25 @@ fn no_more_than_a_bound_is_carried_between_two_rounds() {
 }
 
 #[test]
+fn what_is_carried_while_a_round_is_on_its_way_counts_for_the_next() {
+    let rig = Rig::new(SimDisk::new(1), 64 << 20, 1 << 20);
+    let carry = |number: u64| {
+        let value = value(number, 200 << 10);
+        rig.put(&value).unwrap();
+        carry(&rig, &value).map(|carried| rig.log.note_carried(carried)).is_some()
+    };
+    assert!(carry(0));
+    let round = rig.log.begin_round_covering(at(&rig, &value(0, 200 << 10))).unwrap();
+    let count = (1..).take_while(|number| carry(*number)).count() as u64;
+    assert!(count > 10);
+    drop(round.chains());
+    round.finish(Ok(())).unwrap();
+    let _more = (100..).take_while(|number| carry(*number)).count();
+    let unsynced = rig.log.safe_upto().number() - rig.synced.of(LogKind::Blob).number();
+    assert!(unsynced <= 4 << 20, "{unsynced} bytes are carried and not synced");
+}
+
+#[test]
 fn more_than_one_commit_carries_at_once_is_synced() {
     let rig = Rig::new(SimDisk::new(1), 64 << 20, 1 << 20);
     for number in 0..3 {

@@ -33,6 +33,8 @@ pub struct SyncRound<'a> {
     log: &'a BlobLog,
     files: BTreeMap<Ordinal, Arc<dyn File>>,
     upto: LogPosition,
+    /// Bytes that were carried before it began, and were not durable.
+    carried_bytes: u64,
     submitted: Cell<bool>,
     _guard: MutexGuard<'a, ()>,
 }
@@ -65,7 +67,9 @@ impl BlobLog {
         // and was written before the syncs to come are submitted.
         let upto = self.written_upto();
         let files = std::mem::take(&mut state.unsynced);
-        SyncRound { log: self, files, upto, submitted: Cell::new(false), _guard: guard }
+        let carried_bytes = self.carried_bytes.load(Ordering::Relaxed);
+        let submitted = Cell::new(false);
+        SyncRound { log: self, files, upto, carried_bytes, submitted, _guard: guard }
     }
 
     /// Returns once every position below and at `position`, which was given out, is durable.
@@ -174,7 +178,8 @@ impl SyncRound<'_> {
         let upto =
             if planted::is(Bug::JoinSyncInFlight) { self.log.written_upto() } else { self.upto };
         self.log.writer.synced.raise(LogKind::Blob, upto);
-        self.log.carried_bytes.store(0, Ordering::Relaxed);
+        // What was carried since it began is not durable by it.
+        self.log.carried_bytes.fetch_sub(self.carried_bytes, Ordering::Relaxed);
         self.log.append.lock().riding.leave(upto);
         Ok(())
     }

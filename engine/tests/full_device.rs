@@ -83,7 +83,7 @@ fn a_full_disk_still_takes_deletions() {
         let store = filling().builder().open_on(image as Arc<dyn Disk>).unwrap();
         assert_eq!(store.pointers_with_prefix("").count(), 0);
     }
-    assert!(deleted > 1000, "the disks were full at once");
+    assert!(deleted > 1000, "{deleted}: the disks were full at once");
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_store_on_a_full_disk_opens_again() {
         let digest = store.put(b"more").unwrap().digest;
         store.commit(Batch::new().set("more", digest)).unwrap();
     }
-    assert!(found > 1000, "the disks were full at once");
+    assert!(found > 1000, "{found}: the disks were full at once");
 }
 
 /// Copying such a value takes more than the options set aside. Something else fills the device as

@@ -568,6 +568,6 @@ pub(crate) fn filling() -> Workload {
     let name = |id: u16| ["a", "b", "c", "d", "e", "f"][usize::from(id) % 6];
     let steps = (0..40).flat_map(|id| [Put(id, 900), Commit(vec![Set(name(id), id)])]);
     let mut workload = Workload::new("filling", steps.collect());
-    workload.segment_bytes = 8 << 10;
+    (workload.segment_bytes, workload.pointer_segment_bytes) = (8 << 10, 8 << 10);
     workload
 }

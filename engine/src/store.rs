@@ -298,8 +298,8 @@ impl Store {
     }
 
     /// The value named `digest`, or `None` if the store does not hold it; checked as
-    /// [`Options::verify`] says. Costs a read of the log, or two for a value over 64 KiB; none of what is
-    /// still in memory or mapped into it. If the value stands in tables, besides that a read of a page
+    /// [`Options::verify`] says. Costs a read of the log, or two for a value over 64 KiB, and one more where a
+    /// segment is opened for the first time; none of what is still in memory or mapped into it. If the value stands in tables, besides that a read of a page
     /// for each table that may hold it, where the page is not in the cache: filters leave one, or none
     /// for a value that is absent.
     ///

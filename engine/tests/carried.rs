@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{tiny_tables, told};
-use pinstone::{Batch, CheckOptions, Maintenance, Store, StoreBuilder};
+use pinstone::{Batch, CheckOptions, Digest, Maintenance, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, FileName, LogKind, OpenMode, Operation};
 use pinstone_wal::{
@@ -247,4 +247,59 @@ fn a_durable_commit_whose_values_are_gone_is_corrupt() {
     crashed.corrupt(&name, frame.offset_bytes, |rest| rest[..bytes.len()].copy_from_slice(&bytes));
     let error = told(&open_as(&crashed, builder()).unwrap_err());
     assert!(error.contains(&name) && error.contains("values that are gone"), "{error}");
+}
+
+#[test]
+fn a_value_of_an_acknowledged_commit_is_readable_after_the_blob_logs_sync_failed() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    commit(&store, 0);
+    let digest = Digest::of(&value(0));
+    disk.fail_when(Filter::any().operation(Operation::Sync).nth(1), Fault::SyncFailsThenClean);
+    assert!(store.sync().is_err());
+    disk.heal();
+    // The file system's memory was all that had it.
+    disk.drop_caches();
+    assert_eq!(store.get(&digest).unwrap().unwrap(), value(0));
+    assert_eq!(store.get_many(&[digest])[0].as_ref().unwrap().as_ref().unwrap(), &value(0));
+    drop(store);
+    holds(&open(&disk.clean_reopen()), 0..1);
+}
+
+#[test]
+fn a_bad_copy_is_read_as_the_pointer_log_carries_it_until_its_segment_is_sealed() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    (0..3).for_each(|number| commit(&store, number));
+    let name = segments(&disk, LogKind::Blob)[0].to_string();
+    for number in 0..3 {
+        let digest = Digest::of(&value(number));
+        disk.corrupt(&name, 512 * (1 + u64::from(number)) + 100, |rest| rest[0] ^= 1);
+        assert_eq!(store.get(&digest).unwrap().unwrap(), value(number));
+        // It is known to be bad: a put writes it anew.
+        assert!(store.put(&value(number)).unwrap().new);
+    }
+    // What no commit carries has no other copy.
+    let digest = store.put(&value(9)).unwrap().digest;
+    store.sync().unwrap();
+    let at =
+        disk.file_bytes(&name).unwrap().windows(400).position(|bytes| *bytes == value(9)).unwrap();
+    disk.corrupt(&name, at as u64, |rest| rest[0] ^= 1);
+    assert!(told(&store.get(&digest).unwrap_err()).contains(&name));
+}
+
+#[test]
+fn a_closed_store_that_had_to_be_mended_does_not_open_as_clean() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    commit(&store, 0);
+    store.close().unwrap();
+    let sound = open(&disk.clean_reopen());
+    assert!(sound.stats().recovery.clean);
+    let name = segments(&disk, LogKind::Blob)[0].to_string();
+    disk.corrupt(&name, 700, |rest| rest[0] ^= 1);
+    let mended = open(&disk);
+    let recovery = mended.stats().recovery;
+    assert!(!recovery.clean && recovery.bytes_copied > 0, "{recovery:?}");
+    holds(&mended, 0..1);
 }

@@ -1,10 +1,13 @@
-//! get: index -> blob log: read, checksum, digest -> `Bytes`.
+//! get: index -> blob log: read, checksum, digest -> `Bytes`. A bad copy -> pointer log: is it carried there?
 
 use std::ops::ControlFlow;
 
 use bytes::{Buf as _, Bytes};
-use pinstone_disk::Digest;
-use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, WalError, corrupt};
+use pinstone_disk::{Digest, DiskExt as _};
+use pinstone_wal::{
+    CarriedFrames, Place, Record, RecordHeader, RecordKind, Scan, SegmentFile, ValueRecord,
+    WalError, corrupt,
+};
 
 use crate::error::{Error, Result};
 use crate::options::Verify;
@@ -105,10 +108,18 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Reads and checks one copy; none if it is another value's.
+    /// Reads and checks one copy; none if it is another value's. Who finds the blob log's own bytes bad
+    /// asks what the pointer log carries of them.
     fn read(&self, place: Place, said: Said) -> Result<Option<Bytes>> {
         match read_record(self.inner, place)? {
-            Some(bytes) => self.checked(place, said, bytes),
+            Some(bytes) => match self.checked(place, said, bytes) {
+                Err(error @ Error::Corrupt { .. }) => {
+                    // However that ends, a put is to write the value anew.
+                    self.inner.index.mark_bad(self.digest, place);
+                    self.carried(place, said).ok_or(error).map(Some)
+                }
+                checked => checked,
+            },
             // The entry of a segment that has gone.
             None if said == Said::Guessed => Ok(None),
             None => {
@@ -116,6 +127,19 @@ impl<'a> Search<'a> {
                 Err(corrupt(name, 0, "the index names it, the root does not").into())
             }
         }
+    }
+
+    /// The value as the pointer log carries it, if it does. Reads the log's unsealed segments, and waits for a
+    /// commit that is on its way: damage is rare.
+    fn carried(&self, place: Place, said: Said) -> Option<Bytes> {
+        let segments = self.inner.pointer_log.lock().unsealed();
+        let scans = segments.into_iter().filter_map(|segment| scan(self.inner, &segment).ok());
+        let scans: Vec<Scan> = scans.collect();
+        let carried = CarriedFrames::of(&scans).ok()?;
+        let bytes = carried.at(place.ordinal, place.offset_bytes.into())?;
+        let value = self.checked(place, said, bytes).ok()??;
+        // No reader is to keep all of a segment in memory.
+        Some(Bytes::copy_from_slice(&value))
     }
 
     /// The value in the record that these bytes begin with; none if it is another's.
@@ -163,6 +187,13 @@ impl<'a> Search<'a> {
         bytes.truncate(len_bytes);
         Ok(Some(bytes))
     }
+}
+
+/// What an unsealed segment holds now.
+fn scan(inner: &Inner, segment: &SegmentFile) -> Result<Scan> {
+    let len_bytes = usize::try_from(segment.file.len_bytes()?).expect("it fits the address space");
+    let bytes = inner.disk.read_own(&segment.file, 0, len_bytes)?;
+    Ok(Scan::of(segment.header, bytes))
 }
 
 /// The bytes from a record's start to its end or beyond; none if the log does not have the segment.

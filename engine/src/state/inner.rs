@@ -7,7 +7,9 @@ use std::sync::Arc;
 use pinstone_compaction::TableError;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Striped};
 use pinstone_disk::{CommitId, Disk, Lock};
-use pinstone_wal::{Appender, BlobLog, Closing, LogPosition, WalError, Writer, copy_bytes};
+use pinstone_wal::{
+    Appender, BlobLog, Closing, LogPosition, SegmentFile, WalError, Writer, copy_bytes,
+};
 
 use crate::batch::Parts;
 use crate::error::{Error, Result};
@@ -95,6 +97,12 @@ impl PointerLog {
     /// A full segment is yet to be sealed, or is being sealed.
     pub(crate) fn is_behind(&self) -> bool {
         !self.closing.is_empty() || self.sealing.is_some()
+    }
+
+    /// The segments that are not sealed, in order, but for one that is being sealed.
+    pub(crate) fn unsealed(&self) -> Vec<SegmentFile> {
+        let closing = self.closing.iter().map(|closing| closing.segment.clone());
+        closing.chain(self.appender.as_ref().map(|appender| appender.segment().clone())).collect()
     }
 
     /// Where the frames of each unsealed segment end.

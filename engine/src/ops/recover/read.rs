@@ -186,7 +186,9 @@ pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader)
     let bytes_cut = cut.sum();
     // What a writer that was closing wrote after it had said so is not known to be durable.
     let is_at = |end: Option<LogEnd>, position| end.is_none_or(|end| end.position == position);
+    let is_laid = |before: &LogBefore| before.unsealed.iter().any(|unsealed| unsealed.is_laid);
     let clean = bytes_cut == 0
+        && !is_laid(&blob)
         && root
             .closed
             .is_some_and(|ends| is_at(blob_end, ends.blob) && is_at(pointer_end, ends.pointer));

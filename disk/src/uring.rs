@@ -18,10 +18,10 @@
 //!   the 50 ms after which the kernel gives up, and all that is lost is speed (decision 0013).
 //! - U4: a sync that was begun is made once, whatever comes of it but `EINTR`, which says that it did not
 //!   happen. The kernel says `ECANCELED` of an operation that it found no thread for; but it hands on what a file
-//!   system says of a sync that failed, and that may be `ECANCELED` too. So a sync goes linked behind a guard, which does nothing in just such a thread: what is
-//!   linked behind something that failed is not begun (`io_uring_enter(2)`, `IOSQE_IO_LINK`). If the guard failed,
-//!   and the sync was cancelled, the caller makes it; else, and where the kernel may have taken the two apart, what
-//!   is said of the sync is the sync's own answer.
+//!   system says of a sync that failed, and that may be `ECANCELED` too. So a sync goes linked behind a guard, which
+//!   does nothing in just such a thread: what is linked behind something that failed is not begun
+//!   (`io_uring_enter(2)`, `IOSQE_IO_LINK`). If the guard failed, and the sync was cancelled, the caller makes it;
+//!   else, and where the kernel may have taken the two apart, what is said of the sync is the sync's own answer.
 //!   Reads and writes are done again without harm: the same bytes, at the same place.
 //!
 //! The residual risks are the kernel's: that it writes to a buffer after it said that it was done; and that it

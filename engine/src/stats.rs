@@ -147,8 +147,8 @@ pub struct MemoryStats {
     pub list_bytes: u64,
     /// What sealing will write of the segments that are not sealed.
     pub sealer_bytes: u64,
-    /// Frames of values that are not written yet, or may be carried by the next commit (256 KiB at most), and the memory of one
-    /// that was.
+    /// Frames of values that are not written yet, or may be carried by the next commit (256 KiB at most), and
+    /// the memory of one that was.
     pub append_buffer_bytes: u64,
     /// What flushing and compaction have read and not yet written.
     pub compaction_bytes: u64,

@@ -299,9 +299,10 @@ impl Store {
 
     /// The value named `digest`, or `None` if the store does not hold it; checked as
     /// [`Options::verify`] says. Costs a read of the log, or two for a value over 64 KiB, and one more where a
-    /// segment is opened for the first time; none of what is still in memory or mapped into it. If the value stands in tables, besides that a read of a page
-    /// for each table that may hold it, where the page is not in the cache: filters leave one, or none
-    /// for a value that is absent.
+    /// segment is opened for the first time; none of what is still in memory or mapped into it. If the value
+    /// stands in tables, besides that a read of a page for each table that may hold it, where the page is not
+    /// in the cache: filters leave one, or none for a value that is absent. Of a copy that is bad it reads
+    /// what the pointer log carries, and waits for a commit that is on its way.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if no copy can be read as it was written; [`crate::Error::Io`].
@@ -320,7 +321,8 @@ impl Store {
     /// Whether the store holds the value, in a copy that is not known to be damaged. Reads nothing
     /// of the value itself; costs at most two reads of the device, a page of a table and a part of the
     /// list of a segment, or a few more where several tables may hold it, or where the segment's list is not at
-    /// hand yet, which takes three; none if memory or the cache tell, and hardly ever one for a value that is absent.
+    /// hand yet, which takes three; none if memory or the cache tell, and hardly ever one for a value that is
+    /// absent.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if it was not found, and damage may have hidden it;
@@ -542,9 +544,8 @@ impl Snapshot {
     }
 
     /// The pointers with names in `range`, in order of their bytes, forwards and backwards. The
-    /// iterator holds the snapshot, and reads ahead some hundred pointers. With long
-    /// names, what it holds of blocks and runs adds up to some 300 KiB. Names that were read
-    /// together share their memory: one that is kept keeps some 16 KiB, unless it is copied.
+    /// iterator holds the snapshot, and reads ahead some hundred pointers. With long names, what it holds of
+    /// blocks and runs adds up to some 300 KiB. Names that were read together share their memory: one that is kept keeps some 16 KiB, unless it is copied.
     ///
     /// Costs finding the range's ends in each table of level 0 and in one table of each level below, and
     /// then reading the blocks that hold the range, in each of them, once.

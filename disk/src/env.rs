@@ -10,6 +10,7 @@
 //! - E2: no clock decides what is correct; [`monotonic`] is for waiting, rates and reports.
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::PoisonError;
 
 use crate::digest::Digest;
 
@@ -57,6 +58,43 @@ impl<T, const STRIPES: usize> std::ops::Deref for Striped<T, STRIPES> {
 
     fn deref(&self) -> &T {
         &self.0[machine::thread_number() % STRIPES].0
+    }
+}
+
+/// A state that many threads wait to see changed, who are told by one call of the machine: with a [`Condvar`] it
+/// would be one for each, and each could run before the next is told.
+#[derive(Debug, Default)]
+pub struct Announced<T> {
+    state: machine::PlainMutex<T>,
+    changed: machine::PlainCondvar,
+}
+
+impl<T> Announced<T> {
+    /// Waits until `see` sees in the state what it waits for, and returns that.
+    pub fn wait<R>(&self, mut see: impl FnMut(&mut T) -> Option<R>) -> R {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(seen) = see(&mut state) {
+                return seen;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Changes the state, and tells all who wait.
+    pub fn tell_all(&self, change: impl FnOnce(&mut T)) {
+        self.change(change);
+        self.changed.notify_all();
+    }
+
+    /// The same, and tells one.
+    pub fn tell_one(&self, change: impl FnOnce(&mut T)) {
+        self.change(change);
+        self.changed.notify_one();
+    }
+
+    fn change(&self, change: impl FnOnce(&mut T)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -195,6 +233,14 @@ mod real {
     /// A condition to wait for under a [`Mutex`].
     #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
     pub type Condvar = parking_lot::Condvar;
+
+    /// The standard library's, whose waiters are woken together.
+    #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
+    pub(super) type PlainMutex<T> = std::sync::Mutex<T>;
+
+    /// Belongs to [`PlainMutex`].
+    #[expect(clippy::disallowed_types, reason = "this is the facade that the ban points to")]
+    pub(super) type PlainCondvar = std::sync::Condvar;
 
     /// A value that is replaced whole and read without waiting: who reads it keeps what it has read.
     #[derive(Debug)]

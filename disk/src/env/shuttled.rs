@@ -13,6 +13,7 @@ use std::time::Duration;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 
 pub use shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+pub(super) use shuttle::sync::{Condvar as PlainCondvar, Mutex as PlainMutex};
 pub use shuttle::thread::{JoinHandle, yield_now};
 pub use std::sync::Arc;
 pub use std::sync::atomic::Ordering;

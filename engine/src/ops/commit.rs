@@ -2,7 +2,7 @@
 //! log with what it carries, or both synced with one wait -> published -> everyone told.
 //!
 //! 1. A commit joins the queue. If nobody leads, its thread does; otherwise it waits until a
-//!    leader has its result, or hands it the lead.
+//!    leader has its result, or one of those who wait is to lead. Who joined between two groups is told at once.
 //! 2. The leader takes the queue as one group and decides each commit in turn against what is
 //!    durable and what the group changes so far. Nothing else changes pointers meanwhile, so no
 //!    commit ever observes what could still be undone (P2).
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pinstone_compaction::run::Names;
 use pinstone_disk::codec::size;
-use pinstone_disk::env::{Condvar, Mutex, MutexGuard, Ordering};
+use pinstone_disk::env::{Announced, MutexGuard, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Batch as IoBatch, CommitId, Digest, DiskError, LogKind, Op, Ordinal};
 use pinstone_wal::{
@@ -37,7 +37,7 @@ use crate::batch::{Batch, Parts};
 use crate::error::{Error, Result};
 use crate::maintain;
 use crate::ops::{compact, lookup};
-use crate::state::inner::{Inner, PointerLog, Ticket, TicketState, count};
+use crate::state::inner::{CommitQueue, Gathering, Inner, PointerLog, Ticket, count};
 
 /// Bytes of commits after which a group takes no more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -60,22 +60,30 @@ pub(crate) fn commit(inner: &Inner, batch: Batch) -> Result<CommitId> {
         inner.begin_writing()?;
     }
     let depends = resolve(inner, &parts)?;
-    let ticket = Arc::new(Ticket {
-        parts: Mutex::new(Some(parts)),
-        depends,
-        state: Mutex::new(TicketState::Waiting),
-        changed: Condvar::default(),
-    });
-    let leads = {
-        let mut queue = inner.commits.lock();
-        queue.waiting.push_back(Arc::clone(&ticket));
-        !std::mem::replace(&mut queue.leading, true)
-    };
-    if !leads && let Some(result) = wait(&ticket) {
-        return result;
+    let (gathering, place, mut leads) = join(inner, parts, depends);
+    loop {
+        if leads {
+            lead(inner);
+        }
+        if let Some(result) = wait(&gathering, place) {
+            return result;
+        }
+        leads = true;
     }
-    lead(inner);
-    wait(&ticket).expect("the leader's own commit is in its group")
+}
+
+/// Joins the queue: where to wait, the place there, and whether to lead first.
+fn join(
+    inner: &Inner,
+    parts: Parts,
+    depends: LogPosition,
+) -> (Arc<Announced<Gathering>>, usize, bool) {
+    let mut queue = inner.commits.lock();
+    let (gathering, place) = (Arc::clone(&queue.gathering), queue.joined);
+    queue.joined += 1;
+    let ticket = Ticket { parts, depends, gathering: Arc::clone(&gathering), place };
+    queue.waiting.push_back(ticket);
+    (gathering, place, !std::mem::replace(&mut queue.leading, true))
 }
 
 /// Bytes of the commit's record, at most.
@@ -95,33 +103,27 @@ fn resolve(inner: &Inner, parts: &Parts) -> Result<LogPosition> {
     Ok(depends)
 }
 
-/// Waits for the ticket's result; `None` if its thread is to lead.
-fn wait(ticket: &Ticket) -> Option<Result<CommitId>> {
-    let mut state = ticket.state.lock();
-    loop {
-        match std::mem::replace(&mut *state, TicketState::Taken) {
-            TicketState::Done(result) => return Some(result),
-            TicketState::Lead => return None,
-            TicketState::Waiting => {
-                *state = TicketState::Waiting;
-                ticket.changed.wait(&mut state);
-            }
-            TicketState::Taken => unreachable!("one thread waits for a ticket, once"),
+/// Waits for the result of the commit that has this place; `None` if its thread is to lead.
+fn wait(gathering: &Announced<Gathering>, place: usize) -> Option<Result<CommitId>> {
+    gathering.wait(|state| {
+        if let Some(result) = state.results.get_mut(place).and_then(Option::take) {
+            return Some(Some(result));
         }
-    }
+        if state.panicked {
+            return Some(Some(Err(Error::Indeterminate { cause: PANICKED.to_owned() })));
+        }
+        std::mem::take(&mut state.lead).then_some(None)
+    })
 }
 
-fn tell(ticket: &Ticket, news: TicketState) {
-    *ticket.state.lock() = news;
-    ticket.changed.notify_one();
-}
+const PANICKED: &str = "a commit panicked";
 
 /// Answers everyone if the leader's thread panics: what it was doing is not known, and nobody else
 /// would lead.
 struct Leading<'a> {
     inner: &'a Inner,
-    /// Whom its group consists of.
-    group: Vec<Arc<Ticket>>,
+    /// Where those wait whom its group consists of.
+    gatherings: Vec<Arc<Announced<Gathering>>>,
 }
 
 impl Drop for Leading<'_> {
@@ -129,30 +131,27 @@ impl Drop for Leading<'_> {
         if !std::thread::panicking() {
             return;
         }
-        let cause = "a commit panicked";
-        let _ = self.inner.writer.poison.set(cause);
+        let _ = self.inner.writer.poison.set(PANICKED);
         // At once: who joins after this leads, and finds that writing has ended.
         let waiting = {
             let mut queue = self.inner.commits.lock();
             queue.leading = false;
+            queue.begin_gathering();
             std::mem::take(&mut queue.waiting)
         };
-        for ticket in self.group.drain(..).chain(waiting) {
-            let mut state = ticket.state.lock();
-            if matches!(*state, TicketState::Waiting) {
-                *state = TicketState::Done(Err(Error::Indeterminate { cause: cause.to_owned() }));
-                ticket.changed.notify_one();
-            }
+        let waiting = waiting.into_iter().map(|ticket| ticket.gathering);
+        for gathering in self.gatherings.drain(..).chain(waiting) {
+            gathering.tell_all(|state| state.panicked = true);
         }
     }
 }
 
 /// Commits one group, then hands the lead on.
 fn lead(inner: &Inner) {
-    let mut leading = Leading { inner, group: Vec::new() };
+    let mut leading = Leading { inner, gatherings: Vec::new() };
     let (mut log, has_room) = lock_log(inner);
     let mut group = Group::take(inner);
-    leading.group.extend(group.members.iter().map(|member| Arc::clone(&member.ticket)));
+    leading.gatherings = group.gatherings();
     let mut outcome = match has_room.and_then(|()| group.ask_for_reserve(inner)) {
         Ok(()) => group.commit(inner, &mut log),
         Err(error) => Err(error.into()),
@@ -168,7 +167,7 @@ fn lead(inner: &Inner) {
     group.tell(&outcome);
     let mut queue = inner.commits.lock();
     match queue.waiting.front() {
-        Some(next) => tell(next, TicketState::Lead),
+        Some(next) => next.gathering.tell_one(|state| state.lead = true),
         None => queue.leading = false,
     }
 }
@@ -218,8 +217,7 @@ enum Values<'a> {
 }
 
 struct Member {
-    ticket: Arc<Ticket>,
-    parts: Parts,
+    ticket: Ticket,
     /// Decided: its number, or why not.
     decision: Result<CommitId>,
 }
@@ -232,10 +230,10 @@ impl Group {
         while bytes < GROUP_BYTES_MAX
             && let Some(ticket) = queue.waiting.pop_front()
         {
-            let parts = ticket.parts.lock().take().expect("a ticket is taken once");
-            bytes += encoded_bytes(&parts);
-            group.members.push(Member { ticket, parts, decision: Ok(CommitId::NONE) });
+            bytes += encoded_bytes(&ticket.parts);
+            group.members.push(Member { ticket, decision: Ok(CommitId::NONE) });
         }
+        queue.begin_gathering();
         group
     }
 
@@ -243,7 +241,7 @@ impl Group {
     /// this one may have been given some of it since. Whoever gives back holds the pointer log's lock,
     /// as this does.
     fn ask_for_reserve(&self, inner: &Inner) -> Result<()> {
-        let sets = |member: &Member| member.parts.changes.values().any(Option::is_some);
+        let sets = |member: &Member| member.ticket.parts.changes.values().any(Option::is_some);
         if !inner.reserve.is_whole() && self.members.iter().any(sets) {
             maintain::hold_reserve(inner)?;
         }
@@ -252,7 +250,8 @@ impl Group {
 
     /// The members that only delete, as a group of their own.
     fn take_deletions(&mut self) -> Self {
-        let deletes = |member: &mut Member| member.parts.changes.values().all(|to| to.is_none());
+        let deletes =
+            |member: &mut Member| member.ticket.parts.changes.values().all(|to| to.is_none());
         let members = self.members.extract_if(.., deletes).collect();
         Self::of(members)
     }
@@ -270,7 +269,8 @@ impl Group {
         log: &mut PointerLog,
     ) -> Result<(), GroupError> {
         self.is_frugal = true;
-        let group_bytes = self.members.iter().map(|member| encoded_bytes(&member.parts)).sum();
+        let group_bytes =
+            self.members.iter().map(|member| encoded_bytes(&member.ticket.parts)).sum();
         let ahead_bytes = |log: &PointerLog| ahead_bytes(log, group_bytes);
         maintain::with_reserve(inner, log, ahead_bytes, |log| {
             self.changed.clear();
@@ -353,7 +353,11 @@ impl Group {
         let share_bytes = inner.options.pointer_segment_bytes / 4;
         let may_carry = !self.is_frugal
             && inner.reserve.is_whole()
-            && self.members.iter().map(|member| encoded_bytes(&member.parts) as u64).sum::<u64>()
+            && self
+                .members
+                .iter()
+                .map(|member| encoded_bytes(&member.ticket.parts) as u64)
+                .sum::<u64>()
                 <= share_bytes;
         if may_carry
             && let Some(carried) =
@@ -379,7 +383,7 @@ impl Group {
                 Some(changed) => Ok(*changed),
                 None => inner.pointers.current(name),
             };
-            let failed = member.parts.requires.iter().find_map(|(name, expected)| {
+            let failed = member.ticket.parts.requires.iter().find_map(|(name, expected)| {
                 let expected = *expected;
                 match current(name) {
                     Ok(current) if current == expected => None,
@@ -399,7 +403,7 @@ impl Group {
             id = id.next();
             member.decision = Ok(id);
             self.depends = self.depends.max(member.ticket.depends);
-            let changes = member.parts.changes.iter().map(|(name, to)| (name.clone(), *to));
+            let changes = member.ticket.parts.changes.iter().map(|(name, to)| (name.clone(), *to));
             self.changed.extend(changes);
         }
     }
@@ -409,6 +413,7 @@ impl Group {
             id,
             depends_upto,
             changes: member
+                .ticket
                 .parts
                 .changes
                 .iter()
@@ -427,14 +432,48 @@ impl Group {
     }
 
     fn tell(self, outcome: &Result<(), GroupError>) {
-        for Member { ticket, decision, .. } in self.members {
-            let result = match (outcome, decision) {
-                // What a refused commit observed may be what the group failed to make durable.
-                (Err(error), _) => Err(error.for_one()),
-                (Ok(()), decision) => decision,
-            };
-            tell(&ticket, TicketState::Done(result));
+        let mut members = self.members.into_iter().peekable();
+        while let Some(first) = members.next() {
+            let gathering = Arc::clone(&first.ticket.gathering);
+            gathering.tell_all(|state| {
+                state.answer(first, outcome);
+                let is_here = |member: &Member| Arc::ptr_eq(&member.ticket.gathering, &gathering);
+                while let Some(member) = members.next_if(is_here) {
+                    state.answer(member, outcome);
+                }
+            });
         }
+    }
+
+    /// Where its members' threads wait, mostly at one place.
+    fn gatherings(&self) -> Vec<Arc<Announced<Gathering>>> {
+        let mut gatherings: Vec<_> =
+            self.members.iter().map(|member| Arc::clone(&member.ticket.gathering)).collect();
+        gatherings.dedup_by(|next, last| Arc::ptr_eq(next, last));
+        gatherings
+    }
+}
+
+impl Gathering {
+    fn answer(&mut self, member: Member, outcome: &Result<(), GroupError>) {
+        let result = match (outcome, member.decision) {
+            // What a refused commit observed may be what the group failed to make durable.
+            (Err(error), _) => Err(error.for_one()),
+            (Ok(()), decision) => decision,
+        };
+        let place = member.ticket.place;
+        if self.results.len() <= place {
+            self.results.resize_with(place + 1, || None);
+        }
+        self.results[place] = Some(result);
+    }
+}
+
+impl CommitQueue {
+    /// Who joins from here on is told together.
+    fn begin_gathering(&mut self) {
+        self.gathering = Arc::default();
+        self.joined = 0;
     }
 }
 

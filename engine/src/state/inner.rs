@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pinstone_compaction::TableError;
-use pinstone_disk::env::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Striped};
+use pinstone_disk::env::{Announced, AtomicBool, AtomicU64, Mutex, Ordering, Striped};
 use pinstone_disk::{CommitId, Disk, Lock};
 use pinstone_wal::{
     Appender, BlobLog, Closing, LogPosition, SegmentFile, WalError, Writer, copy_bytes,
@@ -27,7 +27,7 @@ use crate::stats::Recovery;
 ///
 /// Lock order, outermost first: `lock`, the work on trees, `maintaining`, `pointer_log`, `growing`, the
 /// blob log's for rounds, the reserve's, the blob log's for writing and appending, the root's. The
-/// commit queue, the pointer table and the index are each locked alone and briefly.
+/// commit queue (and below it a gathering), the pointer table and the index are each locked alone and briefly.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) path: PathBuf,
@@ -151,28 +151,36 @@ impl Inner {
 /// Commits that wait for a leader.
 #[derive(Debug, Default)]
 pub(crate) struct CommitQueue {
-    pub(crate) waiting: VecDeque<Arc<Ticket>>,
+    pub(crate) waiting: VecDeque<Ticket>,
     pub(crate) leading: bool,
+    /// Where the threads of those wait that join now, until the next group is taken.
+    pub(crate) gathering: Arc<Announced<Gathering>>,
+    /// So many have joined it.
+    pub(crate) joined: usize,
 }
 
 /// One commit on its way.
 #[derive(Debug)]
 pub(crate) struct Ticket {
-    /// What it asks for; taken by the leader.
-    pub(crate) parts: Mutex<Option<Parts>>,
+    pub(crate) parts: Parts,
     /// The last of its values' positions in the blob log.
     pub(crate) depends: LogPosition,
-    pub(crate) state: Mutex<TicketState>,
-    pub(crate) changed: Condvar,
+    /// Where its thread waits.
+    pub(crate) gathering: Arc<Announced<Gathering>>,
+    /// Its number there.
+    pub(crate) place: usize,
 }
 
-#[derive(Debug)]
-pub(crate) enum TicketState {
-    Waiting,
-    /// Its thread is to lead the next group.
-    Lead,
-    Done(Result<CommitId>),
-    Taken,
+/// What the threads wait for whose commits joined the queue between two groups: mostly they are one group, and
+/// are told at once.
+#[derive(Debug, Default)]
+pub(crate) struct Gathering {
+    /// By place; taken by whom it is for.
+    pub(crate) results: Vec<Option<Result<CommitId>>>,
+    /// One of them is to lead the next group.
+    pub(crate) lead: bool,
+    /// The thread panicked that led: what is not answered will not be.
+    pub(crate) panicked: bool,
 }
 
 /// What was done since the store was opened; [`crate::Counters`] says what each means.

@@ -1,0 +1,96 @@
+//! Commits that join while another is on its way: each of them is answered, whether their group is
+//! taken whole, in parts, or never.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::meddling::MeddlingDisk;
+use pinstone::{Batch, CommitId, Error, Maintenance, Result, Store};
+use pinstone_disk::env::{Announced, JoinHandle, Mutex, spawn};
+use pinstone_disk::sim::SimDisk;
+use pinstone_disk::{Disk, Epoch, FileName, LogKind, Ordinal};
+
+/// Threads that commit at once.
+const THREADS: u8 = 9;
+
+/// Names of a commit of about 1 MiB: four of them are what a group takes.
+const LONG: u32 = 1000;
+
+fn deletions(thread: u8, count: u32) -> Batch {
+    (0..count).map(|id| format!("{thread}-{id:01000}")).fold(Batch::new(), Batch::delete)
+}
+
+/// What became of a commit: of the one that leads, which does `meddle` before it writes, and of those that
+/// joined the queue before, each deleting so many names.
+#[expect(clippy::disallowed_methods, reason = "a thread that waits in a queue says so to nobody")]
+fn race(
+    count: u32,
+    meddle: impl FnOnce() + Send + 'static,
+) -> (Store, Arc<SimDisk>, Vec<std::thread::Result<Result<CommitId>>>) {
+    let disk = SimDisk::new(1);
+    let meddling = MeddlingDisk::new(&disk);
+    let builder = Store::builder().maintenance(Maintenance::Inline);
+    let store = builder.open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
+    store.commit(deletions(0, 1)).unwrap();
+    let begun: Arc<Mutex<Vec<JoinHandle<_>>>> = Arc::default();
+    let (ordinal, epoch) = (Ordinal::FIRST, Epoch::FIRST);
+    meddling.before_write(FileName::Segment { log: LogKind::Pointer, ordinal, epoch }, {
+        let (store, begun) = (store.clone(), Arc::clone(&begun));
+        move || {
+            let joining = Arc::new(Announced::<u8>::default());
+            for thread in 1..THREADS {
+                let (store, joining) = (store.clone(), Arc::clone(&joining));
+                let commit = move || {
+                    let batch = deletions(thread, count);
+                    joining.tell_all(|joining| *joining += 1);
+                    store.commit(batch)
+                };
+                begun.lock().push(spawn("commits", commit).unwrap());
+            }
+            joining.wait(|joining| (*joining == THREADS - 1).then_some(()));
+            // They are about to join.
+            std::thread::sleep(Duration::from_millis(100));
+            meddle();
+        }
+    });
+    let leader = spawn("leads", {
+        let store = store.clone();
+        move || store.commit(deletions(0, 1))
+    });
+    let mut told = vec![leader.unwrap().join()];
+    told.extend(begun.lock().drain(..).map(JoinHandle::join));
+    (store, disk, told)
+}
+
+#[test]
+fn commits_that_waited_are_made_in_one_group_or_in_as_many_as_they_fill() {
+    for (count, groups) in [(1, 3), (LONG, 4)] {
+        let (store, disk, told) = race(count, || {});
+        let mut ids: Vec<u64> = told.into_iter().map(|told| told.unwrap().unwrap().0).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (2..2 + u64::from(THREADS)).collect::<Vec<_>>());
+        // One is the first commit's, one that of the commit which the others waited for.
+        assert_eq!(store.stats().since_open.commit_group_count, groups, "{count} names each");
+        store.close().unwrap();
+        let store = Store::builder().open_on(disk.clean_reopen() as Arc<dyn Disk>).unwrap();
+        assert_eq!(store.snapshot().commit().0, 1 + u64::from(THREADS));
+    }
+}
+
+#[test]
+fn who_waits_for_a_thread_that_panics_is_told_and_writing_has_ended() {
+    for count in [1, LONG] {
+        let (store, _, mut told) = race(count, || panic!("as the test wants it"));
+        assert!(told.remove(0).is_err(), "it panicked");
+        for told in told {
+            let told = told.unwrap();
+            assert!(matches!(told, Err(Error::Indeterminate { .. })), "{told:?}");
+        }
+        assert!(matches!(store.commit(deletions(0, 1)), Err(Error::Poisoned { .. })));
+        assert!(store.pointer("0").unwrap().is_none(), "it is read all the same");
+    }
+}

@@ -311,6 +311,41 @@ fn a_file_that_is_missing_cut_or_another_table_is_refused_by_name() {
     names(&IndexTable::open(&stranger, meta).unwrap_err(), &name);
 }
 
+/// Opens the table in these bytes once its footer was changed, and everything that vouches for that.
+fn open_forged(
+    disk: &Arc<SimDisk>,
+    meta: &TableMeta,
+    bytes: &[u8],
+    change: impl FnOnce(&mut [u8]),
+) -> Result<IndexTable, TableError> {
+    let trailer = Trailer::decode(&ID.file_name(), bytes.len() as u64, bytes).unwrap();
+    let start = usize::try_from(trailer.footer_offset_bytes).unwrap();
+    let mut footer = bytes[start..bytes.len() - TRAILER_BYTES].to_vec();
+    change(&mut footer);
+    let trailer = Trailer::of(&footer, start as u64);
+    let forged = [&bytes[..start], &footer, &trailer.encode()].concat();
+    disk.put_file(&ID.file_name().to_string(), forged);
+    let meta = TableMeta { footer_hash: trailer.footer_hash, ..meta.clone() };
+    IndexTable::open(&tables(disk), meta)
+}
+
+#[test]
+fn a_footer_whose_counts_do_not_agree_is_damage() {
+    let disk = SimDisk::new(1);
+    let rows = rows(3000, 56);
+    let meta = write(&tables(&disk), &rows, true);
+    let name = ID.file_name().to_string();
+    let bytes = disk.file_bytes(&name).unwrap();
+    let pages = IndexTable::open(&tables(&disk), meta.clone()).unwrap().file().footer().unit_count;
+    for unit_count in [0, pages - 1, pages + 1, (1 << 52) - 1, 1 << 52, u64::MAX] {
+        let opened = open_forged(&disk, &meta, &bytes, |footer| {
+            footer[56..64].copy_from_slice(&unit_count.to_le_bytes());
+        });
+        let said = opened.unwrap_err().to_string();
+        assert!(said.contains(&name) && said.contains("counts do not agree"), "{said}");
+    }
+}
+
 #[test]
 fn a_footer_of_an_unknown_format_is_refused_by_name() {
     let disk = SimDisk::new(1);
@@ -318,8 +353,6 @@ fn a_footer_of_an_unknown_format_is_refused_by_name() {
     let meta = write(&tables(&disk), &rows, true);
     let name = ID.file_name().to_string();
     let bytes = disk.file_bytes(&name).unwrap();
-    let trailer = Trailer::decode(&ID.file_name(), bytes.len() as u64, &bytes).unwrap();
-    let start = usize::try_from(trailer.footer_offset_bytes).unwrap();
     for (at, byte, wanted) in [
         (12, 1, None),
         (8, 9, Some("version 9")),
@@ -327,12 +360,7 @@ fn a_footer_of_an_unknown_format_is_refused_by_name() {
         (16, 4, Some("0x4 (read-only compatible)")),
         (20, 1, Some("0x1 (incompatible)")),
     ] {
-        let mut footer = bytes[start..bytes.len() - TRAILER_BYTES].to_vec();
-        footer[at] = byte;
-        let trailer = Trailer::of(&footer, start as u64);
-        disk.put_file(&name, [&bytes[..start], &footer, &trailer.encode()].concat());
-        let meta = TableMeta { footer_hash: trailer.footer_hash, ..meta.clone() };
-        match (IndexTable::open(&tables(&disk), meta), wanted) {
+        match (open_forged(&disk, &meta, &bytes, |footer| footer[at] = byte), wanted) {
             (Ok(table), None) => finds_all(&table, &rows, &[]),
             (Err(error), Some(what)) => {
                 let said = error.to_string();

@@ -36,4 +36,6 @@ pub use identity::{CommitId, Epoch, NAME_BYTES_MAX, Ordinal, StoreId};
 pub use io_engine::{IO_VARIABLE, IoEngine, IoOptions, MMAP_VARIABLE};
 pub use map::{Map, Mapped};
 pub use std_disk::{DirectoryState, StdDisk};
-pub use vfs::{Batch, Disk, DiskExt, FewFiles, File, Lock, Op, OpenMode, Part, write_all_at};
+pub use vfs::{
+    Batch, Disk, DiskExt, FewFiles, File, InTurn, Lock, Op, OpenMode, Part, write_all_at,
+};

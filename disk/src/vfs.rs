@@ -156,6 +156,31 @@ impl FewFiles {
     }
 }
 
+/// Opens files in turn, each once for all that is read of it: between two reads another thread may take its place
+/// among those that are kept open.
+#[derive(Debug)]
+pub struct InTurn<K>(Option<(K, Arc<dyn File>)>);
+
+impl<K> Default for InTurn<K> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<K: PartialEq> InTurn<K> {
+    /// The file with this key: the one of the call before, or the one that `open` opens, if any.
+    pub fn file(
+        &mut self,
+        key: K,
+        open: impl FnOnce() -> Option<Arc<dyn File>>,
+    ) -> Option<Arc<dyn File>> {
+        if self.0.as_ref().is_none_or(|(last, _)| *last != key) {
+            self.0 = open().map(|file| (key, file));
+        }
+        self.0.as_ref().map(|(_, file)| Arc::clone(file))
+    }
+}
+
 /// Keeps a lock file locked until dropped.
 pub trait Lock: Send + Sync + fmt::Debug {}
 

@@ -7,7 +7,9 @@ mod common;
 use std::sync::Arc;
 
 use common::meddling::MeddlingDisk;
+use common::mix;
 use pinstone::{Bytes, Digest, Maintenance, Store, StoreBuilder};
+use pinstone_disk::env::spawn;
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation};
 
@@ -163,6 +165,39 @@ fn a_batch_has_no_more_files_and_pages_than_the_options_allow() {
         assert_eq!(file_count, 3);
         assert!((3..=1024).contains(&read_count), "{read_count} reads in one batch");
     }
+}
+
+/// Others' reads take the file's place among those that are kept open.
+#[test]
+fn a_batch_opens_each_file_once() {
+    let disk = MeddlingDisk::new(&SimDisk::new(1));
+    let builder = small().segment_bytes(32 << 10).open_files_max(1);
+    let store = builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let number = |at: u32| format!("{at:060}");
+    let all: Vec<Digest> =
+        (0..4000).map(|at| store.put(number(at).as_bytes()).unwrap().digest).collect();
+    let threads: Vec<_> = (0..3)
+        .map(|thread| {
+            let (store, all) = (store.clone(), all.clone());
+            let ask = move || {
+                for round in 0..100 {
+                    let at = |n: u64| mix(&[thread, round, n]) % 3000;
+                    let some: Vec<Digest> =
+                        (0..400).map(|n| all[usize::try_from(at(n)).unwrap()]).collect();
+                    match round % 2 {
+                        0 => assert!(store.get_many(&some).into_iter().all(|it| it.is_ok())),
+                        _ => assert!(store.contains_many(&some).into_iter().all(|it| it.unwrap())),
+                    }
+                    for digest in &some[..20] {
+                        store.get(digest).unwrap().unwrap();
+                    }
+                }
+            };
+            spawn("asks", ask).unwrap()
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(disk.handles_max(), 1);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, size};
-use pinstone_disk::{Batch, Op};
+use pinstone_disk::{Batch, InTurn, Op};
 
 use crate::error::TableError;
 use crate::table::builder::{Contents, DIRECTORY_COUNTS_BYTES, TableBuilder};
@@ -246,7 +246,8 @@ impl IndexTable {
         let file = TableFile::open(tables, meta)?;
         let (footer, name) = (file.footer(), file.name());
         let pages_bytes = footer.unit_count.checked_mul(PAGE_BYTES as u64);
-        let fits = pages_bytes.is_some_and(|bytes| UNITS_START + bytes == footer.units_end)
+        let fits = pages_bytes.and_then(|bytes| bytes.checked_add(UNITS_START))
+            == Some(footer.units_end)
             && footer.entry_count <= footer.unit_count * PAGE_ROWS as u64;
         if !fits {
             return Err(TableError::corrupt(name, footer.filters_end, "its counts do not agree"));
@@ -356,8 +357,9 @@ impl IndexTable {
     /// Reads these pages, all in flight together, and caches those that are as they were written.
     fn read_pages(tables: &Tables, wanted: &[((TableId, u64), &Arc<Self>)]) {
         let (mut chains, mut read) = (Vec::with_capacity(wanted.len()), Vec::new());
+        let mut files = InTurn::default();
         for wanted @ ((id, page), _) in wanted {
-            let Ok(file) = tables.file(*id) else { continue };
+            let Some(file) = files.file(*id, || tables.file(*id).ok()) else { continue };
             let offset_bytes = page_range(*page).start;
             chains.push(vec![Op::Read { file, offset_bytes, len_bytes: PAGE_BYTES }]);
             read.push(wanted);

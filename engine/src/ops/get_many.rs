@@ -8,7 +8,7 @@
 //!    [`get`], which knows all cases. So this can be slower than it has to be, and never wrong.
 
 use bytes::Bytes;
-use pinstone_disk::{Batch, Digest, Op};
+use pinstone_disk::{Batch, Digest, InTurn, Op};
 use pinstone_wal::Place;
 
 use crate::error::Result;
@@ -58,8 +58,10 @@ fn get_seen(
     wanted.sort_unstable_by_key(|(place, ..)| place.position());
     for wanted in inner.segments.of_few_files(&wanted, |(place, ..)| *place) {
         let (mut chains, mut read) = (Vec::with_capacity(wanted.len()), Vec::new());
+        let mut files = InTurn::default();
         for (place, said, at) in &*wanted {
-            if let Ok(Some(file)) = inner.segments.file(place.ordinal) {
+            let open = || inner.segments.file(place.ordinal).ok().flatten();
+            if let Some(file) = files.file(place.ordinal, open) {
                 let len_bytes = usize::try_from(place.class.bytes_max()).expect("it is short");
                 let offset_bytes = place.offset_bytes.into();
                 chains.push(vec![Op::Read { file, offset_bytes, len_bytes }]);

@@ -14,7 +14,7 @@ use pinstone_disk::codec::size;
 use pinstone_disk::env::{Mutex, Published};
 use pinstone_disk::{
     Batch, Bytes, Digest, Disk, DiskError, DiskExt as _, Epoch, FewFiles, File, FileName,
-    FormatError, LogKind, OpenMode, Ordinal, Part, StoreId,
+    FormatError, InTurn, LogKind, OpenMode, Ordinal, Part, StoreId,
 };
 use pinstone_wal::{
     DigestList, ListEntry, ListPage, Place, SegmentFile, SegmentHeader, WalError, corrupt,
@@ -315,8 +315,10 @@ impl Segments {
     /// Reads these pages at once, but for those that cannot be read as they were written, with who asks.
     fn read_list_pages<'a>(&self, wanted: &'a [Wanted]) -> Vec<(ListPage, &'a [usize])> {
         let (mut chains, mut read) = (Vec::with_capacity(wanted.len()), Vec::new());
+        let mut files = InTurn::default();
         for wanted in wanted {
-            if let Ok(Some(file)) = self.file(wanted.ordinal) {
+            let open = || self.file(wanted.ordinal).ok().flatten();
+            if let Some(file) = files.file(wanted.ordinal, open) {
                 chains.push(vec![wanted.list.page_read(file, wanted.page)]);
                 read.push(wanted);
             }

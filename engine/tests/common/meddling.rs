@@ -1,6 +1,7 @@
 //! A disk on which something else happens at a moment of the test's choice: just before the next
 //! write to a file, or before a table is next opened. It remembers which reads went at once.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ pub struct MeddlingDisk {
     next: Arc<Mutex<Option<Meddling>>>,
     /// Of each batch that reads, the places that it read.
     reads: Mutex<Vec<Reads>>,
+    handles_max: Mutex<usize>,
 }
 
 /// Places that were read: of which file, and where.
@@ -40,7 +42,12 @@ fn meddle(next: &Mutex<Option<Meddling>>, now: Moment) {
 
 impl MeddlingDisk {
     pub fn new(disk: &Arc<SimDisk>) -> Arc<Self> {
-        Arc::new(Self { disk: Arc::clone(disk), next: Arc::default(), reads: Mutex::default() })
+        Arc::new(Self {
+            disk: Arc::clone(disk),
+            next: Arc::default(),
+            reads: Mutex::default(),
+            handles_max: Mutex::default(),
+        })
     }
 
     /// Runs `meddle` once, on the thread that next writes to `file`, before it does.
@@ -58,6 +65,11 @@ impl MeddlingDisk {
         self.reads.lock().clear();
         act();
         std::mem::take(&mut self.reads.lock())
+    }
+
+    /// So often one file was open for one batch of reads, at most.
+    pub fn handles_max(&self) -> usize {
+        *self.handles_max.lock()
     }
 
     /// Whether what was to happen did.
@@ -118,6 +130,17 @@ impl Disk for MeddlingDisk {
             Op::Read { file, offset_bytes, .. } => Some((file.name().to_string(), *offset_bytes)),
             _ => None,
         };
+        let mut handles: BTreeMap<FileName, BTreeSet<usize>> = BTreeMap::new();
+        for op in batch.chains.iter().flatten() {
+            if let Op::Read { file, .. } = op {
+                let handle = Arc::as_ptr(file).cast::<()>().addr();
+                handles.entry(file.name()).or_default().insert(handle);
+            }
+        }
+        let of_one = handles.values().map(BTreeSet::len).max().unwrap_or(0);
+        let mut handles_max = self.handles_max.lock();
+        *handles_max = of_one.max(*handles_max);
+        drop(handles_max);
         let reads: Reads = batch.chains.iter().flatten().filter_map(place).collect();
         if !reads.is_empty() {
             self.reads.lock().push(reads);

@@ -155,7 +155,10 @@ pub(crate) fn after_writes(inner: &Inner, write_count: u64) -> Result<()> {
         && inner.pointer_due.swap(false, Ordering::Relaxed);
     if inner.blob.take_due() || pointer_due {
         match inner.options.maintenance {
-            Maintenance::Inline => return all(inner),
+            Maintenance::Inline => {
+                all(inner)?;
+                return if is_untold(inner) { testify(inner) } else { Ok(()) };
+            }
             Maintenance::Thread => inner.signal.due(),
         }
     }
@@ -327,7 +330,7 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
     }
     inner.pointer_behind.store(log.is_behind(), Ordering::Release);
     drop(log);
-    sealed?;
+    inner.carried.leave(sealed?.header.ordinal);
     inner.compact_signal.due();
     settle_reserve(inner)?;
     Ok(true)
@@ -392,6 +395,15 @@ pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>
     inner.blob.offer(segment).expect("none waits, and only this function offers");
     inner.growth_refused.store(false, Ordering::Relaxed);
     Ok(())
+}
+
+/// So much of the pointer log is durable that nothing outside of it testifies to, that the root is to. The
+/// segments before its last one the root testified to when it named that.
+pub(crate) fn is_untold(inner: &Inner) -> bool {
+    let synced = inner.writer.synced.of(LogKind::Pointer);
+    let told = LogPosition::from_number(inner.told_pointer.load(Ordering::Acquire));
+    let told_bytes = if told.ordinal() == synced.ordinal() { told.offset_bytes() } else { 0 };
+    synced.offset_bytes().saturating_sub(told_bytes) > inner.options.testify_bytes
 }
 
 /// Writes down how far the logs are durable, if something became durable since that was last

@@ -145,7 +145,7 @@ pub struct MemoryStats {
     pub cache_hit_rate: Option<f64>,
     /// Directories of segments' digest lists.
     pub list_bytes: u64,
-    /// What sealing will write of the segments that are not sealed.
+    /// What sealing will write of the segments that are not sealed, and where the pointer log's carry what.
     pub sealer_bytes: u64,
     /// Frames of values that are not written yet, or may be carried by the next commit (256 KiB at most), and
     /// the memory of one that was.

@@ -176,6 +176,12 @@ impl StoreBuilder {
         self
     }
 
+    /// Sets [`Options::testify_bytes`].
+    pub fn testify_bytes(mut self, bytes: u64) -> Self {
+        self.options.testify_bytes = bytes;
+        self
+    }
+
     /// Sets [`Options::memory_bytes`].
     pub fn memory_bytes(mut self, bytes: u64) -> Self {
         self.options.memory_bytes = bytes;
@@ -301,8 +307,9 @@ impl Store {
     /// [`Options::verify`] says. Costs a read of the log, or two for a value over 64 KiB, and one more where a
     /// segment is opened for the first time; none of what is still in memory or mapped into it. If the value
     /// stands in tables, besides that a read of a page for each table that may hold it, where the page is not
-    /// in the cache: filters leave one, or none for a value that is absent. Of a copy that is bad it reads
-    /// what the pointer log carries, and waits for a commit that is on its way.
+    /// in the cache: filters leave one, or none for a value that is absent. Of a copy that cannot be read, or is
+    /// bad, it reads what the pointer log carries; if only that is good, it puts the value anew, as
+    /// [`Store::put`] does.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if no copy can be read as it was written; [`crate::Error::Io`].

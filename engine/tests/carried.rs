@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{tiny_tables, told};
-use pinstone::{Batch, CheckOptions, Digest, Maintenance, Store, StoreBuilder};
+use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, FileName, LogKind, OpenMode, Operation};
 use pinstone_wal::{
@@ -39,11 +39,15 @@ fn commit(store: &Store, number: u32) {
     store.commit(Batch::new().set(format!("name-{number}"), digest)).unwrap();
 }
 
-fn holds(store: &Store, numbers: std::ops::Range<u32>) {
+fn reads(store: &Store, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let digest = store.pointer(format!("name-{number}")).unwrap().unwrap();
         assert_eq!(store.get(&digest).unwrap().unwrap(), value(number), "{number}");
     }
+}
+
+fn holds(store: &Store, numbers: std::ops::Range<u32>) {
+    reads(store, numbers);
     let report = store.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).unwrap();
     assert!(report.findings.is_empty(), "{report:?}");
 }
@@ -249,6 +253,36 @@ fn a_durable_commit_whose_values_are_gone_is_corrupt() {
     assert!(error.contains(&name) && error.contains("values that are gone"), "{error}");
 }
 
+/// What is carried the blob log does not testify of; the root does, soon.
+#[test]
+fn damage_takes_no_more_than_the_root_does_not_testify_to_yet() {
+    const COUNT: u32 = 100;
+    const TESTIFY: u64 = 8 << 10;
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().testify_bytes(TESTIFY)).unwrap();
+    (0..COUNT).for_each(|number| commit(&store, number));
+    let image = disk.after_crash(CrashState::Nothing);
+    let name = segments(&image, LogKind::Pointer)[0].to_string();
+    let all = image.file_bytes(&name).unwrap();
+    let end = all.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+    let frame_bytes = end / u64::from(COUNT);
+    let (mut refused, mut lost_max) = (0, 0);
+    for cut in (512..end).step_by(512) {
+        let copy = image.clean_reopen();
+        copy.put_file(&name, &all[..usize::try_from(cut).unwrap()]);
+        match open_as(&copy, builder()) {
+            Ok(store) => lost_max = lost_max.max(u64::from(COUNT) - store.snapshot().commit().0),
+            Err(error) => {
+                assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+    // And the commit that was on its way when the root was told.
+    assert!((lost_max - 1) * frame_bytes <= TESTIFY, "{lost_max} commits of {frame_bytes} bytes");
+}
+
 #[test]
 fn a_value_of_an_acknowledged_commit_is_readable_after_the_blob_logs_sync_failed() {
     let disk = SimDisk::new(1);
@@ -266,26 +300,68 @@ fn a_value_of_an_acknowledged_commit_is_readable_after_the_blob_logs_sync_failed
     holds(&open(&disk.clean_reopen()), 0..1);
 }
 
+/// What a device answers with wrong bytes, and what it cannot read at all.
 #[test]
-fn a_bad_copy_is_read_as_the_pointer_log_carries_it_until_its_segment_is_sealed() {
+fn a_bad_copy_is_read_as_the_pointer_log_carries_it_and_is_written_anew() {
+    for unreadable in [false, true] {
+        let disk = SimDisk::new(1);
+        let builder = || builder().pointer_segment_bytes(64 << 10);
+        let store = open_as(&disk, builder()).unwrap();
+        (0..3).for_each(|number| commit(&store, number));
+        let name = segments(&disk, LogKind::Blob)[0];
+        for number in 0..3 {
+            disk.corrupt(&name.to_string(), 512 * (1 + number) + 100, |rest| rest[0] ^= 1);
+        }
+        if unreadable {
+            disk.fail_when(Filter::any().operation(Operation::Read).file(name), Fault::Eio);
+        }
+        for number in 0..3 {
+            let digest = Digest::of(&value(number));
+            assert_eq!(store.get(&digest).unwrap().unwrap(), value(number));
+            assert!(store.contains(&digest).unwrap());
+            store.commit(Batch::new().set(format!("again-{number}"), digest)).unwrap();
+            assert!(!store.put(&value(number)).unwrap().new);
+        }
+        disk.heal();
+        // The segment leaves that carries them.
+        (3..200).for_each(|number| commit(&store, number));
+        store.maintain().unwrap();
+        reads(&store, 0..200);
+        let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+        let findings = store.check(&options).unwrap().findings;
+        assert!(findings.iter().all(|finding| finding.file == name.to_string()), "{findings:?}");
+    }
+}
+
+#[test]
+fn what_no_commit_carries_has_no_other_copy() {
     let disk = SimDisk::new(1);
     let store = open(&disk);
-    (0..3).for_each(|number| commit(&store, number));
-    let name = segments(&disk, LogKind::Blob)[0].to_string();
-    for number in 0..3 {
-        let digest = Digest::of(&value(number));
-        disk.corrupt(&name, 512 * (1 + u64::from(number)) + 100, |rest| rest[0] ^= 1);
-        assert_eq!(store.get(&digest).unwrap().unwrap(), value(number));
-        // It is known to be bad: a put writes it anew.
-        assert!(store.put(&value(number)).unwrap().new);
-    }
-    // What no commit carries has no other copy.
+    commit(&store, 0);
     let digest = store.put(&value(9)).unwrap().digest;
     store.sync().unwrap();
-    let at =
-        disk.file_bytes(&name).unwrap().windows(400).position(|bytes| *bytes == value(9)).unwrap();
+    let name = segments(&disk, LogKind::Blob)[0].to_string();
+    let bytes = disk.file_bytes(&name).unwrap();
+    let at = bytes.windows(400).position(|bytes| *bytes == value(9)).unwrap();
     disk.corrupt(&name, at as u64, |rest| rest[0] ^= 1);
     assert!(told(&store.get(&digest).unwrap_err()).contains(&name));
+}
+
+/// A check changes nothing, and finds what a read would mend.
+#[test]
+fn a_check_tells_of_a_bad_copy_that_is_carried() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    commit(&store, 0);
+    store.sync().unwrap();
+    let name = segments(&disk, LogKind::Blob)[0].to_string();
+    disk.corrupt(&name, 612, |rest| rest[0] ^= 1);
+    let mutations = disk.mutation_count();
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    let findings = store.check(&options).unwrap().findings;
+    assert!(!findings.is_empty(), "nothing was found");
+    assert!(findings.iter().all(|finding| finding.file == name), "{findings:?}");
+    assert_eq!(disk.mutation_count(), mutations);
 }
 
 #[test]

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::meddling::MeddlingDisk;
+use common::{tiny_tables, told};
 use pinstone::{Batch, CommitId, Error, Maintenance, Result, Store};
 use pinstone_disk::env::{Announced, JoinHandle, Mutex, spawn};
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Disk, Epoch, FileName, LogKind, Ordinal};
+use pinstone_disk::{Disk, Epoch, FileName, LogKind, Ordinal, TableKind};
 
 /// Threads that commit at once.
 const THREADS: u8 = 9;
@@ -93,4 +94,35 @@ fn who_waits_for_a_thread_that_panics_is_told_and_writing_has_ended() {
         assert!(matches!(store.commit(deletions(0, 1)), Err(Error::Poisoned { .. })));
         assert!(store.pointer("0").unwrap().is_none(), "it is read all the same");
     }
+}
+
+/// Each table of names that is opened from now on is bad.
+fn harm_tables(meddling: &Arc<MeddlingDisk>, disk: &Arc<SimDisk>) {
+    let (again, image) = (Arc::clone(meddling), Arc::clone(disk));
+    meddling.before_open(TableKind::Names, move || {
+        if let Some(newest) =
+            image.names().into_iter().filter(|name| name.starts_with("names-")).max()
+        {
+            let len_bytes = image.file_bytes(&newest).unwrap().len() as u64;
+            image.corrupt(&newest, len_bytes - 70, |rest| rest[0] ^= 1);
+        }
+        harm_tables(&again, &image);
+    });
+}
+
+#[test]
+fn a_commit_that_a_bad_table_stops_is_told_so_and_writing_goes_on() {
+    let disk = SimDisk::new(1);
+    let meddling = MeddlingDisk::new(&disk);
+    let builder = tiny_tables().maintenance(Maintenance::Inline);
+    let store = builder.open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    harm_tables(&meddling, &disk);
+    let set = |number: u32| Batch::new().set(format!("{number:0300}"), digest);
+    let refused = (0..200).find_map(|number| store.commit(set(number)).err()).unwrap();
+    assert!(told(&refused).contains("names-"), "{refused:?}");
+    assert!(matches!(refused, Error::Corrupt { .. }), "{refused:?}");
+    assert_eq!(store.stats().poisoned, None);
+    meddling.before_open(TableKind::Index, || {});
+    store.commit(set(1000)).unwrap();
 }

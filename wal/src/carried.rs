@@ -4,8 +4,7 @@
 //! 1. A leader whose group depends on frames of the blob log that are written and not known durable puts
 //!    these frames' bytes, as they stand there, into the frame with the commits ([`Carried::push`]).
 //! 2. Recovery lays them where they stand, in unsealed segments, before it looks for frames there
-//!    ([`CarriedFrames::lay`]); who finds the blob log's own copy bad meanwhile reads the carried one
-//!    ([`CarriedFrames::at`]).
+//!    ([`CarriedFrames::lay`]); who finds the blob log's own copy bad meanwhile reads the carried one.
 //!
 //! - K1: what is carried begins where the blob log is durable, or carried already, and reaches to the
 //!   frame's `depends_upto`. So what frames up to some point carry leaves no gap.
@@ -150,15 +149,6 @@ impl CarriedFrames {
             }
             None => Ok(()),
         }
-    }
-
-    /// The carried bytes that stand at this place, to their end.
-    pub fn at(&self, ordinal: Ordinal, offset_bytes: u64) -> Option<Bytes> {
-        let from = |(start, carried): &(u64, Bytes)| {
-            let skip = size(offset_bytes.checked_sub(*start)?);
-            (skip < carried.len()).then(|| carried.slice(skip..))
-        };
-        self.0.get(&ordinal)?.iter().rev().find_map(from)
     }
 
     /// Lays what is carried of a segment over its file's `bytes`; true if that changed them: the file itself

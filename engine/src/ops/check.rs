@@ -461,7 +461,7 @@ impl Check<'_> {
                 Ok(false) => format!("its value {digest} is not held"),
                 Err(error) => format!("its value cannot be looked up: {}", Chain(&error)),
                 Ok(true) if self.bad.contains(&digest) => {
-                    match damage(super::get::get(self.inner, &digest, crate::Verify::Digest))? {
+                    match damage(super::get::find(self.inner, &digest, crate::Verify::Digest))? {
                         Ok(_) => continue,
                         Err(error) => format!("its value cannot be read: {}", Chain(&error)),
                     }

@@ -3,13 +3,12 @@
 use std::ops::ControlFlow;
 
 use bytes::{Buf as _, Bytes};
+use pinstone_disk::codec::size;
 use pinstone_disk::{Digest, DiskExt as _};
-use pinstone_wal::{
-    CarriedFrames, Place, Record, RecordHeader, RecordKind, Scan, SegmentFile, ValueRecord,
-    WalError, corrupt,
-};
+use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, WalError, corrupt};
 
 use crate::error::{Error, Result};
+use crate::ops::put;
 use crate::options::Verify;
 use crate::state::inner::{Inner, count};
 
@@ -21,15 +20,26 @@ pub(crate) const ONE_READ_BYTES_MAX: u64 = 64 << 10;
 const HEADER_READ_BYTES: usize = 64;
 
 /// The value named `digest`, or `None` if it is not held. All copies are tried (P4), those known to
-/// be bad last.
+/// be bad last. A value that only the pointer log has is written anew: that copy leaves with its segment.
 pub(crate) fn get(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
     count(&inner.counters.get, 1);
-    let found = Search::new(inner, digest, verify).all()?;
+    let mut search = Search::new(inner, digest, verify);
+    let found = search.all()?;
     match &found {
         Some(value) => count(&inner.counters.get_bytes, value.len() as u64),
         None => count(&inner.counters.get_absent, 1),
     }
+    if let Some(value) = found.as_ref().filter(|_| search.was_carried)
+        && let Err(error) = put::store(inner, *digest, value)
+    {
+        tracing::warn!(%error, %digest, "only the pointer log has a good copy of this value");
+    }
     Ok(found)
+}
+
+/// As [`get`], and nothing is written, or counted.
+pub(crate) fn find(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
+    Search::new(inner, digest, verify).all()
 }
 
 /// A search for a copy that can be read.
@@ -41,6 +51,8 @@ pub(crate) struct Search<'a> {
     passed: Vec<(Place, Said)>,
     /// Why the first copy that could not be read could not.
     failed: Option<Error>,
+    /// What was found the pointer log carries, and the blob log has no more.
+    was_carried: bool,
 }
 
 /// Who says that a copy is there.
@@ -54,7 +66,7 @@ pub(crate) enum Said {
 
 impl<'a> Search<'a> {
     pub(crate) fn new(inner: &'a Inner, digest: &'a Digest, verify: Verify) -> Self {
-        Self { inner, digest, verify, passed: Vec::new(), failed: None }
+        Self { inner, digest, verify, passed: Vec::new(), failed: None, was_carried: false }
     }
 
     fn all(&mut self) -> Result<Option<Bytes>> {
@@ -108,38 +120,35 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Reads and checks one copy; none if it is another value's. Who finds the blob log's own bytes bad
-    /// asks what the pointer log carries of them.
-    fn read(&self, place: Place, said: Said) -> Result<Option<Bytes>> {
-        match read_record(self.inner, place)? {
-            Some(bytes) => match self.checked(place, said, bytes) {
-                Err(error @ Error::Corrupt { .. }) => {
-                    // However that ends, a put is to write the value anew.
-                    self.inner.index.mark_bad(self.digest, place);
-                    self.carried(place, said).ok_or(error).map(Some)
-                }
-                checked => checked,
-            },
+    /// Reads and checks one copy; none if it is another value's. Who cannot read the blob log's own bytes, or
+    /// finds them bad, asks what the pointer log carries of them.
+    fn read(&mut self, place: Place, said: Said) -> Result<Option<Bytes>> {
+        let read = match read_record(self.inner, place) {
+            Ok(Some(bytes)) => self.checked(place, said, bytes),
             // The entry of a segment that has gone.
-            None if said == Said::Guessed => Ok(None),
-            None => {
+            Ok(None) if said == Said::Guessed => return Ok(None),
+            Ok(None) => {
                 let name = format!("segment {}", place.ordinal);
-                Err(corrupt(name, 0, "the index names it, the root does not").into())
+                return Err(corrupt(name, 0, "the index names it, the root does not").into());
             }
+            Err(error) => Err(error),
+        };
+        if !matches!(read, Err(Error::Corrupt { .. } | Error::Io { .. })) {
+            return read;
         }
+        let Some(value) = self.carried(place, said) else { return read };
+        // Or else a put would not write the value anew.
+        self.inner.index.mark_bad(self.digest, place);
+        self.was_carried = true;
+        Ok(Some(value))
     }
 
-    /// The value as the pointer log carries it, if it does. Reads the log's unsealed segments, and waits for a
-    /// commit that is on its way: damage is rare.
+    /// The value as the pointer log carries it, if it does.
     fn carried(&self, place: Place, said: Said) -> Option<Bytes> {
-        let segments = self.inner.pointer_log.lock().unsealed();
-        let scans = segments.into_iter().filter_map(|segment| scan(self.inner, &segment).ok());
-        let scans: Vec<Scan> = scans.collect();
-        let carried = CarriedFrames::of(&scans).ok()?;
-        let bytes = carried.at(place.ordinal, place.offset_bytes.into())?;
-        let value = self.checked(place, said, bytes).ok()??;
-        // No reader is to keep all of a segment in memory.
-        Some(Bytes::copy_from_slice(&value))
+        let (file, offset_bytes, left_bytes) = self.inner.carried.find(place.position())?;
+        let len_bytes = size(left_bytes.min(place.class.bytes_max()));
+        let bytes = self.inner.disk.read_own(&file, offset_bytes, len_bytes).ok()?;
+        self.checked(place, said, bytes).ok()?
     }
 
     /// The value in the record that these bytes begin with; none if it is another's.
@@ -187,13 +196,6 @@ impl<'a> Search<'a> {
         bytes.truncate(len_bytes);
         Ok(Some(bytes))
     }
-}
-
-/// What an unsealed segment holds now.
-fn scan(inner: &Inner, segment: &SegmentFile) -> Result<Scan> {
-    let len_bytes = usize::try_from(segment.file.len_bytes()?).expect("it fits the address space");
-    let bytes = inner.disk.read_own(&segment.file, 0, len_bytes)?;
-    Ok(Scan::of(segment.header, bytes))
 }
 
 /// The bytes from a record's start to its end or beyond; none if the log does not have the segment.

@@ -50,6 +50,7 @@ use crate::error::{Error, Result};
 use crate::maintain;
 use crate::ops::{commit, compact};
 use crate::options::Options;
+use crate::state::carried::CarriedPlaces;
 use crate::state::digest_index::{DigestIndex, IndexOptions};
 use crate::state::inner::{Access, CommitQueue, Inner, PointerLog};
 use crate::state::pointers::PointerTable;
@@ -370,6 +371,7 @@ fn begin(
         compact_signal: Arc::default(),
         told_blob: AtomicU64::new(told.blob.number()),
         told_pointer: AtomicU64::new(told.pointer.number()),
+        carried: CarriedPlaces::default(),
         counters: Striped::default(),
         recovery,
         lock: Mutex::new(Access::Locked(lock)),

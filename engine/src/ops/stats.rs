@@ -115,7 +115,7 @@ fn memory_stats(inner: &Inner) -> MemoryStats {
         cache_asked_count: tables.unit_asks,
         cache_missed_count: tables.unit_reads,
         cache_hit_rate: rate(tables.unit_asks.saturating_sub(tables.unit_reads), tables.unit_asks),
-        sealer_bytes: blob.sealer_memory_bytes,
+        sealer_bytes: blob.sealer_memory_bytes + inner.carried.memory_bytes(),
         append_buffer_bytes: blob.gathered_bytes,
         compaction_bytes: inner.trees.work_bytes.load(Ordering::Relaxed),
         root_bytes: 2 * inner.root.record_bytes(),

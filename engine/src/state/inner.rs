@@ -7,14 +7,13 @@ use std::sync::Arc;
 use pinstone_compaction::TableError;
 use pinstone_disk::env::{Announced, AtomicBool, AtomicU64, Mutex, Ordering, Striped};
 use pinstone_disk::{CommitId, Disk, Lock};
-use pinstone_wal::{
-    Appender, BlobLog, Closing, LogPosition, SegmentFile, WalError, Writer, copy_bytes,
-};
+use pinstone_wal::{Appender, BlobLog, Closing, LogPosition, WalError, Writer, copy_bytes};
 
 use crate::batch::Parts;
 use crate::error::{Error, Result};
 use crate::maintain;
 use crate::options::Options;
+use crate::state::carried::CarriedPlaces;
 use crate::state::digest_index::DigestIndex;
 use crate::state::pointers::PointerTable;
 use crate::state::reserve::Reserve;
@@ -62,6 +61,7 @@ pub(crate) struct Inner {
     /// How far the root's last frame says that the logs are durable.
     pub(crate) told_blob: AtomicU64,
     pub(crate) told_pointer: AtomicU64,
+    pub(crate) carried: CarriedPlaces,
     pub(crate) counters: Striped<Counts>,
     pub(crate) recovery: Recovery,
     /// Held while the store is being closed: that happens once.
@@ -97,12 +97,6 @@ impl PointerLog {
     /// A full segment is yet to be sealed, or is being sealed.
     pub(crate) fn is_behind(&self) -> bool {
         !self.closing.is_empty() || self.sealing.is_some()
-    }
-
-    /// The segments that are not sealed, in order, but for one that is being sealed.
-    pub(crate) fn unsealed(&self) -> Vec<SegmentFile> {
-        let closing = self.closing.iter().map(|closing| closing.segment.clone());
-        closing.chain(self.appender.as_ref().map(|appender| appender.segment().clone())).collect()
     }
 
     /// Where the frames of each unsealed segment end.

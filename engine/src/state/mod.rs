@@ -1,5 +1,6 @@
 //! What a store consists of. Nothing here knows the operations on it.
 
+pub(crate) mod carried;
 pub(crate) mod digest_index;
 pub(crate) mod inner;
 pub(crate) mod pointers;

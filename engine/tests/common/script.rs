@@ -55,6 +55,7 @@ pub struct Workload {
     pub name: String,
     pub segment_bytes: u64,
     pub pointer_segment_bytes: u64,
+    pub testify_bytes: u64,
     pub buffer_bytes: usize,
     pub before: Before,
     /// What the disk does wrong, in this life and in each opening after it.
@@ -76,6 +77,7 @@ impl Workload {
             name: name.into(),
             segment_bytes: 64 << 10,
             pointer_segment_bytes: 64 << 10,
+            testify_bytes: 64 << 10,
             buffer_bytes: 4 << 10,
             before: Before::Nothing,
             failing: None,
@@ -93,6 +95,11 @@ impl Workload {
     /// So that the pointer log goes on in further segments, and the blob log does not.
     fn with_tiny_pointer_segments(self) -> Self {
         Self { pointer_segment_bytes: 4 << 10, ..self }
+    }
+
+    /// So that the root testifies before the pointer log goes on in a further segment.
+    fn with_soon_testimony(self) -> Self {
+        Self { testify_bytes: 4 << 10, ..self }
     }
 
     /// On a disk that writes a part of what it is asked to, each time.
@@ -130,6 +137,7 @@ impl Workload {
         Store::builder()
             .segment_bytes(self.segment_bytes)
             .pointer_segment_bytes(self.pointer_segment_bytes)
+            .testify_bytes(self.testify_bytes)
             .append_buffer_bytes(self.buffer_bytes)
             .reserve_bytes(4 * self.segment_bytes + (16 << 10))
             // So that little makes tables, and tables make levels.
@@ -360,6 +368,7 @@ pub fn workloads() -> Vec<Workload> {
         Workload::new("known-values", known_values()),
         Workload::new("batches", batches()).tiny(),
         Workload::new("carried", carried()).with_tiny_pointer_segments(),
+        Workload::new("testified", carried()).with_soon_testimony(),
         Workload::new("short-writes", first_life()).tiny().with_short_writes(),
         Workload::new("after-a-kill", second_life()).after(Before::Killed(first_life())),
         Workload::new("after-a-kill-tiny", second_life())

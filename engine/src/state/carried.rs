@@ -1,0 +1,93 @@
+//! Where the unsealed segments of the pointer log carry what of the blob log (decision 0015), for who finds the
+//! blob log's own copy bad.
+
+use std::sync::Arc;
+
+use pinstone_disk::env::Mutex;
+use pinstone_disk::{File, Ordinal};
+use pinstone_wal::{Carried, LogPosition, SegmentFile};
+
+/// What was carried since the store was opened, and stands in no sealed segment of the pointer log; in order.
+#[derive(Debug, Default)]
+pub(crate) struct CarriedPlaces(Mutex<Vec<CarriedPlace>>);
+
+/// Bytes of one segment of the blob log, and where they stand in the pointer log.
+#[derive(Debug)]
+struct CarriedPlace {
+    from: LogPosition,
+    upto: LogPosition,
+    ordinal: Ordinal,
+    file: Arc<dyn File>,
+    offset_bytes: u64,
+}
+
+impl CarriedPlaces {
+    /// These bytes stand durably at `offset_bytes` of a segment of the pointer log.
+    pub(crate) fn note(&self, carried: &Carried, segment: &SegmentFile, offset_bytes: u64) {
+        let (from, upto) = (carried.from, carried.upto);
+        let (ordinal, file) = (segment.header.ordinal, Arc::clone(&segment.file));
+        self.0.lock().push(CarriedPlace { from, upto, ordinal, file, offset_bytes });
+    }
+
+    /// Lets go of what this segment of the pointer log carries, which was sealed.
+    pub(crate) fn leave(&self, ordinal: Ordinal) {
+        self.0.lock().retain(|place| place.ordinal > ordinal);
+    }
+
+    /// Where what stands at `position` of the blob log is carried: the file, the offset, and bytes from there
+    /// on.
+    pub(crate) fn find(&self, position: LogPosition) -> Option<(Arc<dyn File>, u64, u64)> {
+        let places = self.0.lock();
+        let after = places.partition_point(|place| place.from <= position);
+        let place = places[..after].last().filter(|place| position < place.upto)?;
+        let skip_bytes = position.number() - place.from.number();
+        let left_bytes = place.upto.number() - position.number();
+        Some((Arc::clone(&place.file), place.offset_bytes + skip_bytes, left_bytes))
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        (self.0.lock().capacity() * size_of::<CarriedPlace>()) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pinstone_disk::sim::SimDisk;
+    use pinstone_disk::{Disk as _, Epoch, LogKind, StoreId};
+    use pinstone_wal::{SegmentHeader, create_segment};
+
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_by_what_it_carries_until_its_segment_is_sealed() {
+        let disk = SimDisk::new(1);
+        let segment = |ordinal| {
+            let header = SegmentHeader {
+                log: LogKind::Pointer,
+                ordinal,
+                epoch: Epoch::FIRST,
+                store_id: StoreId(disk.random().unwrap()),
+            };
+            create_segment(&*disk, header, 0).unwrap()
+        };
+        let (first, second) = (segment(Ordinal(1)), segment(Ordinal(2)));
+        let at = |offset| LogPosition::new(Ordinal(7), offset);
+        let carried = |from, upto| Carried { from: at(from), upto: at(upto), frames: Vec::new() };
+        let places = CarriedPlaces::default();
+        places.note(&carried(512, 1024), &first, 600);
+        places.note(&carried(1024, 2048), &second, 700);
+        places.note(&carried(4096, 4608), &second, 9000);
+        let found = |offset| {
+            let (file, offset_bytes, left_bytes) = places.find(at(offset))?;
+            Some((file.name() == second.file.name(), offset_bytes, left_bytes))
+        };
+        assert_eq!([found(0), found(511), found(2048), found(5000)], [None; 4]);
+        assert_eq!(found(512), Some((false, 600, 512)));
+        assert_eq!(found(1023), Some((false, 1111, 1)));
+        assert_eq!(found(1100), Some((true, 776, 948)));
+        assert_eq!(found(4096), Some((true, 9000, 512)));
+        places.leave(Ordinal(1));
+        assert_eq!((found(600), found(1100)), (None, Some((true, 776, 948))));
+    }
+}

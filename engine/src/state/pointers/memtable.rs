@@ -179,9 +179,10 @@ impl Names {
     fn change(&mut self, name: &[u8], version: Version, has_below: bool, pins: &Pins) {
         let stands = u64::from(version.to.is_some());
         let names = self.versions.as_mut().expect("commits are applied to one that is not frozen");
-        let Some(versions) = names.get_mut(name) else {
+        let hash = names.hash(name);
+        let Some(versions) = names.find_mut(hash, name) else {
             if version.to.is_some() || has_below {
-                names.insert(name, Versions { newest: version, older: Vec::new() });
+                names.insert(hash, name, Versions { newest: version, older: Vec::new() });
                 self.entry_count += 1;
                 self.standing_count += stands;
             }

@@ -21,6 +21,9 @@ use pinstone_disk::env::{HashTable, NameSeed};
 /// Names of a leaf, at most.
 const LEAF_NAMES: usize = 64;
 
+/// Leaves behind the last one added to in which a name's place is looked for first.
+const NEAR_LEAVES: usize = 4;
+
 /// What the allocator adds to a block of memory, about.
 const BLOCK_BYTES: usize = 16;
 
@@ -34,6 +37,8 @@ pub(super) struct NameMap<V> {
     /// Leaves that are empty, and in no order.
     free: Vec<LeafNumber>,
     order: Vec<Edge>,
+    /// Which leaf in the order a name was added to last: those of a commit come in order.
+    near: usize,
     by_hash: HashTable<Hashed>,
     seed: NameSeed,
     /// Bytes of names: the leaves' and the edges', with what of these is unused.
@@ -45,16 +50,17 @@ pub(super) struct NameMap<V> {
 struct Leaf<V> {
     /// Of each name's hash the last byte.
     tags: Vec<u8>,
-    entries: Vec<Entry<V>>,
+    /// Where in `names` each stands: apart from the values, so that who searches looks at few places.
+    spans: Vec<Span>,
+    values: Vec<V>,
     /// The names' bytes, in any order, and those of names that were removed.
     names: Vec<u8>,
 }
 
-#[derive(Debug)]
-struct Entry<V> {
+#[derive(Clone, Copy, Debug)]
+struct Span {
     start: u32,
     len: u32,
-    value: V,
 }
 
 /// What parts a leaf from the one before.
@@ -95,15 +101,19 @@ type Position = (usize, usize);
 
 impl<V> Leaf<V> {
     fn new() -> Self {
-        Self { tags: Vec::new(), entries: Vec::new(), names: Vec::new() }
+        Self { tags: Vec::new(), spans: Vec::new(), values: Vec::new(), names: Vec::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.spans.len()
     }
 
     fn name(&self, at: usize) -> &[u8] {
-        self.name_of(&self.entries[at])
+        self.name_of(self.spans[at])
     }
 
-    fn name_of(&self, entry: &Entry<V>) -> &[u8] {
-        &self.names[entry.start as usize..][..entry.len as usize]
+    fn name_of(&self, span: Span) -> &[u8] {
+        &self.names[span.start as usize..][..span.len as usize]
     }
 
     /// Where the name with this hash stands.
@@ -118,22 +128,23 @@ impl<V> Leaf<V> {
         let (start, len) = (index(self.names.len()), index(name.len()));
         self.names.extend_from_slice(name);
         self.tags.insert(at, tag(hash));
-        self.entries.insert(at, Entry { start, len, value });
+        self.spans.insert(at, Span { start, len });
+        self.values.insert(at, value);
     }
 
     fn remove(&mut self, at: usize) {
         self.tags.remove(at);
-        self.entries.remove(at);
+        self.spans.remove(at);
+        self.values.remove(at);
     }
 
     /// Lays its names out anew, without those that were removed.
     fn pack(&mut self) {
-        let mut names =
-            Vec::with_capacity(self.entries.iter().map(|entry| entry.len as usize).sum());
-        for entry in &mut self.entries {
+        let mut names = Vec::with_capacity(self.spans.iter().map(|span| span.len as usize).sum());
+        for span in &mut self.spans {
             let start = u32::try_from(names.len()).expect("they were longer");
-            names.extend_from_slice(&self.names[entry.start as usize..][..entry.len as usize]);
-            entry.start = start;
+            names.extend_from_slice(&self.names[span.start as usize..][..span.len as usize]);
+            span.start = start;
         }
         self.names = names;
     }
@@ -145,6 +156,7 @@ impl<V> NameMap<V> {
             leaves: Vec::new(),
             free: Vec::new(),
             order: Vec::new(),
+            near: 0,
             by_hash: HashTable::new(),
             seed,
             name_bytes: 0,
@@ -154,29 +166,33 @@ impl<V> NameMap<V> {
     /// Bytes that it takes, but for what values own (K3).
     pub(super) fn memory_bytes(&self) -> usize {
         let entries = match &self.leaves[..] {
-            [only] => only.entries.capacity(),
+            [only] => only.values.capacity(),
             many => many.len() * LEAF_NAMES,
         };
-        entries * (size_of::<Entry<V>>() + size_of::<u8>())
-            + self.leaves.capacity() * (size_of::<Leaf<V>>() + 3 * BLOCK_BYTES)
+        entries * (size_of::<V>() + size_of::<Span>() + size_of::<u8>())
+            + self.leaves.capacity() * (size_of::<Leaf<V>>() + 4 * BLOCK_BYTES)
             + self.order.capacity() * (size_of::<Edge>() + BLOCK_BYTES)
             + self.free.capacity() * size_of::<LeafNumber>()
             + self.by_hash.allocation_size()
             + self.name_bytes
     }
 
+    /// A name's hash, for [`find_mut`](Self::find_mut) and [`insert`](Self::insert).
+    pub(super) fn hash(&self, name: &[u8]) -> u64 {
+        self.seed.hash(name)
+    }
+
     pub(super) fn get(&self, name: &[u8]) -> Option<&V> {
-        let (leaf, at) = self.find(name)?;
-        Some(&self.leaves[leaf as usize].entries[at].value)
+        let (leaf, at) = self.find(self.hash(name), name)?;
+        Some(&self.leaves[leaf as usize].values[at])
     }
 
-    pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut V> {
-        let (leaf, at) = self.find(name)?;
-        Some(&mut self.leaves[leaf as usize].entries[at].value)
+    pub(super) fn find_mut(&mut self, hash: u64, name: &[u8]) -> Option<&mut V> {
+        let (leaf, at) = self.find(hash, name)?;
+        Some(&mut self.leaves[leaf as usize].values[at])
     }
 
-    fn find(&self, name: &[u8]) -> Option<(LeafNumber, usize)> {
-        let hash = self.seed.hash(name);
+    fn find(&self, hash: u64, name: &[u8]) -> Option<(LeafNumber, usize)> {
         let mut found = None;
         let _ = self.by_hash.find(hash, |hashed| {
             if hashed.hash() == hash {
@@ -188,17 +204,17 @@ impl<V> NameMap<V> {
         found
     }
 
-    /// Adds a name.
+    /// Adds a name with this hash.
     ///
     /// # Panics
     /// If it is there already.
-    pub(super) fn insert(&mut self, name: &[u8], value: V) {
-        let hash = self.seed.hash(name);
-        let (mut nth, mut at) = self.search(name, |other| other < name);
+    pub(super) fn insert(&mut self, hash: u64, name: &[u8], value: V) {
+        let mut nth = self.near_leaf_of(name);
+        let mut at = self.place_in(nth, |other| other < name);
         match self.order.get(nth).map(|edge| &self.leaves[edge.leaf as usize]) {
             None => self.add_leaf(nth, name, Leaf::new()),
-            Some(leaf) if leaf.entries.len() < LEAF_NAMES => {
-                assert!(at == leaf.entries.len() || leaf.name(at) != name, "it is new");
+            Some(leaf) if leaf.len() < LEAF_NAMES => {
+                assert!(at == leaf.len() || leaf.name(at) != name, "it is new");
             }
             Some(_) if at == LEAF_NAMES && nth + 1 == self.order.len() => {
                 // Names that come in order leave full leaves.
@@ -212,6 +228,7 @@ impl<V> NameMap<V> {
                 }
             }
         }
+        self.near = nth;
         let leaf = self.order[nth].leaf;
         let names = self.leaves[leaf as usize].names.capacity();
         self.leaves[leaf as usize].insert(at, hash, name, value);
@@ -232,11 +249,11 @@ impl<V> NameMap<V> {
         let hashed = Hashed::new(hash, leaf);
         let entry = self.by_hash.find_entry(hash, |other| *other == hashed);
         entry.expect("each name is in the table (K1)").remove();
-        let left = self.leaves[leaf as usize].entries.len();
+        let left = self.leaves[leaf as usize].len();
         let next_count = self
             .order
             .get(nth + 1)
-            .map_or(LEAF_NAMES, |edge| self.leaves[edge.leaf as usize].entries.len());
+            .map_or(LEAF_NAMES, |edge| self.leaves[edge.leaf as usize].len());
         if left == 0 {
             self.drop_leaf(nth);
         } else if left + next_count <= LEAF_NAMES / 2 {
@@ -253,11 +270,13 @@ impl<V> NameMap<V> {
         let leaf = &mut self.leaves[number as usize];
         let mut behind = Leaf {
             tags: Vec::with_capacity(LEAF_NAMES),
-            entries: Vec::with_capacity(LEAF_NAMES),
+            spans: Vec::with_capacity(LEAF_NAMES),
+            values: Vec::with_capacity(LEAF_NAMES),
             names: leaf.names.clone(),
         };
         behind.tags.extend(leaf.tags.drain(LEAF_NAMES / 2..));
-        behind.entries.extend(leaf.entries.drain(LEAF_NAMES / 2..));
+        behind.spans.extend(leaf.spans.drain(LEAF_NAMES / 2..));
+        behind.values.extend(leaf.values.drain(LEAF_NAMES / 2..));
         behind.pack();
         self.repack(number);
         let from: Box<[u8]> = behind.name(0).into();
@@ -268,12 +287,13 @@ impl<V> NameMap<V> {
     /// Appends to a leaf what another one held, which is gone.
     fn take_all(&mut self, number: LeafNumber, (gone, behind): (LeafNumber, Leaf<V>)) {
         let leaf = &mut self.leaves[number as usize];
-        let (before, base, held) = (leaf.entries.len(), leaf.names.len(), leaf.names.capacity());
+        let (before, base, held) = (leaf.len(), leaf.names.len(), leaf.names.capacity());
         let base = u32::try_from(base).expect("a leaf holds few names of 1 KiB");
         leaf.tags.extend(behind.tags);
         leaf.names.extend_from_slice(&behind.names);
-        let moved = |entry: Entry<V>| Entry { start: entry.start + base, ..entry };
-        leaf.entries.extend(behind.entries.into_iter().map(moved));
+        let moved = |span: Span| Span { start: span.start + base, ..span };
+        leaf.spans.extend(behind.spans.into_iter().map(moved));
+        leaf.values.extend(behind.values);
         self.name_bytes += leaf.names.capacity() - held;
         self.repack(number);
         self.rehash(gone, number, before);
@@ -282,7 +302,7 @@ impl<V> NameMap<V> {
     /// The names of a leaf from this one on were another's before: the table is told.
     fn rehash(&mut self, before: LeafNumber, now: LeafNumber, from: usize) {
         let leaf = &self.leaves[now as usize];
-        for at in from..leaf.entries.len() {
+        for at in from..leaf.len() {
             let hash = self.seed.hash(leaf.name(at));
             let old = Hashed::new(hash, before);
             let hashed = self.by_hash.find_mut(hash, |other| *other == old);
@@ -339,19 +359,41 @@ impl<V> NameMap<V> {
     fn first_not(&self, name: &[u8], is_before: impl Fn(&[u8]) -> bool) -> Position {
         let (nth, at) = self.search(name, is_before);
         match self.order.get(nth) {
-            Some(edge) if at == self.leaves[edge.leaf as usize].entries.len() => (nth + 1, 0),
+            Some(edge) if at == self.leaves[edge.leaf as usize].len() => (nth + 1, 0),
             _ => (nth, at),
         }
     }
 
     /// The leaf that `name` belongs to, and how many names in it are before where it belongs.
     fn search(&self, name: &[u8], is_before: impl Fn(&[u8]) -> bool) -> Position {
-        let nth = self.order.partition_point(|edge| *edge.from <= *name).saturating_sub(1);
-        let at = self.order.get(nth).map_or(0, |edge| {
+        let nth = self.leaf_of(name);
+        (nth, self.place_in(nth, is_before))
+    }
+
+    fn leaf_of(&self, name: &[u8]) -> usize {
+        self.order.partition_point(|edge| *edge.from <= *name).saturating_sub(1)
+    }
+
+    /// The same, looked for behind the leaf that was added to last.
+    fn near_leaf_of(&self, name: &[u8]) -> usize {
+        let near = self.order.get(self.near..).unwrap_or(&[]);
+        let is_before = |edge: &Edge| *edge.from <= *name;
+        if !near.first().is_some_and(is_before) {
+            return self.leaf_of(name);
+        }
+        let behind = near.iter().take(NEAR_LEAVES + 1).position(|edge| !is_before(edge));
+        match behind {
+            Some(steps) => self.near + steps - 1,
+            None if near.len() <= NEAR_LEAVES => self.order.len() - 1,
+            None => self.leaf_of(name),
+        }
+    }
+
+    fn place_in(&self, nth: usize, is_before: impl Fn(&[u8]) -> bool) -> usize {
+        self.order.get(nth).map_or(0, |edge| {
             let leaf = &self.leaves[edge.leaf as usize];
-            leaf.entries.partition_point(|entry| is_before(leaf.name_of(entry)))
-        });
-        (nth, at)
+            leaf.spans.partition_point(|span| is_before(leaf.name_of(*span)))
+        })
     }
 
     fn leaf(&self, nth: usize) -> &Leaf<V> {
@@ -376,9 +418,8 @@ impl<'a, V> Iterator for Range<'a, V> {
         }
         let (nth, at) = self.front;
         let leaf = self.map.leaf(nth);
-        self.front = if at + 1 < leaf.entries.len() { (nth, at + 1) } else { (nth + 1, 0) };
-        let entry = &leaf.entries[at];
-        Some((leaf.name_of(entry), &entry.value))
+        self.front = if at + 1 < leaf.len() { (nth, at + 1) } else { (nth + 1, 0) };
+        Some((leaf.name(at), &leaf.values[at]))
     }
 }
 
@@ -389,13 +430,12 @@ impl<V> DoubleEndedIterator for Range<'_, V> {
             return None;
         }
         let (nth, at) = match self.back {
-            (nth, 0) => (nth - 1, self.map.leaf(nth - 1).entries.len() - 1),
+            (nth, 0) => (nth - 1, self.map.leaf(nth - 1).len() - 1),
             (nth, at) => (nth, at - 1),
         };
         self.back = (nth, at);
         let leaf = self.map.leaf(nth);
-        let entry = &leaf.entries[at];
-        Some((leaf.name_of(entry), &entry.value))
+        Some((leaf.name(at), &leaf.values[at]))
     }
 }
 
@@ -411,6 +451,10 @@ mod tests {
         NameMap::new(NameSeed::new([3; 16]))
     }
 
+    fn insert(map: &mut NameMap<u64>, name: &[u8], value: u64) {
+        map.insert(map.hash(name), name, value);
+    }
+
     /// What the map holds is what the model holds, from both ends and in any range.
     fn agrees(map: &NameMap<u64>, model: &BTreeMap<Vec<u8>, u64>, from: &[u8], until: &[u8]) {
         let pairs = |range: Range<'_, u64>| -> Vec<(Vec<u8>, u64)> {
@@ -418,7 +462,7 @@ mod tests {
         };
         let all: Vec<_> = model.clone().into_iter().collect();
         assert_eq!(pairs(map.range(Bound::Unbounded, Bound::Unbounded)), all);
-        let sizes = (0..map.order.len()).map(|nth| map.leaf(nth).entries.len());
+        let sizes = (0..map.order.len()).map(|nth| map.leaf(nth).len());
         assert!(sizes.clone().all(|size| (1..=LEAF_NAMES).contains(&size)), "K2");
         assert_eq!((sizes.sum(), map.by_hash.len()), (model.len(), model.len()), "K1");
         let held = map.leaves.iter().map(|leaf| leaf.names.capacity()).sum::<usize>();
@@ -450,7 +494,7 @@ mod tests {
         for order in orders {
             let (mut map, mut model) = (map(), BTreeMap::new());
             for number in (0..3000).map(order) {
-                map.insert(&name(number), number);
+                insert(&mut map, &name(number), number);
                 model.insert(name(number), number);
             }
             agrees(&map, &model, &name(511), &name(1025));
@@ -462,7 +506,7 @@ mod tests {
             agrees(&map, &model, &name(7), &name(2900));
             let before = map.memory_bytes();
             for number in (0..3000).map(order).filter(|number| number % 7 > 0) {
-                map.insert(&name(number), number);
+                insert(&mut map, &name(number), number);
                 model.insert(name(number), number);
             }
             agrees(&map, &model, b"", b"b");
@@ -478,7 +522,7 @@ mod tests {
         ) {
             let (mut map, mut model) = (map(), BTreeMap::new());
             for (number, (name, is_removal)) in (0..).zip(steps) {
-                match map.get_mut(&name) {
+                match map.find_mut(map.hash(&name), &name) {
                     Some(_) if is_removal => {
                         map.remove(&name);
                         model.remove(&name);
@@ -488,7 +532,7 @@ mod tests {
                         model.insert(name, number);
                     }
                     None => {
-                        map.insert(&name, number);
+                        insert(&mut map, &name, number);
                         model.insert(name, number);
                     }
                 }

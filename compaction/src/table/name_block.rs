@@ -287,15 +287,16 @@ impl Block {
                 continue;
             }
             let (rest, left) = (&bytes[head.rest_at..rest_end], &name[head.shared_bytes..]);
-            match rest.cmp(left) {
-                Ordering::Equal if head.commit <= commit => {
+            let more = equal_bytes(rest, left);
+            match (rest.get(more), left.get(more)) {
+                (None, None) if head.commit <= commit => {
                     let digest = bytes[rest_end..next_offset].first_chunk();
                     return Found::Version(head.commit, digest.copied().map(Digest::from_bytes));
                 }
-                Ordering::Greater => return Found::Nothing,
+                (next, sought) if next > sought => return Found::Nothing,
                 _ => {}
             }
-            equal = head.shared_bytes + equal_bytes(rest, left);
+            equal = head.shared_bytes + more;
         }
         Found::End
     }
@@ -553,7 +554,25 @@ struct Head {
 impl Head {
     /// Reads the head of the entry at this offset of a block that `open` accepted (N3).
     #[inline]
-    fn read(bytes: &[u8], mut at: usize) -> Self {
+    fn read(bytes: &[u8], at: usize) -> Self {
+        // Of most names neither number takes more than a byte, and of an entry there are four at least.
+        let [shared_bytes, rest_bytes, commit, kind] =
+            *bytes[at..].first_chunk().expect("N3: an entry's head is there");
+        if (shared_bytes | rest_bytes | commit) & 0x80 != 0 {
+            return Self::read_long(bytes, at);
+        }
+        Self {
+            shared_bytes: shared_bytes.into(),
+            rest_bytes: rest_bytes.into(),
+            commit: commit.into(),
+            kind,
+            rest_at: at + 4,
+        }
+    }
+
+    /// The same, whatever its numbers are.
+    #[cold]
+    fn read_long(bytes: &[u8], mut at: usize) -> Self {
         let shared_bytes = size(varint(bytes, &mut at));
         let rest_bytes = size(varint(bytes, &mut at));
         let commit = varint(bytes, &mut at);
@@ -577,11 +596,20 @@ fn varint(bytes: &[u8], at: &mut usize) -> u64 {
 }
 
 /// How many bytes `left` and `right` begin with are equal.
+#[inline]
 pub(crate) fn equal_bytes(left: &[u8], right: &[u8]) -> usize {
-    let (left_eights, right_eights) = (left.chunks_exact(8), right.chunks_exact(8));
-    let eights = left_eights.zip(right_eights).take_while(|(left, right)| left == right).count();
-    let (left, right) = (&left[eights * 8..], &right[eights * 8..]);
-    eights * 8 + left.iter().zip(right).take_while(|(left, right)| left == right).count()
+    let mut equal = 0;
+    while let (Some(left), Some(right)) =
+        (left[equal..].first_chunk(), right[equal..].first_chunk())
+    {
+        let different = u64::from_le_bytes(*left) ^ u64::from_le_bytes(*right);
+        if different != 0 {
+            return equal + (different.trailing_zeros() / u8::BITS) as usize;
+        }
+        equal += 8;
+    }
+    let (left, right) = (&left[equal..], &right[equal..]);
+    equal + left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
 
 /// N1: the entry with `next` comes after the one with `last`. Of their names, what stands after all

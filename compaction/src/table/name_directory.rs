@@ -5,8 +5,11 @@
 //!    what is looked for is the one to look in.
 //! 2. Names of one table often begin alike. What all keys but the first begin with stands in memory once; the
 //!    first key has one byte of a name.
+//! 3. Of what is left of each key the first eight bytes stand in an array of numbers: where these differ,
+//!    keys are compared by them alone.
 //!
 //! - K1: a directory that was read and one that was made again from the blocks have the same keys.
+//! - K2: keys whose first eight bytes differ are in the order of these, taken as a number.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -150,31 +153,42 @@ struct FoundKeys {
     rests: Box<[u8]>,
     /// Where each of these ends.
     ends: Box<[u32]>,
-    commits: Box<[u64]>,
+    /// What each of these begins with (K2).
+    beginnings: Box<[u64]>,
+    /// Of blocks that begin within a name's versions: which one, and its key's commit.
+    commits: Box<[(u32, u64)]>,
 }
 
 impl FoundKeys {
     fn new(keys: &Keys) -> Self {
         let others = || (1..keys.len()).map(|index| keys.name(index));
         let first_other = others().next().unwrap_or(&[]);
+        let is_within_versions = |(_, commit): &(u32, u64)| *commit != u64::MAX;
         let shared_bytes = others().map(|name| equal_bytes(first_other, name)).min().unwrap_or(0);
         let mut rests = Vec::with_capacity(keys.names.len() - shared_bytes * others().count());
         let mut ends = Vec::with_capacity(keys.len());
+        let mut beginnings = Vec::with_capacity(keys.len());
         for index in 0..keys.len() {
             let left_out = if index == 0 { 0 } else { shared_bytes };
-            rests.extend_from_slice(&keys.name(index)[left_out..]);
+            let rest = &keys.name(index)[left_out..];
+            rests.extend_from_slice(rest);
+            beginnings.push(beginning(rest));
             ends.push(u32::try_from(rests.len()).expect("they are no longer than the names"));
         }
         Self {
             shared: first_other[..shared_bytes].into(),
             rests: rests.into(),
             ends: ends.into(),
-            commits: keys.commits.as_slice().into(),
+            beginnings: beginnings.into(),
+            commits: (0..).zip(keys.commits.iter().copied()).filter(is_within_versions).collect(),
         }
     }
 
     fn resident_bytes(&self) -> usize {
-        self.shared.len() + self.rests.len() + 4 * self.ends.len() + 8 * self.commits.len()
+        self.shared.len()
+            + self.rests.len()
+            + (4 + 8) * self.ends.len()
+            + size_of::<(u32, u64)>() * self.commits.len()
     }
 
     fn rest(&self, index: usize) -> &[u8] {
@@ -182,21 +196,35 @@ impl FoundKeys {
         &self.rests[start as usize..self.ends[index] as usize]
     }
 
+    fn commit(&self, index: usize) -> u64 {
+        let at = self.commits.binary_search_by_key(&index, |(block, _)| *block as usize);
+        at.map_or(u64::MAX, |at| self.commits[at].1)
+    }
+
     /// The last block whose key is not above (`name`, `commit`), if any.
     fn find(&self, name: &[u8], commit: u64) -> Option<usize> {
-        let is_above = |index: usize, rest| {
-            order((self.rest(index), self.commits[index]), (rest, commit)).is_gt()
+        let is_above = |index: usize, rest: &[u8]| {
+            self.rest(index).cmp(rest).then_with(|| commit.cmp(&self.commit(index))).is_gt()
         };
         if self.ends.is_empty() || is_above(0, name) {
             return None;
         }
-        let (beginning, rest) = name.split_at(name.len().min(self.shared.len()));
-        match beginning.cmp(&self.shared) {
+        let (shared, rest) = name.split_at(name.len().min(self.shared.len()));
+        match shared.cmp(&self.shared) {
             Ordering::Less => return Some(0),
             Ordering::Greater => return Some(self.ends.len() - 1),
             Ordering::Equal => {}
         }
-        let (mut low, mut high) = (1, self.ends.len());
+        let sought = beginning(rest);
+        let others = &self.beginnings[1..];
+        let mut low = 1 + others.partition_point(|beginning| *beginning < sought);
+        // Most often no key begins alike.
+        let mut high = match self.beginnings.get(low) {
+            Some(beginning) if *beginning == sought => {
+                low + self.beginnings[low..].partition_point(|beginning| *beginning == sought)
+            }
+            _ => low,
+        };
         while low < high {
             let middle = low + (high - low) / 2;
             if is_above(middle, rest) {
@@ -206,5 +234,70 @@ impl FoundKeys {
             }
         }
         Some(low - 1)
+    }
+}
+
+/// The first eight bytes as a number, zeros after the last: of two names whose beginnings differ, the lesser
+/// one has the lesser beginning (K2).
+fn beginning(name: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    let len = name.len().min(first.len());
+    first[..len].copy_from_slice(&name[..len]);
+    u64::from_be_bytes(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_is_the_last_key_that_is_not_above() {
+        let rests: &[&[u8]] = &[
+            b"",
+            b"\0",
+            b"\0\0",
+            b"a",
+            b"a\0",
+            b"a\0\0\0\0\0\0\0",
+            b"a\0\0\0\0\0\0\0\0",
+            b"abcdefg",
+            b"abcdefgh",
+            b"abcdefgh\0",
+            b"abcdefghi",
+            b"abcdefghij",
+            b"abcdefgi",
+            b"b",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ];
+        for shared in [&b""[..], b"\0", b"user/"] {
+            let names: Vec<Vec<u8>> = rests
+                .iter()
+                .map(|rest| [shared, rest].concat())
+                .filter(|n| !n.is_empty())
+                .collect();
+            // A block more where a name's versions go on; and each key in turn left out.
+            for left_out in 0..=names.len() {
+                let mut keys = Keys::default();
+                let mut kept: Vec<(&[u8], u64)> = Vec::new();
+                for (index, name) in names.iter().enumerate().filter(|(at, _)| *at != left_out) {
+                    kept.push((name, u64::MAX));
+                    if index % 3 == 0 {
+                        kept.push((name, 9));
+                        kept.push((name, 5));
+                    }
+                }
+                kept.iter().for_each(|(name, commit)| keys.push(name, *commit));
+                let found = FoundKeys::new(&keys);
+                let sought =
+                    names.iter().map(|name| &name[..]).chain([&b"\xff"[..], b"u", b"userz"]);
+                for (name, commit) in
+                    sought.flat_map(|name| [u64::MAX, 10, 9, 6, 5, 1].map(|commit| (name, commit)))
+                {
+                    let last = kept.iter().rposition(|key| order(*key, (name, commit)).is_le());
+                    assert_eq!(found.find(name, commit), last, "{name:?} {commit}");
+                }
+            }
+        }
     }
 }

@@ -36,6 +36,9 @@ const CHUNK_COUNT: usize = 256;
 /// Names that a scan reads under its first lock: many end soon.
 const CHUNK_COUNT_MIN: usize = 16;
 
+/// Names that make a run worth reading where they stand: those of shorter runs are read some at a time.
+const RUN_COUNT: usize = 16;
+
 /// Names and their versions in memory.
 #[derive(Debug)]
 pub(crate) struct NameMemtable {
@@ -327,6 +330,8 @@ pub(crate) struct MemtableScan {
     /// Of these, how many were given.
     given: usize,
     count_max: usize,
+    /// The last run that was asked for was shorter than [`RUN_COUNT`].
+    runs_are_short: bool,
 }
 
 impl MemtableScan {
@@ -346,6 +351,7 @@ impl MemtableScan {
             seen: Vec::new(),
             given: 0,
             count_max: CHUNK_COUNT_MIN,
+            runs_are_short: false,
         }
     }
 
@@ -418,18 +424,23 @@ impl NameSource for MemtableScan {
     where
         F: FnMut(&[u8], u64, Option<&Digest>) -> bool,
     {
-        let mut each =
-            |name: &[u8], version: &Version| each(name, version.commit.0, version.to.as_ref());
-        while let Some((name, version)) = self.take() {
-            if !each(name, version) {
-                return Ok(true);
-            }
+        let (mut count, mut is_enough) = (0, false);
+        let mut each = |name: &[u8], version: &Version| {
+            count += 1;
+            each(name, version.commit.0, version.to.as_ref())
+        };
+        if self.runs_are_short && self.given == self.seen.len() && !self.is_read {
+            self.read()?;
         }
-        if !self.is_read {
+        while !is_enough && let Some((name, version)) = self.take() {
+            is_enough = !each(name, version);
+        }
+        if !is_enough && !self.is_read && !self.runs_are_short {
             self.walk(CHUNK_COUNT, each)?;
-            // Whoever asks for runs asks for one by the way.
-            self.count_max = 1;
         }
-        Ok(!self.is_read)
+        self.runs_are_short = count < RUN_COUNT;
+        // Whoever asks for long runs asks for one name by the way.
+        self.count_max = if self.runs_are_short { self.count_max.max(CHUNK_COUNT_MIN) } else { 1 };
+        Ok(is_enough || !self.is_read)
     }
 }

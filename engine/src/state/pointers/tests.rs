@@ -207,3 +207,40 @@ fn a_scan_goes_on_while_commits_change_what_it_has_yet_to_read() {
     }
     assert_eq!(scan.count(), 400);
 }
+
+#[test]
+fn memtables_that_take_turns_give_every_name_once_however_long_the_turns_are() {
+    // Turns of the frozen memtable and the active one: short, long, and short again.
+    let turns = [1, 1, 2, 1, 15, 1, 16, 17, 1, 40, 300, 1, 600, 3, 1, 1, 1, 1, 20, 1, 1, 270];
+    let mut changes = [Vec::new(), Vec::new()];
+    let mut expected = Vec::new();
+    for (turn, count) in turns.into_iter().enumerate() {
+        for _ in 0..count {
+            let name = format!("{:05}", expected.len());
+            changes[turn % 2].push(name.clone());
+            // In its turn the frozen one has names that the active one deleted.
+            let is_deleted = turn % 2 == 0 && expected.len() % 7 == 3;
+            expected.push((name, is_deleted));
+        }
+    }
+    let table = PointerTable::default();
+    for (id, names) in (1..).zip(&changes) {
+        let set = |name: &String| (name.clone(), Some(target(id)));
+        let mut all: Vec<_> = names.iter().map(set).collect();
+        if id == 2 {
+            table.freeze(Ordinal::FIRST, LogPosition::START);
+            let deleted = expected.iter().filter(|(_, is_deleted)| *is_deleted);
+            all.extend(deleted.map(|(name, _)| (name.clone(), None)));
+        }
+        let all: Vec<(&[u8], _)> = all.iter().map(|(name, to)| (name.as_bytes(), *to)).collect();
+        apply(&table, id, &all);
+    }
+    let names = expected.iter().filter(|(_, is_deleted)| !is_deleted).map(|(name, _)| name);
+    let names: Vec<&[u8]> = names.map(|name| name.as_bytes()).collect();
+    for from_back in [0, 1, 100, 700, names.len()] {
+        let mut scan = table.scan(NameRange::all(), CommitId(2)).map(|pointer| pointer.unwrap().0);
+        let mut back: Vec<Bytes> = scan.by_ref().rev().take(from_back).collect();
+        back.reverse();
+        assert!(scan.chain(back).eq(names.iter().copied()), "{from_back} from the back");
+    }
+}

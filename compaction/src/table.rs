@@ -8,6 +8,7 @@ pub mod footer;
 pub mod index;
 pub mod name_block;
 pub(crate) mod name_directory;
+pub(crate) mod name_walk;
 pub mod names;
 pub mod probes;
 pub mod shared;

@@ -27,22 +27,32 @@ fn name(number: usize) -> String {
     format!("{number:05}")
 }
 
-/// A run of tables of a few blocks each, in a deep level.
-fn levels() -> (Arc<Tables>, Arc<OpenLevels<Names>>) {
-    let tables = tables(&SimDisk::new(1));
-    let mut ordinal = 0;
+/// Tables of these entries, from this ordinal on.
+fn write(
+    tables: &Arc<Tables>,
+    mut ordinal: u32,
+    table_bytes: u64,
+    entries: impl IntoIterator<Item = NameEntry>,
+) -> Vec<TableMeta> {
     let next_id = Box::new(move || {
         ordinal += 1;
         Some(TableId { table: Names::KIND, ordinal: Ordinal(ordinal), epoch: Epoch(1) })
     });
-    let options = RunOptions { table_bytes: 16 << 10, filter_seed: None, next_id };
-    let mut writer = RunWriter::<Names>::new(&tables, options, Vec::new(), Vec::new());
-    for number in 0..NAMES {
+    let options = RunOptions { table_bytes, filter_seed: None, next_id };
+    let mut writer = RunWriter::<Names>::new(tables, options, Vec::new(), Vec::new());
+    entries.into_iter().for_each(|entry| writer.push(&entry).unwrap());
+    writer.finish().unwrap()
+}
+
+/// A run of tables of a few blocks each, in a deep level.
+fn levels() -> (Arc<Tables>, Arc<OpenLevels<Names>>) {
+    let tables = tables(&SimDisk::new(1));
+    let entries = (0..NAMES).map(|number| {
         let to = Some(Digest::of(name(number).as_bytes()));
-        writer.push(&NameEntry { name: name(number).into(), commit: 1, to }).unwrap();
-    }
-    let added: Vec<(u8, TableMeta)> =
-        writer.finish().unwrap().into_iter().map(|meta| (6, meta)).collect();
+        NameEntry { name: name(number).into(), commit: 1, to }
+    });
+    let metas = write(&tables, 0, 16 << 10, entries);
+    let added: Vec<(u8, TableMeta)> = metas.into_iter().map(|meta| (6, meta)).collect();
     let open = |(_, meta): &(u8, TableMeta)| Names::open(&tables, meta.clone()).unwrap();
     let opened: Vec<_> = added.iter().map(|added| Arc::new(open(added))).collect();
     assert!(opened.len() > 5);
@@ -106,6 +116,67 @@ fn ranges_without_names_read_nothing() {
         assert!(scan.next().is_none() && scan.next_back().is_none());
     }
     assert_eq!(tables.figures().unit_asks, 0);
+}
+
+#[test]
+fn what_a_commit_sees_of_several_tables_is_what_it_saw_when_it_was_made() {
+    // Of some names many versions, over several blocks; deletions; names with which others begin.
+    let mut entries = Vec::new();
+    let ends = ["", "\0", "\0\0", "x", "xy", "y"];
+    for (number, end) in (0..900u64).zip(ends.iter().cycle()) {
+        let (versions, apart) = if number % 97 == 5 { (190, 1) } else { (1 + number % 3, 65) };
+        for nth in (0..versions).rev() {
+            let commit = 1 + number * 37 % (200 - apart * (versions - 1)).min(70) + nth * apart;
+            let to = (commit % 5 > 0).then(|| Digest::of(&(number + commit).to_le_bytes()));
+            entries.push(NameEntry { name: format!("{:03}{end}", number / 6).into(), commit, to });
+        }
+    }
+    entries.sort();
+    let tables = tables(&SimDisk::new(1));
+    let (mut added, mut opened) = (Vec::new(), Vec::new());
+    // A level below, and two tables of level 0: names of a run, or each other one, stand in all of them.
+    for (level, commits, ordinal) in [(6, 0..80, 0), (0, 80..150, 50), (0, 150..201, 51)] {
+        let held = entries.iter().filter(|entry| commits.contains(&entry.commit)).cloned();
+        for meta in write(&tables, ordinal, if level == 0 { 1 << 20 } else { 8 << 10 }, held) {
+            opened.push(Arc::new(Names::open(&tables, meta.clone()).unwrap()));
+            added.push((level, meta));
+        }
+    }
+    let edit = LevelEdit { tree: Names::KIND, added, removed: Vec::new() };
+    let levels = Arc::new(OpenLevels::new().apply(&edit, &opened).unwrap());
+    assert_eq!(levels.levels().tables(0).len(), 2);
+    assert!(levels.levels().tables(6).len() > 2);
+    let bounds =
+        ["", "0", "000\0", "001", "002\0\0", "016x", "077", "077xz", "101xx", "149y", "149z"];
+    for commit in [0, 1, 60, 79, 80, 130, 155, 199, 200, u64::MAX] {
+        let mut seen: Vec<&NameEntry> = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.commit <= commit) {
+            if seen.last().is_none_or(|last| last.name != entry.name) {
+                seen.push(entry);
+            }
+        }
+        seen.retain(|entry| entry.to.is_some());
+        for (nth, from) in bounds.iter().enumerate() {
+            for until in bounds[nth..].iter().map(Some).chain([None]) {
+                let until = until.map(|until| until.as_bytes().to_vec());
+                let range = NameRange { from: from.as_bytes().to_vec(), until };
+                let is_in = |entry: &&&NameEntry| {
+                    entry.name >= range.from && range.is_before_end(&entry.name)
+                };
+                let wanted: Vec<_> = seen
+                    .iter()
+                    .filter(is_in)
+                    .map(|entry| (entry.name.clone(), entry.to.unwrap()))
+                    .collect();
+                let views = || Arc::new(Published::new(Arc::clone(&levels)));
+                let scan = || NameScan::new(views(), range.clone(), commit).map(Result::unwrap);
+                assert_eq!(scan().collect::<Vec<_>>(), wanted, "{range:?} {commit}");
+                let mut backwards: Vec<_> = scan().rev().collect();
+                backwards.reverse();
+                assert_eq!(backwards, wanted, "{range:?} {commit}");
+            }
+        }
+    }
 }
 
 /// Deleted names alone, in sources that are gone after some of them.

@@ -1,5 +1,5 @@
-//! The names of one level's tables that a commit sees, forwards or backwards: one cursor, which
-//! goes from table to table. A table of level 0 is a run of its own.
+//! The names of one level's tables that a commit sees, forwards or backwards, table after table. A table of
+//! level 0 is a run of its own.
 //!
 //! Of one name, versions stand newest first, all in one table. Forwards the first one that is not
 //! newer than the commit is what it sees; backwards the last one.
@@ -9,12 +9,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use pinstone_disk::Digest;
+
 use crate::error::TableError;
 use crate::levels::LEVELS_MAX;
 use crate::name_scan::{Head, NameRange, NameSource, NameView, Stop};
 use crate::open_levels::OpenLevels;
 use crate::run::Names;
-use crate::table::names::TableCursor;
+use crate::table::name_walk::Walk;
+use crate::table::names::{NameTable, TableCursor};
 
 /// Names of the tables of a level, or of one table of level 0.
 #[derive(Debug)]
@@ -23,6 +26,9 @@ pub struct LevelScan {
     level: u8,
     /// Tables yet to be entered.
     left: Range<usize>,
+    /// In a table that was entered: forwards,
+    walk: Option<Walk>,
+    /// or backwards.
     cursor: Option<TableCursor>,
     range: NameRange,
     commit: u64,
@@ -42,6 +48,7 @@ impl LevelScan {
             levels: Arc::clone(levels),
             level,
             left,
+            walk: None,
             cursor: None,
             range: range.clone(),
             commit,
@@ -67,31 +74,15 @@ impl LevelScan {
         all
     }
 
-    /// The next table's cursor.
-    fn next_cursor(&mut self) -> Option<TableCursor> {
+    /// The next table.
+    fn next_table(&mut self) -> Option<&Arc<NameTable>> {
         let index = if self.backwards { self.left.next_back()? } else { self.left.next()? };
-        Some(self.levels.tables(self.level)[index].cursor())
-    }
-
-    /// Enters the next table, at its first entry in the range. Says whether there was one.
-    fn enter_first(&mut self) -> Result<bool, TableError> {
-        while let Some(mut cursor) = self.next_cursor() {
-            let is_on = if self.range.from.is_empty() {
-                cursor.forward()?
-            } else {
-                cursor.seek(&self.range.from, u64::MAX)?
-            };
-            self.cursor = Some(cursor);
-            if is_on {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Some(&self.levels.tables(self.level)[index])
     }
 
     /// Enters the next table backwards, at its last entry in the range. Says whether there was one.
     fn enter_last(&mut self) -> Result<bool, TableError> {
-        while let Some(mut cursor) = self.next_cursor() {
+        while let Some(mut cursor) = self.next_table().map(NameTable::cursor) {
             match &self.range.until {
                 Some(until) => drop(cursor.seek(until, u64::MAX)?),
                 None => cursor.seek_end()?,
@@ -105,23 +96,21 @@ impl LevelScan {
         Ok(false)
     }
 
+    /// Gives name after name to `each`, until it says that it is enough. Says whether it did.
     #[inline]
-    fn forward(&mut self, head: &mut Head) -> Result<bool, TableError> {
+    fn forward(
+        &mut self,
+        mut each: impl FnMut(&[u8], u64, Option<&Digest>) -> bool,
+    ) -> Result<bool, TableError> {
         loop {
-            let is_on = match &mut self.cursor {
-                Some(cursor) => cursor.forward()?,
-                None => false,
-            };
-            if !is_on && !self.enter_first()? {
-                return Ok(false);
-            }
-            let entry = self.cursor.as_ref().and_then(TableCursor::entry);
-            let entry = entry.expect("it stands on one");
-            // Older versions of the name that was given follow it.
-            if entry.commit <= self.commit && *entry.name != head.name[..] {
-                head.set(entry.name, entry.commit, entry.to);
+            if let Some(walk) = &mut self.walk
+                && walk.give(self.commit, &mut each)?
+            {
                 return Ok(true);
             }
+            let from = self.range.from.clone();
+            let Some(table) = self.next_table() else { return Ok(false) };
+            self.walk = Some(Walk::new(table, &from));
         }
     }
 
@@ -157,10 +146,30 @@ impl LevelScan {
 }
 
 impl NameSource for LevelScan {
-    #[inline]
     fn next(&mut self, head: &mut Head) -> Result<bool, Stop> {
-        let next = if self.backwards { self.back(head) } else { self.forward(head) };
-        Ok(next?)
+        if self.backwards {
+            return Ok(self.back(head)?);
+        }
+        Ok(self.forward(|name, commit, to| {
+            head.set(name, commit, to.copied());
+            false
+        })?)
+    }
+
+    #[inline]
+    fn give<F>(&mut self, head: &mut Head, mut each: F) -> Result<bool, Stop>
+    where
+        F: FnMut(&[u8], u64, Option<&Digest>) -> bool,
+    {
+        if !self.backwards {
+            return Ok(self.forward(each)?);
+        }
+        while self.back(head)? {
+            if !each(&head.name, head.commit, head.to.as_ref()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

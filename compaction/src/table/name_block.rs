@@ -301,6 +301,35 @@ impl Block {
         Found::End
     }
 
+    /// Where the run begins in which `name` is, or would be; the first one's beginning for what is before all.
+    pub(super) fn start_for(&self, name: &[u8]) -> usize {
+        self.run_offset(self.run_of(name, u64::MAX))
+    }
+
+    /// The entry that begins at `offset`, where one begins, or where the last one ends: then there is none.
+    #[inline]
+    pub(super) fn stored(&self, offset: usize) -> Option<Stored<'_>> {
+        let bytes = &self.bytes[..self.entries_end];
+        if offset >= bytes.len() {
+            return None;
+        }
+        let head = Head::read(bytes, offset);
+        let rest_end = head.rest_at + head.rest_bytes;
+        let (to, end) = if head.kind == DELETED {
+            (None, rest_end)
+        } else {
+            let digest = bytes[rest_end..].first_chunk().expect("N3: a digest's bytes are there");
+            (Some(Digest::from_bytes(*digest)), rest_end + DIGEST_BYTES)
+        };
+        Some(Stored {
+            shared_bytes: head.shared_bytes,
+            rest: &bytes[head.rest_at..rest_end],
+            commit: head.commit,
+            to,
+            end,
+        })
+    }
+
     fn run_count(&self) -> usize {
         self.entry_count.div_ceil(RUN_ENTRIES)
     }
@@ -327,6 +356,18 @@ impl Block {
         }
         low
     }
+}
+
+/// An entry as it is stored: of its name what it does not share with the one before. The first of a run
+/// shares nothing.
+#[derive(Debug)]
+pub(super) struct Stored<'a> {
+    pub(super) shared_bytes: usize,
+    pub(super) rest: &'a [u8],
+    pub(super) commit: u64,
+    pub(super) to: Option<Digest>,
+    /// Where it ends.
+    pub(super) end: usize,
 }
 
 /// What a block has of a name.

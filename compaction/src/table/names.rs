@@ -238,7 +238,7 @@ impl NameTable {
     }
 
     /// The block, through the cache.
-    fn block(&self, directory: &Directory, block: usize) -> Result<Block, TableError> {
+    pub(super) fn block(&self, directory: &Directory, block: usize) -> Result<Block, TableError> {
         let range = directory.range(block);
         let opened = self
             .file
@@ -254,7 +254,7 @@ impl NameTable {
             .map_err(|error| self.file.corrupt(offset_bytes + error.offset as u64, error.what))
     }
 
-    fn directory(&self) -> Result<&Directory, TableError> {
+    pub(super) fn directory(&self) -> Result<&Directory, TableError> {
         let rebuild = || self.rebuild_directory();
         self.file.directory(&self.directory, || self.read_directory(), rebuild)
     }

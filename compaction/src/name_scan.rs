@@ -293,29 +293,26 @@ impl<V: NameView> NameScan<V> {
         });
         let chunk = &mut end.chunk;
         let count_max = (chunk.pointers.len() * 2).clamp(CHUNK_COUNT_MIN, CHUNK_COUNT_MAX);
-        let mut names = Vec::with_capacity(chunk.names.len());
+        // Most are about as long as those before.
+        let mut names = Vec::with_capacity(chunk.names.len() + chunk.names.len() / 8);
         let pointers = &mut chunk.pointers;
         pointers.clear();
-        let (range, is_read) = (&self.range, &mut self.is_read);
         let mut is_full = false;
         // The last deleted name, if nothing stands behind it: where to go on if a source is gone.
         let mut last_deleted = Vec::new();
         let mut each = |name: &[u8], to: Option<&Digest>| {
-            if !is_inside(range, name, backwards) {
-                *is_read = true;
-            } else if to.is_none() {
-                last_deleted.clear();
-                last_deleted.extend_from_slice(name);
-            } else if let Some(to) = to {
-                last_deleted.clear();
+            last_deleted.clear();
+            if let Some(to) = to {
                 names.extend_from_slice(name);
                 pointers.push((names.len(), *to));
                 is_full = pointers.len() >= count_max || names.len() >= CHUNK_BYTES;
+            } else {
+                last_deleted.extend_from_slice(name);
             }
-            !is_full && !*is_read
+            !is_full
         };
         let stop = loop {
-            match merge.give(&mut each) {
+            match merge.give(&self.range, &mut each) {
                 Ok(true) => {}
                 Ok(false) => break None,
                 Err(stop) => break Some(stop),
@@ -344,12 +341,6 @@ impl<V: NameView> NameScan<V> {
             }
         }
     }
-}
-
-/// Whether a name that an end comes to has not been passed by the other one.
-#[inline]
-fn is_inside(range: &NameRange, name: &[u8], backwards: bool) -> bool {
-    if backwards { *name >= range.from[..] } else { range.is_before_end(name) }
 }
 
 impl Chunk {

@@ -2,8 +2,8 @@
 //!
 //! 1. Each source's next name stands in a place of its own here; an order of those places says which
 //!    comes first, and of one name the newest version first.
-//! 2. The first source gives its names itself, one after the other, up to the next source's: that is one
-//!    comparison a name, and no copy.
+//! 2. The first source gives its names itself, one after the other, up to the next source's or the range's end,
+//!    whichever comes first: that is one comparison a name, and no copy.
 //! 3. Then all sources are moved past the name that was given, each to its place in the order.
 //!
 //! - G1: a source that has ended is not in the order: the last one left costs no comparisons.
@@ -12,13 +12,15 @@ use std::cmp::Ordering;
 
 use pinstone_disk::Digest;
 
-use crate::name_scan::{Head, NameSource, Stop};
+use crate::name_scan::{Head, NameRange, NameSource, Stop};
 
 /// Several sources as one.
 #[derive(Debug)]
 pub struct NameMerge<S> {
     sources: Vec<S>,
     heads: Vec<Head>,
+    /// What a head is read into that another one stands for yet.
+    spare: Head,
     /// Sources that stand on a name, the next one first.
     order: Vec<usize>,
     /// The first of these was given.
@@ -31,51 +33,83 @@ impl<S: NameSource> NameMerge<S> {
     /// Of sources that all go forwards, or all `backwards`. Asks nothing of them yet.
     pub fn new(sources: Vec<S>, backwards: bool) -> Self {
         let heads = sources.iter().map(|_| Head::default()).collect();
-        Self { sources, heads, order: Vec::new(), is_given: false, backwards, is_begun: false }
+        Self {
+            sources,
+            heads,
+            spare: Head::default(),
+            order: Vec::new(),
+            is_given: false,
+            backwards,
+            is_begun: false,
+        }
     }
 
-    /// Gives name after name to `each`, with where its newest version points, if that is no deletion. Says no
-    /// once there are no more or `each` says that it is enough; else it is to be asked again.
+    /// Gives name after name of `range` to `each`, with where its newest version points, if that is no deletion.
+    /// Says no once there are no more, those that it comes to are not in the range, or `each` says that it is
+    /// enough; else it is to be asked again.
     ///
     /// # Errors
     /// What a source says; none is to be asked again then.
     pub fn give(
         &mut self,
+        range: &NameRange,
         each: &mut impl FnMut(&[u8], Option<&Digest>) -> bool,
     ) -> Result<bool, Stop> {
         self.step()?;
         let Some(first) = self.order.first() else { return Ok(false) };
         let head = &self.heads[*first];
         self.is_given = true;
-        Ok(each(&head.name, head.to.as_ref()) && self.give_run(each)?)
+        let is_inside = match self.backwards {
+            true => head.name >= range.from,
+            false => range.is_before_end(&head.name),
+        };
+        Ok(is_inside && each(&head.name, head.to.as_ref()) && self.give_run(range, each)?)
     }
 
-    /// Gives what the first source, whose head was given, has before the next source's head.
+    /// Gives what the first source, whose head was given, has before the next source's head and in the range.
     fn give_run(
         &mut self,
+        range: &NameRange,
         each: &mut impl FnMut(&[u8], Option<&Digest>) -> bool,
     ) -> Result<bool, Stop> {
         let first = self.order[0];
-        let (mut head, mut next) = (std::mem::take(&mut self.heads[first]), Head::default());
-        let limit = self.order.get(1).map(|second| &self.heads[*second].name[..]);
-        let (mut is_enough, mut is_past) = (false, limit.is_some_and(|limit| *limit == head.name));
-        let before = if self.backwards { Ordering::Greater } else { Ordering::Less };
-        let is_before = |name: &[u8]| limit.is_none_or(|limit| name.cmp(limit) == before);
-        let mut has_more = true;
-        if !is_past {
-            has_more = self.sources[first].give(&mut head, |name, commit, to| {
-                if is_before(name) {
-                    is_enough = !each(name, to);
-                    return !is_enough;
-                }
-                next.set(name, commit, to.copied());
-                is_past = true;
-                false
-            })?;
-            if is_past {
-                head = next;
-                self.is_given = false;
+        let mut head = std::mem::take(&mut self.heads[first]);
+        let second = self.order.get(1).map(|second| &self.heads[*second].name[..]);
+        if second.is_some_and(|second| *second == head.name) {
+            self.heads[first] = head;
+            return Ok(true);
+        }
+        let end = if self.backwards { Some(&range.from) } else { range.until.as_ref() };
+        let end = end.map(|end| &end[..]);
+        let backwards = self.backwards;
+        let before = if backwards { Ordering::Greater } else { Ordering::Less };
+        let limit = match (second, end) {
+            (Some(second), Some(end)) if second.cmp(end) == before => Some(second),
+            (second, None) => second,
+            (_, end) => end,
+        };
+        // Backwards, the range's end is in it; and a name that the next source has too is not given twice.
+        let takes_limit = backwards && limit == end && second != end;
+        let is_before = |name: &[u8]| {
+            limit.is_none_or(|limit| {
+                let order = name.cmp(limit);
+                order == before || (takes_limit && order.is_eq())
+            })
+        };
+        let (mut is_enough, mut is_past) = (false, false);
+        let next = &mut self.spare;
+        let has_more = self.sources[first].give(&mut head, |name, commit, to| {
+            if is_before(name) {
+                is_enough = !each(name, to);
+                return !is_enough;
             }
+            next.set(name, commit, to.copied());
+            is_past = true;
+            false
+        })?;
+        if is_past {
+            std::mem::swap(&mut head, &mut self.spare);
+            self.is_given = false;
         }
         self.heads[first] = head;
         if !has_more {

@@ -596,19 +596,19 @@ impl Head {
     /// Reads the head of the entry at this offset of a block that `open` accepted (N3).
     #[inline]
     fn read(bytes: &[u8], at: usize) -> Self {
-        // Of most names neither number takes more than a byte, and of an entry there are four at least.
+        // An entry has four bytes at least, and of most names neither length takes more than one.
         let [shared_bytes, rest_bytes, commit, kind] =
             *bytes[at..].first_chunk().expect("N3: an entry's head is there");
-        if (shared_bytes | rest_bytes | commit) & 0x80 != 0 {
+        if (shared_bytes | rest_bytes) & 0x80 != 0 {
             return Self::read_long(bytes, at);
         }
-        Self {
-            shared_bytes: shared_bytes.into(),
-            rest_bytes: rest_bytes.into(),
-            commit: commit.into(),
-            kind,
-            rest_at: at + 4,
+        let (shared_bytes, rest_bytes) = (shared_bytes.into(), rest_bytes.into());
+        if commit & 0x80 == 0 {
+            return Self { shared_bytes, rest_bytes, commit: commit.into(), kind, rest_at: at + 4 };
         }
+        let mut at = at + 2;
+        let commit = varint(bytes, &mut at);
+        Self { shared_bytes, rest_bytes, commit, kind: bytes[at], rest_at: at + 1 }
     }
 
     /// The same, whatever its numbers are.

@@ -79,23 +79,17 @@ impl<S: NameSource> NameMerge<S> {
             self.heads[first] = head;
             return Ok(true);
         }
-        let end = if self.backwards { Some(&range.from) } else { range.until.as_ref() };
-        let end = end.map(|end| &end[..]);
         let backwards = self.backwards;
+        let end = if backwards { Some(&range.from) } else { range.until.as_ref() };
+        let end = end.map(|end| &end[..]);
         let before = if backwards { Ordering::Greater } else { Ordering::Less };
         let limit = match (second, end) {
             (Some(second), Some(end)) if second.cmp(end) == before => Some(second),
             (second, None) => second,
             (_, end) => end,
         };
-        // Backwards, the range's end is in it; and a name that the next source has too is not given twice.
-        let takes_limit = backwards && limit == end && second != end;
-        let is_before = |name: &[u8]| {
-            limit.is_none_or(|limit| {
-                let order = name.cmp(limit);
-                order == before || (takes_limit && order.is_eq())
-            })
-        };
+        // Backwards, the range's end is in it: as a head it is given all the same.
+        let is_before = |name: &[u8]| limit.is_none_or(|limit| name.cmp(limit) == before);
         let (mut is_enough, mut is_past) = (false, false);
         let next = &mut self.spare;
         let has_more = self.sources[first].give(&mut head, |name, commit, to| {

@@ -78,7 +78,7 @@ pub struct Options {
     /// Bytes of the pointer log, about, after which the root testifies to them: from then on damage to them is told
     /// from the torn tail of a crash. Before, damage to the log's end may pass for one where power was lost, too, and
     /// take these commits without an error; a crash alone takes none. Each time costs a sync of the root by the
-    /// maintenance thread. Default: 64 KiB; 4 KiB to 2 GiB ([`Options::SEGMENT_BYTES`]).
+    /// maintenance thread. Default: 256 KiB; 4 KiB to 2 GiB ([`Options::SEGMENT_BYTES`]).
     pub testify_bytes: u64,
     /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;
@@ -285,7 +285,7 @@ impl Default for Options {
             segment_bytes: 32 << 20,
             pointer_segment_bytes: 8 << 20,
             reserve_bytes: 2 * (32 << 20) + 2 * (8 << 20) + (2 << 20),
-            testify_bytes: 64 << 10,
+            testify_bytes: 256 << 10,
             append_buffer_bytes: 1 << 20,
             open_files_max: 256,
             memory_bytes: 256 << 20,

@@ -67,32 +67,45 @@ fn race(
     (store, disk, told)
 }
 
+/// Rounds until all threads have joined in time, at most.
+const ROUNDS: usize = 20;
+
 #[test]
 fn commits_that_waited_are_made_in_one_group_or_in_as_many_as_they_fill() {
+    // One is the first commit's, one that of the commit which the others waited for.
     for (count, groups) in [(1, 3), (LONG, 4)] {
-        let (store, disk, told) = race(count, || {});
-        let mut ids: Vec<u64> = told.into_iter().map(|told| told.unwrap().unwrap().0).collect();
-        ids.sort_unstable();
-        assert_eq!(ids, (2..2 + u64::from(THREADS)).collect::<Vec<_>>());
-        // One is the first commit's, one that of the commit which the others waited for.
-        assert_eq!(store.stats().since_open.commit_group_count, groups, "{count} names each");
-        store.close().unwrap();
-        let store = Store::builder().open_on(disk.clean_reopen() as Arc<dyn Disk>).unwrap();
-        assert_eq!(store.snapshot().commit().0, 1 + u64::from(THREADS));
+        let group_count = || {
+            let (store, disk, told) = race(count, || {});
+            let mut ids: Vec<u64> = told.into_iter().map(|told| told.unwrap().unwrap().0).collect();
+            ids.sort_unstable();
+            assert_eq!(ids, (2..2 + u64::from(THREADS)).collect::<Vec<_>>());
+            let group_count = store.stats().since_open.commit_group_count;
+            assert!(group_count >= groups, "{group_count} groups");
+            store.close().unwrap();
+            let store = Store::builder().open_on(disk.clean_reopen() as Arc<dyn Disk>).unwrap();
+            assert_eq!(store.snapshot().commit().0, 1 + u64::from(THREADS));
+            group_count
+        };
+        let is_met = (0..ROUNDS).any(|_| group_count() == groups);
+        assert!(is_met, "{count} names each are never {groups} groups");
     }
 }
 
 #[test]
 fn who_waits_for_a_thread_that_panics_is_told_and_writing_has_ended() {
     for count in [1, LONG] {
-        let (store, _, mut told) = race(count, || panic!("as the test wants it"));
-        assert!(told.remove(0).is_err(), "it panicked");
-        for told in told {
-            let told = told.unwrap();
-            assert!(matches!(told, Err(Error::Indeterminate { .. })), "{told:?}");
-        }
-        assert!(matches!(store.commit(deletions(0, 1)), Err(Error::Poisoned { .. })));
-        assert!(store.pointer("0").unwrap().is_none(), "it is read all the same");
+        let have_all_waited = || {
+            let (store, _, mut told) = race(count, || panic!("as the test wants it"));
+            assert!(told.remove(0).is_err(), "it panicked");
+            assert!(matches!(store.commit(deletions(0, 1)), Err(Error::Poisoned { .. })));
+            assert!(store.pointer("0").unwrap().is_none(), "it is read all the same");
+            let is_ended = |told: &_| matches!(told, Err(Error::Poisoned { .. }));
+            let is_unclear = |told: &_| matches!(told, Err(Error::Indeterminate { .. }));
+            let told: Vec<_> = told.into_iter().map(|told| told.unwrap()).collect();
+            assert!(told.iter().all(|told| is_ended(told) || is_unclear(told)), "{told:?}");
+            told.iter().all(is_unclear)
+        };
+        assert!((0..ROUNDS).any(|_| have_all_waited()), "{count} names each never waited");
     }
 }
 

@@ -108,9 +108,8 @@ impl LevelScan {
             {
                 return Ok(true);
             }
-            let from = self.range.from.clone();
-            let Some(table) = self.next_table() else { return Ok(false) };
-            self.walk = Some(Walk::new(table, &from));
+            let Some(table) = self.next_table().map(Arc::clone) else { return Ok(false) };
+            self.walk = Some(Walk::new(&table, &self.range.from));
         }
     }
 

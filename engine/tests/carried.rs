@@ -6,6 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
+use common::meddling::MeddlingDisk;
 use common::{tiny_tables, told};
 use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
@@ -331,6 +332,26 @@ fn a_bad_copy_is_read_as_the_pointer_log_carries_it_and_is_written_anew() {
         let findings = store.check(&options).unwrap().findings;
         assert!(findings.iter().all(|finding| finding.file == name.to_string()), "{findings:?}");
     }
+}
+
+/// However long the pointer log is: a reader of each bad copy would have all of it in memory.
+#[test]
+fn of_a_bad_copy_the_record_is_read_that_carries_it_and_nothing_else() {
+    let disk = SimDisk::new(1);
+    let meddling = MeddlingDisk::new(&disk);
+    let store = builder().open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
+    (0..50).for_each(|number| commit(&store, number));
+    let name = segments(&disk, LogKind::Blob)[0].to_string();
+    disk.corrupt(&name, 512 * 41 + 100, |rest| rest[0] ^= 1);
+    let digest = Digest::of(&value(40));
+    let batches = meddling.reads(|| assert_eq!(store.get(&digest).unwrap().unwrap(), value(40)));
+    let pointer = segments(&disk, LogKind::Pointer)[0].to_string();
+    let of_pointers: Vec<_> =
+        batches.into_iter().flatten().filter(|(file, _)| *file == pointer).collect();
+    let [(_, offset_bytes)] = of_pointers[..] else { panic!("{of_pointers:?}") };
+    let bytes = disk.file_bytes(&pointer).unwrap();
+    let at = bytes.windows(400).position(|bytes| *bytes == value(40)).unwrap() as u64;
+    assert!(offset_bytes <= at && at < offset_bytes + 512, "{offset_bytes}, not {at}");
 }
 
 #[test]

@@ -74,6 +74,20 @@ impl fmt::Display for At {
     }
 }
 
+/// For each of several callers that it concerns: of an error that is no code of the machine's, the kind and
+/// the text.
+impl Clone for DiskError {
+    fn clone(&self) -> Self {
+        let source = match self.source.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None if self.is_crash() => io::Error::other(crate::sim::Crashed),
+            None => io::Error::new(self.source.kind(), self.source.to_string()),
+        };
+        let Self { operation, ref file, offset_bytes, .. } = *self;
+        Self { operation, file: file.clone(), offset_bytes, source }
+    }
+}
+
 impl DiskError {
     /// An error of `operation` on `file`.
     pub fn new(operation: Operation, file: impl fmt::Display, source: io::Error) -> Self {
@@ -85,18 +99,6 @@ impl DiskError {
     pub fn at(mut self, offset_bytes: u64) -> Self {
         self.offset_bytes = Some(offset_bytes);
         self
-    }
-
-    /// The same error once more, for each of several callers that it concerns.
-    #[must_use]
-    pub fn duplicate(&self) -> Self {
-        let source = match self.source.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None if self.is_crash() => io::Error::other(crate::sim::Crashed),
-            None => io::Error::new(self.source.kind(), self.source.to_string()),
-        };
-        let offset_bytes = self.offset_bytes;
-        Self { operation: self.operation, file: self.file.clone(), offset_bytes, source }
     }
 
     /// The device, the quota or the file-size limit is exhausted; nothing else is wrong.
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duplicate_says_and_is_the_same() {
+    fn a_clone_says_and_is_the_same() {
         let sources = [
             io::Error::from_raw_os_error(28),
             io::ErrorKind::WriteZero.into(),
@@ -136,11 +138,11 @@ mod tests {
         ];
         for source in sources {
             let error = DiskError::new(Operation::Write, "LOCK", source).at(7);
-            let duplicate = error.duplicate();
-            assert_eq!(duplicate.to_string(), "writing LOCK at offset 7");
-            assert_eq!(duplicate.source.to_string(), error.source.to_string());
-            assert_eq!(duplicate.is_no_space(), error.is_no_space());
-            assert_eq!(duplicate.is_crash(), error.is_crash());
+            let clone = error.clone();
+            assert_eq!(clone.to_string(), "writing LOCK at offset 7");
+            assert_eq!(clone.source.to_string(), error.source.to_string());
+            assert_eq!(clone.is_no_space(), error.is_no_space());
+            assert_eq!(clone.is_crash(), error.is_crash());
         }
     }
 }

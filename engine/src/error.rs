@@ -10,7 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An operation failed. Of a put or a commit nothing happened then, now or after a crash, unless the
 /// error is [`Error::Indeterminate`]; what others did until they failed, they say themselves.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no store in this directory, and none was to be created.

@@ -308,8 +308,8 @@ impl Store {
     /// segment is opened for the first time; none of what is still in memory or mapped into it. If the value
     /// stands in tables, besides that a read of a page for each table that may hold it, where the page is not
     /// in the cache: filters leave one, or none for a value that is absent. Of a copy that cannot be read, or is
-    /// bad, it reads what the pointer log carries; if only that is good, it puts the value anew, as
-    /// [`Store::put`] does.
+    /// bad, it reads what the pointer log carries; if only that is good, it puts the value anew and
+    /// syncs it.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if no copy can be read as it was written; [`crate::Error::Io`].
@@ -387,9 +387,9 @@ impl Store {
     /// [`crate::Error::ValueMissing`], [`crate::Error::NameLength`], [`crate::Error::BadBatch`],
     /// [`crate::Error::Limit`], [`crate::Error::NoSpace`], [`crate::Error::Poisoned`],
     /// [`crate::Error::Io`]; [`crate::Error::Corrupt`] if damage hides a value that it points at, or
-    /// what a pointer is that it requires something of; that the pointer log needs a segment and has no ordinal left for one
-    /// is told as [`crate::Error::Poisoned`] too. [`crate::Error::Indeterminate`]: it may be found
-    /// after reopening, whole, or not.
+    /// what a pointer is that it requires something of, if a table that had to be written first is bad, or if the
+    /// pointer log has no ordinal left for a segment that it needs. [`crate::Error::Indeterminate`]: it may be
+    /// found after reopening, whole, or not.
     pub fn commit(&self, batch: Batch) -> Result<CommitId> {
         let committed = ops::commit::commit(&self.inner, batch);
         ops::commit::after(&self.inner);

@@ -334,6 +334,55 @@ fn a_bad_copy_is_read_as_the_pointer_log_carries_it_and_is_written_anew() {
     }
 }
 
+/// Nobody syncs what a read puts anew, but the read itself.
+#[test]
+fn a_value_that_a_read_put_anew_is_durable_before_the_pointer_log_lets_go_of_its_copy() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    commit(&store, 7);
+    let name = segments(&disk, LogKind::Blob)[0].to_string();
+    disk.corrupt(&name, 612, |rest| rest[0] ^= 1);
+    let digest = Digest::of(&value(7));
+    assert_eq!(store.get(&digest).unwrap().unwrap(), value(7));
+    // No segment of the pointer log is asked: it may be sealed by now.
+    let bytes = disk.after_crash(CrashState::Nothing).file_bytes(&name).unwrap();
+    let good = bytes.windows(400).filter(|bytes| *bytes == value(7)).count();
+    assert_eq!(good, 1, "behind the bad copy");
+}
+
+/// A sector that the device cannot read is no reason to refuse a store in which it is carried.
+#[test]
+fn what_cannot_be_read_when_a_store_is_opened_is_taken_from_what_carries_it() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    (0..3).for_each(|number| commit(&store, number));
+    let crashed = disk.after_crash(CrashState::Everything);
+    let name = segments(&crashed, LogKind::Blob)[0];
+    let unreadable = |bytes| {
+        let disk = crashed.clean_reopen();
+        disk.fail_when(
+            Filter::any().operation(Operation::Read).file(name).bytes(bytes),
+            Fault::Eio,
+        );
+        disk
+    };
+    for number in 0..3 {
+        let disk = unreadable(512 * (1 + number)..512 * (2 + number));
+        let store = open(&disk);
+        assert!(store.stats().recovery.bytes_copied > 0, "a file without it takes its place");
+        holds(&store, 0..3);
+    }
+    // Nothing carries the file's header, nor what is behind: whether that is anything nobody knows.
+    let end = 512 * 4;
+    for bytes in [0..1, end..end + 1] {
+        let disk = unreadable(bytes);
+        let names = disk.names();
+        let error = open_as(&disk, builder()).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }) && told(&error).contains(&name.to_string()));
+        assert_eq!(disk.names(), names);
+    }
+}
+
 /// However long the pointer log is: a reader of each bad copy would have all of it in memory.
 #[test]
 fn of_a_bad_copy_the_record_is_read_that_carries_it_and_nothing_else() {

@@ -14,6 +14,7 @@
 //!   one.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use pinstone_disk::Ordinal;
@@ -174,6 +175,24 @@ impl CarriedFrames {
             laid[start..end].copy_from_slice(carried);
         }
         (laid.into(), true)
+    }
+
+    /// The bytes of a segment's file that have to be read of it, if what is carried need not be: ranges of
+    /// offsets up to `len_bytes`, in order.
+    pub fn around(&self, ordinal: Ordinal, len_bytes: u64) -> Vec<Range<u64>> {
+        let carried = self.0.get(&ordinal).into_iter().flatten();
+        let mut carried: Vec<_> =
+            carried.map(|(start, bytes)| *start..*start + bytes.len() as u64).collect();
+        carried.sort_unstable_by_key(|range| range.start);
+        let (mut around, mut upto) = (Vec::new(), 0);
+        for range in carried.into_iter().chain(std::iter::once(len_bytes..len_bytes)) {
+            let start = range.start.min(len_bytes);
+            if upto < start {
+                around.push(upto..start);
+            }
+            upto = upto.max(range.end);
+        }
+        around
     }
 }
 

@@ -237,6 +237,16 @@ fn what_is_carried_is_laid_over_whatever_the_file_has() {
     let (other, is_laid) = carried.lay(Ordinal(2), Bytes::from_static(b"other"));
     assert!(!is_laid && other == b"other"[..]);
 
+    let (start, end) = (one.from.offset_bytes(), two.upto.offset_bytes());
+    let around = |ordinal, len_bytes| {
+        let parts = carried.around(Ordinal(ordinal), len_bytes).into_iter();
+        parts.map(|part| (part.start, part.end)).collect::<Vec<_>>()
+    };
+    assert_eq!(around(1, end + 7), [(0, start), (end, end + 7)]);
+    assert_eq!(around(1, end - 1), [(0, start)]);
+    assert_eq!(around(1, start - 1), [(0, start - 1)]);
+    assert_eq!(around(2, 5), [(0, 5)]);
+
     // Where the first goes on in none, the log ends there.
     let torn = [
         pointer_segment(1, &[(&one, one.upto)], false),

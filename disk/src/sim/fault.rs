@@ -2,6 +2,7 @@
 //! that has crashed.
 
 use std::io;
+use std::ops::Range;
 
 use rustix::io::Errno;
 
@@ -68,6 +69,7 @@ pub struct Filter {
     pub(super) operation: Option<Operation>,
     pub(super) file: Option<FileName>,
     pub(super) tables: Option<TableKind>,
+    pub(super) bytes: Option<(u64, u64)>,
     pub(super) nth: u64,
     pub(super) last: u64,
 }
@@ -75,7 +77,7 @@ pub struct Filter {
 impl Filter {
     /// All operations.
     pub fn any() -> Self {
-        Self { operation: None, file: None, tables: None, nth: 1, last: u64::MAX }
+        Self { operation: None, file: None, tables: None, bytes: None, nth: 1, last: u64::MAX }
     }
 
     /// Only those of this kind.
@@ -94,6 +96,12 @@ impl Filter {
     #[must_use]
     pub fn tables(self, tree: TableKind) -> Self {
         Self { tables: Some(tree), ..self }
+    }
+
+    /// Only those on any of these bytes of a file: reads, writes and what sets its length.
+    #[must_use]
+    pub fn bytes(self, bytes: Range<u64>) -> Self {
+        Self { bytes: Some((bytes.start, bytes.end)), ..self }
     }
 
     /// Only the n-th such from now, counted from 1.

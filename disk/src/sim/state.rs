@@ -121,7 +121,7 @@ pub(super) struct Rule {
 
 impl Rule {
     fn meets(&mut self, op: u64, call: Call) -> bool {
-        let Filter { operation, file, tables, nth, last } = self.filter;
+        let Filter { operation, file, tables, bytes, nth, last } = self.filter;
         let tree = match call.name {
             Some(FileName::Table { table, .. }) => Some(table),
             _ => None,
@@ -130,7 +130,11 @@ impl Rule {
             && self.fault.applies_to(call.operation)
             && operation.is_none_or(|operation| operation == call.operation)
             && file.is_none_or(|file| Some(file) == call.name)
-            && tables.is_none_or(|tables| Some(tables) == tree);
+            && tables.is_none_or(|tables| Some(tables) == tree)
+            && bytes.is_none_or(|(start, end)| {
+                call.range
+                    .is_some_and(|(offset, len)| offset < end && start < offset.saturating_add(len))
+            });
         self.passed += u64::from(passes);
         passes && (nth..=last).contains(&self.passed)
     }

@@ -504,20 +504,7 @@ impl GroupError {
     fn for_one(&self) -> Error {
         match self {
             Self::Indeterminate { cause } => Error::Indeterminate { cause: cause.clone() },
-            Self::NotHappened(Error::NoSpace { source }) => {
-                Error::NoSpace { source: source.duplicate() }
-            }
-            Self::NotHappened(Error::Io { source }) => Error::Io { source: source.duplicate() },
-            Self::NotHappened(Error::Poisoned { cause }) => {
-                Error::Poisoned { cause: cause.clone() }
-            }
-            // A table that had to be written first is not read back as it was written.
-            Self::NotHappened(Error::Corrupt { file, offset_bytes, what }) => Error::Corrupt {
-                file: file.clone(),
-                offset_bytes: *offset_bytes,
-                what: what.clone(),
-            },
-            Self::NotHappened(other) => Error::Poisoned { cause: other.to_string() },
+            Self::NotHappened(error) => error.clone(),
         }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) const ONE_READ_BYTES_MAX: u64 = 64 << 10;
 const HEADER_READ_BYTES: usize = 64;
 
 /// The value named `digest`, or `None` if it is not held. All copies are tried (P4), those known to
-/// be bad last. A value that only the pointer log has is written anew: that copy leaves with its segment.
+/// be bad last. A value that only the pointer log has is put anew, durably: that copy leaves with its segment.
 pub(crate) fn get(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
     count(&inner.counters.get, 1);
     let mut search = Search::new(inner, digest, verify);
@@ -30,11 +30,17 @@ pub(crate) fn get(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Opti
         None => count(&inner.counters.get_absent, 1),
     }
     if let Some(value) = found.as_ref().filter(|_| search.was_carried)
-        && let Err(error) = put::store(inner, *digest, value)
+        && let Err(error) = put_anew(inner, digest, value)
     {
         tracing::warn!(%error, %digest, "only the pointer log has a good copy of this value");
     }
     Ok(found)
+}
+
+/// Durably: by the time that the copy in the pointer log is gone, nobody may have asked for a sync.
+fn put_anew(inner: &Inner, digest: &Digest, value: &[u8]) -> Result<()> {
+    put::store(inner, *digest, value)?;
+    Ok(inner.blob.sync_all()?)
 }
 
 /// As [`get`], and nothing is written, or counted.

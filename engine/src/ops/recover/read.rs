@@ -1,11 +1,15 @@
 //! Reading a store as its last writer left it, and judging where its logs end. Changes nothing.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use pinstone_compaction::TableId;
+use pinstone_disk::codec::size;
 use pinstone_disk::{
-    Disk, DiskExt, Epoch, FileHeader, FileKind, FileName, FormatError, HEADER_BYTES, LogKind,
-    OpenMode, Ordinal, StoreId, TableKind,
+    Disk, DiskError, DiskExt, Epoch, File, FileHeader, FileKind, FileName, FormatError,
+    HEADER_BYTES, LogKind, OpenMode, Ordinal, StoreId, TableKind,
 };
 use pinstone_wal::{
     CarriedFrames, LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan,
@@ -371,13 +375,37 @@ fn scan_segment(
         return Err(corrupt(name, SEGMENT_BYTES_MAX, "a segment is shorter than 4 GiB").into());
     }
     let len_bytes = usize::try_from(len_bytes).expect("a segment fits the address space");
-    let bytes = disk.read(&file, 0, len_bytes)?;
+    let bytes = disk.read(&file, 0, len_bytes).or_else(|error| match header.log {
+        // What cannot be read may be what is carried.
+        LogKind::Blob => {
+            let around = carried.around(header.ordinal, len_bytes as u64);
+            read_parts(disk, &file, &around, len_bytes).map_err(|_| error)
+        }
+        LogKind::Pointer | LogKind::Root => Err(error),
+    })?;
     let segment = SegmentFile { header, file };
     let (bytes, is_laid) = match header.log {
         LogKind::Blob => carried.lay(header.ordinal, bytes),
         LogKind::Pointer | LogKind::Root => (bytes, false),
     };
     Ok(Unsealed { segment, scan: Scan::of(header, bytes), is_laid, sealer: None })
+}
+
+/// These parts of a file, zeros between them, `len_bytes` in all.
+fn read_parts(
+    disk: &dyn Disk,
+    file: &Arc<dyn File>,
+    parts: &[Range<u64>],
+    len_bytes: usize,
+) -> Result<Bytes, DiskError> {
+    let mut bytes = vec![0; len_bytes];
+    for Range { start, end } in parts {
+        let part = disk.read(file, *start, size(end - start))?;
+        // The file may have become shorter.
+        let start = size(*start);
+        bytes[start..start + part.len()].copy_from_slice(&part);
+    }
+    Ok(bytes.into())
 }
 
 fn check_store(header: &SegmentHeader, store_id: &StoreId) -> Result<()> {

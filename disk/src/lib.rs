@@ -20,6 +20,7 @@ mod map;
 pub mod planted;
 pub mod sim;
 mod std_disk;
+pub mod uniform;
 mod uring;
 mod vfs;
 

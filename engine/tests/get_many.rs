@@ -206,16 +206,21 @@ fn damaged_lists_stay_with_the_values_that_they_list() {
     let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
     fill(&store);
     store.maintain().unwrap();
-    let names = disk.names().into_iter().filter(|name| name.starts_with("blob-"));
-    for (name, from_end) in names.zip([300, 1000, 2000, 4400].into_iter().cycle()) {
-        let len = disk.file_bytes(&name).unwrap().len() as u64;
-        disk.corrupt(&name, len - from_end, |bytes| bytes[0] ^= 1);
-    }
     let all: Vec<_> = (0..800).map(|number| Digest::of(&value(number))).collect();
+    let mut damaged = 0;
+    for name in disk.names().into_iter().filter(|name| name.starts_with("blob-")) {
+        let bytes = disk.file_bytes(&name).unwrap();
+        let is_listed = |bytes: &[u8]| all.iter().any(|digest| bytes == digest.as_bytes());
+        let Some(last) = bytes.windows(32).rposition(is_listed) else { continue };
+        let (at, page_bytes) = (last as u64, bytes.len() as u64 - last as u64);
+        // Where a page lists it, and what its neighbours need not.
+        disk.corrupt(&name, at + 20, |bytes| bytes[0] ^= 1);
+        damaged += usize::from(page_bytes > 300);
+    }
     agrees(&store, &all);
     let contains = store.contains_many(&all);
     let failed = contains.iter().filter(|contains| contains.is_err()).count();
-    assert!(failed > 0 && failed < 700, "{failed} damaged");
+    assert!(failed > 0 && failed <= damaged, "{failed} of {damaged}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 #![expect(clippy::disallowed_methods, reason = "a store's files are removed from outside")]
 
-use pinstone::{Bytes, Digest, Store};
+use std::path::PathBuf;
+
+use pinstone::{Bytes, Digest, Error, Store};
 
 const VALUE_BYTES: usize = 10_000;
 
@@ -78,4 +80,50 @@ fn nothing_is_mapped_where_that_is_not_wanted() {
     let (_directory, store, digests) = store(false);
     assert_eq!(get_all(&store, &digests), (0..40).map(value).collect::<Vec<_>>());
     assert_eq!(store.stats().mapped_bytes, 0);
+}
+
+/// That a value is held, a page shows that nobody checks; that it is not, only one that is sound.
+#[test]
+fn a_damaged_list_hides_no_value_that_it_shows_and_denies_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    // What tables know of a digest leads to many others.
+    let builder = || {
+        let small = Store::builder().segment_bytes(64 << 10).memtable_entries_max(4);
+        small.mmap(true).index_key_bits(2)
+    };
+    let store = builder().open(&path).unwrap();
+    let digests: Vec<_> = (0..40).map(|at| store.put(&value(at)).unwrap().digest).collect();
+    store.maintain().unwrap();
+    store.close().unwrap();
+    let names = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+    let is_segment = |name: &PathBuf| name.to_string_lossy().contains("/blob-");
+    let mut segments: Vec<_> = names.filter(is_segment).collect();
+    segments.sort();
+    // The last are read when the store is opened.
+    for segment in &segments[..5] {
+        let mut bytes = std::fs::read(segment).unwrap();
+        let is_listed = |bytes: &[u8]| digests.iter().any(|digest| bytes == digest.as_bytes());
+        // Behind what a page lists, which is little here, its bytes are nothing but checked.
+        let last = bytes.windows(32).rposition(is_listed).unwrap();
+        bytes[last + 200] ^= 1;
+        std::fs::write(segment, bytes).unwrap();
+    }
+    let store = builder().open(&path).unwrap();
+    let many = store.contains_many(&digests);
+    let mut refused = 0;
+    for (digest, many) in digests.iter().zip(many) {
+        assert!(store.contains(digest).unwrap() && many.unwrap());
+    }
+    for number in 0..100_u32 {
+        let absent = Digest::of(&number.to_le_bytes());
+        let answers = [store.contains(&absent), store.contains_many(&[absent]).pop().unwrap()];
+        for answer in answers {
+            match answer {
+                Ok(is_held) => assert!(!is_held),
+                Err(error) => refused += usize::from(matches!(error, Error::Corrupt { .. })),
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
 }

@@ -18,7 +18,9 @@
 //! - L2: no entry is missed: the pages that begin with the digest's top bits, and the one before
 //!   them, are where it can stand. However many there are, that costs time alone.
 //! - L3: what is found has the whole digest asked for, and a page that is not as it was written is an
-//!   error.
+//!   error. Who asks whether a digest stands with a certain offset is told so by a page that nobody checked,
+//!   too ([`DigestList::page_lists`]): damage does not put the two together. That it does not stand there only a
+//!   checked page says, of bytes that stay what they are.
 //! - L4: the footer's hash of the list covers pages and directory, so that a directory made again is
 //!   known to be the one that was sealed.
 
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::size;
+use pinstone_disk::uniform::{boundary, rank};
 use pinstone_disk::{Digest, Disk, DiskExt, File, Op, Ordinal};
 
 use crate::error::{WalError, corrupt};
@@ -96,10 +99,12 @@ pub(crate) fn sort(entries: &mut [EncodedEntry]) {
 
 /// The order in which entries are listed. Eight bytes hardly ever leave it open.
 fn order(a: &EncodedEntry, b: &EncodedEntry) -> Ordering {
-    let first = |entry: &EncodedEntry| {
-        u64::from_be_bytes(*entry.first_chunk().expect("a digest has more bytes"))
-    };
     first(a).cmp(&first(b)).then_with(|| ListEntry::decode(a).cmp(&ListEntry::decode(b)))
+}
+
+/// The first eight bytes of what begins with a digest.
+fn first(bytes: &[u8]) -> u64 {
+    u64::from_be_bytes(*bytes.first_chunk().expect("a digest has more bytes"))
 }
 
 /// What the directory holds of a page: the top bits of its first digest.
@@ -187,9 +192,12 @@ pub struct ListPage {
 impl ListPage {
     /// The page's entries of `digest`, in ascending order of their offsets.
     pub fn entries_of(&self, digest: &Digest) -> impl Iterator<Item = ListEntry> {
+        self.entries_from(digest).take_while(move |entry| entry.digest == *digest)
+    }
+
+    fn entries_from(&self, digest: &Digest) -> impl Iterator<Item = ListEntry> {
         let start = self.slots().partition_point(|slot| slot[..32] < digest.as_bytes()[..]);
-        let rest = self.slots()[start..].iter().map(ListEntry::decode);
-        rest.take_while(move |entry| entry.digest == *digest)
+        self.slots()[start..].iter().map(ListEntry::decode)
     }
 
     fn slots(&self) -> &[EncodedEntry] {
@@ -502,7 +510,7 @@ impl DigestList {
                 Some(page) => page,
                 None => self.page(disk, file, index)?,
             };
-            for entry in page.entries().skip_while(|entry| entry.digest < *digest) {
+            for entry in page.entries_from(digest) {
                 if entry.digest != *digest {
                     return Ok(ControlFlow::Continue(()));
                 }
@@ -512,6 +520,76 @@ impl DigestList {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whether it lists the digest at this offset. `file` is the segment's; where that is mapped, and it does,
+    /// nothing is copied.
+    ///
+    /// # Errors
+    /// As [`DigestList::find`], but of a page that shows it all the same.
+    pub fn lists(
+        &self,
+        disk: &dyn Disk,
+        file: &Arc<dyn File>,
+        digest: &Digest,
+        offset_bytes: u32,
+    ) -> Result<bool, WalError> {
+        let pages = self.pages(digest);
+        let page = pages.start;
+        let offset = self.layout.page_offset(page as u64);
+        if pages.len() == 1 {
+            let map = file.map().and_then(|map| map.look(offset, DIGEST_PAGE_BYTES).ok());
+            if map.is_some_and(|(bytes, _)| self.is_shown(page, bytes, digest, offset_bytes)) {
+                return Ok(true);
+            }
+            let bytes = disk.read_own(file, offset, DIGEST_PAGE_BYTES)?;
+            return self.page_lists(page, &bytes, digest, offset_bytes);
+        }
+        let each = |entry: ListEntry| match entry.offset_bytes == offset_bytes {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        Ok(self.find(disk, file, digest, each)?.is_break())
+    }
+
+    /// Whether a page lists the digest at this offset (L3). Its bytes may be a map's, which the kernel may fetch
+    /// anew at any time: what is checked is a copy.
+    ///
+    /// # Errors
+    /// [`WalError::Format`] if it is damaged, and does not show that it does.
+    pub fn page_lists(
+        &self,
+        page: usize,
+        bytes: &[u8],
+        digest: &Digest,
+        offset_bytes: u32,
+    ) -> Result<bool, WalError> {
+        if self.is_shown(page, bytes, digest, offset_bytes) {
+            return Ok(true);
+        }
+        let page = self.open_page(page, Bytes::copy_from_slice(bytes))?;
+        let mut listed = page.entries_of(digest);
+        Ok(listed.any(|entry| entry.offset_bytes == offset_bytes))
+    }
+
+    /// Whether bytes that nobody checked have the digest with this offset.
+    fn is_shown(&self, page: usize, bytes: &[u8], digest: &Digest, offset_bytes: u32) -> bool {
+        let Some((header, slots)) = bytes.split_at_checked(DIGEST_PAGE_HEADER_BYTES) else {
+            return false;
+        };
+        let entry_count = usize::from(u16::from_le_bytes([header[4], header[5]]));
+        let slots: &[EncodedEntry] = slots.as_chunks().0;
+        let slots = &slots[..entry_count.min(slots.len())];
+        let start = u64::from(self.tops[page]);
+        let end = self.tops.get(page + 1).map_or(1 << 32, |top| u64::from(*top));
+        let guess = rank(top(digest), start..end, slots.len());
+        let wanted = first(digest.as_bytes());
+        let at = boundary(slots.len(), guess, |at| first(&slots[at]) < wanted);
+        let offset_bytes = offset_bytes.to_le_bytes();
+        slots[at..]
+            .iter()
+            .take_while(|slot| first(&slot[..]) == wanted)
+            .any(|slot| slot[..32] == digest.as_bytes()[..] && slot[32..36] == offset_bytes)
     }
 
     fn page(

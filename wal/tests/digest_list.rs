@@ -28,6 +28,8 @@ struct Listed {
     footer: Footer,
     /// Sorted.
     entries: Vec<ListEntry>,
+    /// The list's pages, before any damage.
+    pages: Vec<u8>,
 }
 
 impl Listed {
@@ -48,7 +50,10 @@ impl Listed {
         let file = disk.open(header.file_name(), OpenMode::Read).unwrap();
         let segment = SegmentFile { header, file };
         let (footer, _) = read_footer(&*disk, &segment).unwrap();
-        Self { disk, segment, footer, entries }
+        let mut pages = disk.file_bytes(&header.file_name().to_string()).unwrap();
+        let start = usize::try_from(footer.list_offset_bytes).unwrap();
+        pages.drain(..start);
+        Self { disk, segment, footer, entries, pages }
     }
 
     fn open(&self) -> Result<DigestList, WalError> {
@@ -96,7 +101,29 @@ impl Listed {
             let in_pages = self.find_in_pages(list, digest).unwrap();
             assert_eq!(in_pages, self.expected(digest), "{digest}");
         }
+        // To say that an offset is not listed takes checking pages, each time.
+        if digest.as_bytes()[31].is_multiple_of(8) {
+            self.assert_lists(list, digest);
+        }
         reads
+    }
+
+    fn assert_lists(&self, list: &DigestList, digest: &Digest) {
+        let lists = |offset_bytes| {
+            list.lists(&*self.disk, &self.segment.file, digest, offset_bytes).unwrap()
+        };
+        let expected = self.expected(digest);
+        assert!(expected.iter().all(|entry| lists(entry.offset_bytes)), "{digest}");
+        assert!(!lists(511), "{digest}");
+        // One of the pages shows it to who checks nothing.
+        let shows = |entry: &ListEntry, page: usize| {
+            let bytes = &self.pages[page * DIGEST_PAGE_BYTES..][..DIGEST_PAGE_BYTES];
+            assert!(!list.page_lists(page, bytes, digest, 511).unwrap(), "{digest}");
+            list.page_lists(page, bytes, digest, entry.offset_bytes).unwrap()
+        };
+        for entry in &expected {
+            assert!(list.pages(digest).any(|page| shows(entry, page)), "{entry:?}");
+        }
     }
 
     /// What is listed, and digests beside it.
@@ -220,6 +247,37 @@ fn thousands_of_digests_with_equal_top_bits_cost_time_alone() {
     }
     for top in [0, 0x7fff_ffff, 0x8000_0001, u32::MAX] {
         assert_eq!(listed.find(&list, &ground(top, 4)).unwrap(), []);
+    }
+}
+
+/// Who looks at a page that nobody checked believes what it shows, and nothing that it does not.
+#[test]
+fn no_damage_makes_a_page_show_what_it_does_not_list() {
+    let listed = Listed::new(uniform(300));
+    let list = listed.open().unwrap();
+    let asked: Vec<_> = listed.asked().into_iter().step_by(17).take(12).collect();
+    let mut hidden = 0;
+    for at in 0..DIGEST_PAGE_BYTES {
+        for flip in [1 << (at % 8), 0xff] {
+            let mut page = listed.pages[..DIGEST_PAGE_BYTES].to_vec();
+            page[at] ^= flip;
+            for digest in &asked {
+                let expected = listed.expected(digest);
+                let lists = list.page_lists(0, &page, digest, 511);
+                assert!(!lists.unwrap_or(false), "{digest}, damaged at {at}");
+                for entry in &expected {
+                    let lists = list.page_lists(0, &page, digest, entry.offset_bytes);
+                    let is_its = list.pages(digest) == (0..1);
+                    assert!(!is_its || !matches!(lists, Ok(false)), "{digest}, damaged at {at}");
+                    hidden += usize::from(is_its && lists.is_err());
+                }
+            }
+        }
+    }
+    assert!(hidden > 100, "{hidden}");
+    let digest = &asked[6];
+    for len_bytes in 0..60 {
+        assert!(list.page_lists(0, &vec![0xff; len_bytes], digest, 512).is_err());
     }
 }
 

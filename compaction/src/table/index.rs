@@ -25,6 +25,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, size};
+use pinstone_disk::uniform::{boundary, rank};
 use pinstone_disk::{Batch, InTurn, Op};
 
 use crate::error::TableError;
@@ -584,45 +585,9 @@ impl Directory {
     /// the next page's.
     fn rows_below(&self, page: usize, row_count: usize, key: IndexKey) -> usize {
         let start = u64::from(self.tops[page]);
-        let end = self.tops.get(page + 1).map_or(1 << 32, |top| u64::from(*top)).max(start + 1);
-        let offset = u64::from(key.top()).saturating_sub(start);
-        size(offset * row_count as u64 / (end - start))
+        let end = self.tops.get(page + 1).map_or(1 << 32, |top| u64::from(*top));
+        rank(key.top(), start..end, row_count)
     }
-}
-
-/// How many of `len` numbers `is_before` holds for, which are the first ones: looked for from a guess, in
-/// growing steps, then by halves. So a good guess looks at neighbours, and a bad one costs a logarithm.
-fn boundary(len: usize, guess: usize, is_before: impl Fn(usize) -> bool) -> usize {
-    let guess = guess.min(len.saturating_sub(1));
-    let (mut low, mut high, mut step) = (0, len, 1);
-    if guess < len && is_before(guess) {
-        low = guess + 1;
-        while low < len {
-            let probe = (low + step - 1).min(len - 1);
-            if !is_before(probe) {
-                high = probe;
-                break;
-            }
-            low = probe + 1;
-            step *= 2;
-        }
-    } else {
-        high = guess;
-        while high > 0 {
-            let probe = high.saturating_sub(step);
-            if is_before(probe) {
-                low = probe + 1;
-                break;
-            }
-            high = probe;
-            step *= 2;
-        }
-    }
-    while low < high {
-        let middle = low.midpoint(high);
-        if is_before(middle) { low = middle + 1 } else { high = middle }
-    }
-    low
 }
 
 /// The rows of a table in order; owns what it reads.

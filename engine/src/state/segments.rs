@@ -7,7 +7,6 @@
 //!   mean something else. One whose header is damaged, or cannot be read then, is not: that hides no value (P4).
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use pinstone_disk::codec::size;
@@ -17,8 +16,7 @@ use pinstone_disk::{
     FormatError, InTurn, LogKind, OpenMode, Ordinal, Part, StoreId,
 };
 use pinstone_wal::{
-    DigestList, ListEntry, ListPage, Place, SegmentFile, SegmentHeader, WalError, corrupt,
-    read_footer, read_header,
+    DigestList, Place, SegmentFile, SegmentHeader, WalError, corrupt, read_footer, read_header,
 };
 
 /// Reads up to this length are asked for as they are.
@@ -249,14 +247,9 @@ impl Segments {
     pub(crate) fn lists(&self, digest: &Digest, place: Place) -> Result<bool, WalError> {
         let is_listed = self.with(place.ordinal, |segment| {
             let Some(list) = self.list(segment)? else { return Ok(false) };
-            let mut is_listed = false;
-            let each = |entry: ListEntry| {
-                is_listed |= entry.offset_bytes == place.offset_bytes;
-                if is_listed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            };
-            let find = |file: &Arc<dyn File>| list.find(&*self.disk, file, digest, each);
-            let _ = self.with_file(segment, find)??;
-            Ok(is_listed)
+            let offset_bytes = place.offset_bytes;
+            let lists = |file: &Arc<dyn File>| list.lists(&*self.disk, file, digest, offset_bytes);
+            self.with_file(segment, lists)?
         });
         is_listed.unwrap_or(Ok(false))
     }
@@ -299,21 +292,21 @@ impl Segments {
         }
         let wanted: Vec<_> = wanted.into_values().collect();
         for group in self.few_files.parts(&wanted, |wanted| self.not_at_hand(wanted.ordinal)) {
-            for (page, asking) in
+            for (wanted, bytes) in
                 group.chunks(LIST_PAGES_MAX).flat_map(|pages| self.read_list_pages(pages))
             {
-                for at in asking {
-                    let (digest, place) = &asked[*at];
-                    let mut listed = page.entries_of(digest);
-                    told[*at] = Some(listed.any(|entry| entry.offset_bytes == place.offset_bytes));
+                for &at in &wanted.asking {
+                    let (digest, place) = &asked[at];
+                    let Wanted { list, page, .. } = wanted;
+                    told[at] = list.page_lists(*page, &bytes, digest, place.offset_bytes).ok();
                 }
             }
         }
         told
     }
 
-    /// Reads these pages at once, but for those that cannot be read as they were written, with who asks.
-    fn read_list_pages<'a>(&self, wanted: &'a [Wanted]) -> Vec<(ListPage, &'a [usize])> {
+    /// Reads these pages at once, but for those that cannot be read. Their bytes are unchecked.
+    fn read_list_pages<'a>(&self, wanted: &'a [Wanted]) -> Vec<(&'a Wanted, Bytes)> {
         let (mut chains, mut read) = (Vec::with_capacity(wanted.len()), Vec::new());
         let mut files = InTurn::default();
         for wanted in wanted {
@@ -324,13 +317,8 @@ impl Segments {
             }
         }
         let bytes = self.disk.run(Batch { chains }).into_iter();
-        let pages = read.into_iter().zip(bytes).filter_map(|(wanted, bytes)| {
-            // Checked and then searched: not in a map, which may be fetched anew between.
-            let bytes = Bytes::copy_from_slice(&bytes.ok()?.pop()?);
-            let page = wanted.list.open_page(wanted.page, bytes).ok()?;
-            Some((page, &wanted.asking[..]))
-        });
-        pages.collect()
+        let pages = read.into_iter().zip(bytes);
+        pages.filter_map(|(wanted, bytes)| Some((wanted, bytes.ok()?.pop()?))).collect()
     }
 
     /// Bytes of memory that the directories of lists take.

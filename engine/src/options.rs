@@ -82,7 +82,7 @@ pub struct Options {
     pub testify_bytes: u64,
     /// Bytes of values gathered before they are written together. Default: 1 MiB, past which
     /// writes gain nothing. A quarter of it bounds the values that are copied into the buffer;
-    /// larger ones are written straight through. 1 KiB to 64 MiB ([`Options::APPEND_BUFFER_BYTES`]).
+    /// larger ones are written straight through, and a commit of one syncs both logs (decision 0015). 1 KiB to 64 MiB ([`Options::APPEND_BUFFER_BYTES`]).
     pub append_buffer_bytes: usize,
     /// Sealed segments held open for reading at once, and as many tables; what is mapped (see `mmap`) takes
     /// no descriptor and does not count. Default: 256, a quarter of the usual limit of a process; 1 to

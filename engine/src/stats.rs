@@ -211,6 +211,9 @@ pub struct Recovery {
     pub bytes_cut: u64,
     /// Bytes of unsealed segments copied into new files.
     pub bytes_copied: u64,
+    /// Unsealed segments of the blob log whose files lacked, or had otherwise, some of what the pointer log
+    /// carries of them: it was taken from there. After a loss of power that is usual.
+    pub segments_laid: u64,
     /// Files that a crash had left behind, removed.
     pub files_removed: u64,
 }

@@ -335,7 +335,7 @@ impl Store {
     /// [`crate::Error::Corrupt`] if it was not found, and damage may have hidden it;
     /// [`crate::Error::Io`].
     pub fn contains(&self, digest: &Digest) -> Result<bool> {
-        Ok(ops::lookup::intact(&self.inner, digest)?.is_some())
+        ops::lookup::is_readable(&self.inner, digest)
     }
 
     /// The values of these digests, in their order, each as [`Store::get`] has it, with errors of its own.
@@ -374,8 +374,7 @@ impl Store {
     /// its own. Pages of tables that are not cached are read at once, and then those of the lists of segments, each
     /// in the order of their places.
     pub fn contains_many(&self, digests: &[Digest]) -> Vec<Result<bool>> {
-        let found = ops::lookup::intact_many(&self.inner, digests);
-        found.into_iter().map(|found| Ok(found?.is_some())).collect()
+        ops::lookup::are_readable(&self.inner, digests)
     }
 
     /// Makes the batch's changes, all or none. On return they, and every value that they point

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::meddling::MeddlingDisk;
 use common::{tiny_tables, told};
-use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store, StoreBuilder};
+use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Options, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, FileName, LogKind, OpenMode, Operation};
 use pinstone_wal::{
@@ -419,19 +419,106 @@ fn what_no_commit_carries_has_no_other_copy() {
 
 /// A check changes nothing, and finds what a read would mend.
 #[test]
-fn a_check_tells_of_a_bad_copy_that_is_carried() {
+fn a_check_tells_of_a_bad_copy_that_is_carried_and_it_is_held_still() {
+    for is_synced in [false, true] {
+        let disk = SimDisk::new(1);
+        let store = open(&disk);
+        (1..4).for_each(|number| commit(&store, number));
+        if is_synced {
+            store.sync().unwrap();
+        }
+        let name = segments(&disk, LogKind::Blob)[0].to_string();
+        disk.corrupt(&name, 512 + 612, |rest| rest[0] ^= 1);
+        let mutations = disk.mutation_count();
+        let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+        let findings = store.check(&options).unwrap().findings;
+        assert!(!findings.is_empty(), "nothing was found");
+        assert!(findings.iter().all(|finding| finding.file == name), "{findings:?}");
+        assert_eq!(disk.mutation_count(), mutations);
+        let digest = Digest::of(&value(2));
+        assert!(store.contains(&digest).unwrap());
+        assert!(store.contains_many(&[digest])[0].as_ref().unwrap());
+        // That writes it anew.
+        store.commit(Batch::new().set("again", digest)).unwrap();
+        assert!(disk.mutation_count() > mutations);
+        reads(&store, 1..4);
+    }
+}
+
+#[test]
+fn a_value_that_a_poisoned_store_reads_from_the_pointer_log_it_holds() {
     let disk = SimDisk::new(1);
     let store = open(&disk);
-    commit(&store, 0);
+    commit(&store, 1);
+    let digest = Digest::of(&value(1));
+    disk.fail_when(Filter::any().operation(Operation::Sync).nth(1), Fault::SyncFailsThenClean);
+    assert!(store.sync().is_err());
+    disk.heal();
+    disk.drop_caches();
+    for _ in 0..2 {
+        assert!(store.contains(&digest).unwrap());
+        assert!(store.contains_many(&[digest])[0].as_ref().unwrap());
+        assert_eq!(store.get(&digest).unwrap().unwrap(), value(1));
+    }
+}
+
+#[test]
+fn one_read_that_failed_makes_no_good_copy_a_bad_one() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    (0..20).for_each(|number| commit(&store, number));
     store.sync().unwrap();
-    let name = segments(&disk, LogKind::Blob)[0].to_string();
-    disk.corrupt(&name, 612, |rest| rest[0] ^= 1);
-    let mutations = disk.mutation_count();
-    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
-    let findings = store.check(&options).unwrap().findings;
-    assert!(!findings.is_empty(), "nothing was found");
-    assert!(findings.iter().all(|finding| finding.file == name), "{findings:?}");
-    assert_eq!(disk.mutation_count(), mutations);
+    let name = segments(&disk, LogKind::Blob)[0];
+    let bytes = store.stats().blob_log.bytes;
+    for number in 0..20 {
+        let reads = Filter::any().operation(Operation::Read).file(name);
+        disk.fail_when(reads.nth(1), Fault::Eio);
+        assert_eq!(store.get(&Digest::of(&value(number))).unwrap().unwrap(), value(number));
+        disk.heal();
+    }
+    assert_eq!(store.stats().blob_log.bytes, bytes, "what stands there well was written again");
+}
+
+#[test]
+fn a_bad_copy_is_read_as_the_pointer_log_carries_it_after_a_reopening_too() {
+    let disk = SimDisk::new(1);
+    let builder = || builder().segment_bytes(16 << 10);
+    let store = open_as(&disk, builder()).unwrap();
+    (1..90).for_each(|number| commit(&store, number));
+    store.maintain().unwrap();
+    assert!(store.stats().blob_log.sealed_count > 2, "the value's segment is sealed");
+    let stands = |name: &FileName| {
+        let bytes = disk.file_bytes(&name.to_string()).unwrap();
+        bytes.windows(400).position(|bytes| *bytes == value(1))
+    };
+    let name = segments(&disk, LogKind::Blob).into_iter().find(|name| stands(name).is_some());
+    let (name, at) = (name.unwrap().to_string(), stands(&name.unwrap()).unwrap());
+    for is_closed in [false, true] {
+        let disk = disk.clean_reopen();
+        if is_closed {
+            open_as(&disk, builder()).unwrap().close().unwrap();
+        }
+        disk.corrupt(&name, at as u64, |rest| rest[0] ^= 1);
+        let store = open_as(&disk, builder()).unwrap();
+        assert_eq!(store.get(&Digest::of(&value(1))).unwrap().unwrap(), value(1));
+    }
+}
+
+/// However long a segment of the pointer log may be.
+#[test]
+fn what_is_remembered_of_what_is_carried_is_bounded() {
+    let disk = SimDisk::new(1);
+    let small = builder().memory_bytes(Options::MEMORY_BYTES_MIN).append_buffer_bytes(1 << 10);
+    let store = open_as(&disk, small.pointer_segment_bytes(64 << 20).reserve_bytes(0)).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    store.commit(Batch::new().set("name", digest)).unwrap();
+    let most_bytes = (0..30_000_u32).map(|number| {
+        let digest = store.put(&number.to_le_bytes()).unwrap().digest;
+        store.commit(Batch::new().set("name", digest)).unwrap();
+        if number.is_multiple_of(1000) { store.stats().memory.sealer_bytes } else { 0 }
+    });
+    let most_bytes = most_bytes.max().unwrap();
+    assert!(most_bytes < 1 << 20, "{most_bytes}");
 }
 
 #[test]

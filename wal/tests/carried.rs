@@ -273,3 +273,17 @@ fn what_no_commit_depends_on_is_not_carried() {
     let error = CarriedFrames::of([&scan]).unwrap_err().to_string();
     assert!(error.contains("frames carried from a segment"), "{error}");
 }
+
+/// A crash may take it, and then what stands behind it is not found.
+#[test]
+fn what_stands_behind_a_value_that_cannot_be_carried_is_not_carried_before_that_is_synced() {
+    let rig = Rig::small(SimDisk::new(1));
+    rig.put(b"first").unwrap();
+    rig.log.sync_all().unwrap();
+    rig.put(&value(1, 1000)).unwrap();
+    rig.put(b"behind").unwrap();
+    assert!(carry(&rig, b"behind").is_none());
+    rig.log.sync(rig.place(b"behind").unwrap().position()).unwrap();
+    rig.put(b"last").unwrap();
+    assert_eq!(carry(&rig, b"last").unwrap().from, rig.synced.of(LogKind::Blob));
+}

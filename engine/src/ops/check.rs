@@ -302,8 +302,12 @@ impl Check<'_> {
 
     fn unsealed(&mut self, name: FileName) -> Result<()> {
         let FileName::Segment { log, ordinal, .. } = name else { return Ok(()) };
-        // Before the file is read: what is durable now must be in it.
-        let durable = self.inner.writer.synced.of(log);
+        // Before the file is read: what is durable now must be in it, and of the blob log what commits carry
+        // instead, which was written.
+        let durable = match log {
+            LogKind::Blob => self.inner.blob.safe_upto(),
+            _ => self.inner.writer.synced.of(log),
+        };
         let written_upto = self.inner.blob.written_upto();
         let Some((segment, bytes)) = self.read_whole(name)? else { return Ok(()) };
         let known = self.report.findings.len();

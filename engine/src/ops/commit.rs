@@ -38,7 +38,7 @@ use self::frame::{Appended, ahead_bytes, append, sync};
 use crate::batch::{Batch, Parts};
 use crate::error::{Error, Result};
 use crate::maintain;
-use crate::ops::{compact, lookup};
+use crate::ops::{compact, get, lookup};
 use crate::state::inner::{CommitQueue, Gathering, Inner, PointerLog, Ticket, count};
 
 /// Bytes of commits after which a group takes no more.
@@ -92,8 +92,13 @@ fn encoded_bytes(parts: &Parts) -> usize {
 fn resolve(inner: &Inner, parts: &Parts) -> Result<LogPosition> {
     let mut depends = LogPosition::START;
     for digest in parts.changes.values().flatten() {
-        let place =
-            lookup::intact(inner, digest)?.ok_or(Error::ValueMissing { digest: *digest })?;
+        let mut found = lookup::intact(inner, digest)?;
+        if found.is_none() && inner.carried.noted_bytes() > 0 {
+            // Who reads it puts it anew, if the pointer log has a good copy.
+            let _ = get::read(inner, digest, inner.options.verify);
+            found = lookup::intact(inner, digest)?;
+        }
+        let place = found.ok_or(Error::ValueMissing { digest: *digest })?;
         depends = depends.max(place.position());
     }
     Ok(depends)
@@ -155,12 +160,12 @@ fn lead(inner: &Inner) {
     if let Err(GroupError::NotHappened(Error::NoSpace { .. })) = outcome {
         // Deletions go on with what is set aside for them.
         let deletions = group.take_deletions();
-        group.tell(&outcome);
+        group.tell(inner, &outcome);
         group = deletions;
         outcome = group.commit_with_reserve(inner, &mut log);
     }
     drop(log);
-    group.tell(&outcome);
+    group.tell(inner, &outcome);
     let mut queue = inner.commits.lock();
     match queue.waiting.front() {
         Some(next) => next.gathering.tell_one(|state| state.lead = true),
@@ -189,7 +194,7 @@ fn is_nearly_full(inner: &Inner, log: &PointerLog) -> bool {
     let max = inner.options.pointer_segment_bytes;
     let group_bytes = GROUP_BYTES_MAX + size(CARRIED_BYTES_MAX);
     let is_full = |appender: &Appender| appender.sealed_bytes_with(group_bytes) > max;
-    inner.pointers.is_full(&inner.options) || log.appender.as_ref().is_some_and(is_full)
+    frame::is_memory_full(inner) || log.appender.as_ref().is_some_and(is_full)
 }
 
 /// Commits decided and made durable together.
@@ -394,8 +399,6 @@ impl Group {
                 }
             });
             if let Some(error) = failed {
-                let is_refused = matches!(error, Error::PreconditionFailed { .. });
-                count(&inner.counters.commit_refused, is_refused.into());
                 member.decision = Err(error);
                 continue;
             }
@@ -430,7 +433,13 @@ impl Group {
         }
     }
 
-    fn tell(self, outcome: &Result<(), GroupError>) {
+    fn tell(self, inner: &Inner, outcome: &Result<(), GroupError>) {
+        if outcome.is_ok() {
+            let is_refused =
+                |member: &&Member| matches!(member.decision, Err(Error::PreconditionFailed { .. }));
+            let refused_count = self.members.iter().filter(is_refused).count();
+            count(&inner.counters.commit_refused, refused_count as u64);
+        }
         let mut members = self.members.into_iter().peekable();
         while let Some(first) = members.next() {
             let gathering = Arc::clone(&first.ticket.gathering);

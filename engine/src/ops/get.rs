@@ -23,12 +23,18 @@ const HEADER_READ_BYTES: usize = 64;
 /// be bad last. A value that only the pointer log has is put anew, durably: that copy leaves with its segment.
 pub(crate) fn get(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
     count(&inner.counters.get, 1);
-    let mut search = Search::new(inner, digest, verify);
-    let found = search.all()?;
+    let found = read(inner, digest, verify)?;
     match &found {
         Some(value) => count(&inner.counters.get_bytes, value.len() as u64),
         None => count(&inner.counters.get_absent, 1),
     }
+    Ok(found)
+}
+
+/// The same, uncounted.
+pub(crate) fn read(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
+    let mut search = Search::new(inner, digest, verify);
+    let found = search.all()?;
     if let Some(value) = found.as_ref().filter(|_| search.was_carried)
         && let Err(error) = put_anew(inner, digest, value)
     {
@@ -43,7 +49,7 @@ fn put_anew(inner: &Inner, digest: &Digest, value: &[u8]) -> Result<()> {
     Ok(inner.blob.sync_all()?)
 }
 
-/// As [`get`], and nothing is written, or counted.
+/// As [`read`], and nothing is written.
 pub(crate) fn find(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
     Search::new(inner, digest, verify).all()
 }
@@ -129,32 +135,42 @@ impl<'a> Search<'a> {
     /// Reads and checks one copy; none if it is another value's. Who cannot read the blob log's own bytes, or
     /// finds them bad, asks what the pointer log carries of them.
     fn read(&mut self, place: Place, said: Said) -> Result<Option<Bytes>> {
-        let read = match read_record(self.inner, place) {
-            Ok(Some(bytes)) => self.checked(place, said, bytes),
-            // The entry of a segment that has gone.
-            Ok(None) if said == Said::Guessed => return Ok(None),
-            Ok(None) => {
-                let name = format!("segment {}", place.ordinal);
-                return Err(corrupt(name, 0, "the index names it, the root does not").into());
-            }
-            Err(error) => Err(error),
-        };
-        if !matches!(read, Err(Error::Corrupt { .. } | Error::Io { .. })) {
+        let has_failed =
+            |read: &Result<_>| matches!(read, Err(Error::Corrupt { .. } | Error::Io { .. }));
+        let read = self.read_own(place, said);
+        if !has_failed(&read) {
             return read;
         }
         let Some(value) = self.carried(place, said) else { return read };
-        // Or else a put would not write the value anew.
-        self.inner.index.mark_bad(self.digest, place);
-        self.was_carried = true;
+        // What failed once is no reason to write a value again that stands there well.
+        if has_failed(&self.read_own(place, said)) {
+            // Or else a put would not write the value anew.
+            self.inner.index.mark_bad(self.digest, place);
+            self.was_carried = true;
+        }
         Ok(Some(value))
     }
 
-    /// The value as the pointer log carries it, if it does.
+    /// Reads and checks the blob log's own bytes.
+    fn read_own(&self, place: Place, said: Said) -> Result<Option<Bytes>> {
+        match read_record(self.inner, place)? {
+            Some(bytes) => self.checked(place, said, bytes),
+            // The entry of a segment that has gone.
+            None if said == Said::Guessed => Ok(None),
+            None => {
+                let name = format!("segment {}", place.ordinal);
+                Err(corrupt(name, 0, "the index names it, the root does not").into())
+            }
+        }
+    }
+
+    /// The value as the pointer log carries it, if it does. It is hashed, since it may be put anew.
     fn carried(&self, place: Place, said: Said) -> Option<Bytes> {
         let (file, offset_bytes, left_bytes) = self.inner.carried.find(place.position())?;
         let len_bytes = size(left_bytes.min(place.class.bytes_max()));
         let bytes = self.inner.disk.read_own(&file, offset_bytes, len_bytes).ok()?;
-        self.checked(place, said, bytes).ok()?
+        let value = self.checked(place, said, bytes).ok()??;
+        (Digest::of(&value) == *self.digest).then_some(value)
     }
 
     /// The value in the record that these bytes begin with; none if it is another's.

@@ -29,6 +29,28 @@ pub(crate) fn intact(inner: &Inner, digest: &Digest) -> Result<Option<Place>> {
     copy(inner, digest, |place| !inner.index.is_bad(digest, *place))
 }
 
+/// Whether a copy is held that is not known to be damaged, or that the pointer log carries.
+///
+/// # Errors
+/// As [`intact`].
+pub(crate) fn is_readable(inner: &Inner, digest: &Digest) -> Result<bool> {
+    let is_good = |place: &Place| {
+        !inner.index.is_bad(digest, *place) || inner.carried.find(place.position()).is_some()
+    };
+    Ok(copy(inner, digest, is_good)?.is_some())
+}
+
+/// The same of each.
+pub(crate) fn are_readable(inner: &Inner, digests: &[Digest]) -> Vec<Result<bool>> {
+    let found = intact_many(inner, digests).into_iter().zip(digests);
+    let is_readable = |(found, digest): (Result<Option<Place>>, _)| match found? {
+        Some(_) => Ok(true),
+        None if inner.carried.noted_bytes() > 0 => is_readable(inner, digest),
+        None => Ok(false),
+    };
+    found.map(is_readable).collect()
+}
+
 /// Whether any copy is held, damaged or not.
 ///
 /// # Errors

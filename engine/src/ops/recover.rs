@@ -333,7 +333,9 @@ fn begin(
     };
     let (active, closing) = taken.blob.split();
     let blob = BlobLog::new(writer.clone(), blob_options, active, closing);
-    let (active, closing) = taken.pointer.split();
+    let mut pointer = taken.pointer;
+    let carried = std::mem::take(&mut pointer.carried);
+    let (active, closing) = pointer.split();
     let appender = active.map(|tail| {
         Appender::new(writer.clone(), tail.segment, tail.frames_end_bytes, tail.sealer)
     });
@@ -371,7 +373,7 @@ fn begin(
         compact_signal: Arc::default(),
         told_blob: AtomicU64::new(told.blob.number()),
         told_pointer: AtomicU64::new(told.pointer.number()),
-        carried: CarriedPlaces::default(),
+        carried: CarriedPlaces::of(carried),
         counters: Striped::default(),
         recovery,
         lock: Mutex::new(Access::Locked(lock)),

@@ -7,13 +7,13 @@ use pinstone_disk::env::Mutex;
 use pinstone_disk::{File, Ordinal};
 use pinstone_wal::{Carried, LogPosition, SegmentFile};
 
-/// What was carried since the store was opened, and stands in no sealed segment of the pointer log; in order.
+/// What is carried in unsealed segments of the pointer log; in order.
 #[derive(Debug, Default)]
 pub(crate) struct CarriedPlaces(Mutex<Vec<CarriedPlace>>);
 
 /// Bytes of one segment of the blob log, and where they stand in the pointer log.
 #[derive(Debug)]
-struct CarriedPlace {
+pub(crate) struct CarriedPlace {
     from: LogPosition,
     upto: LogPosition,
     ordinal: Ordinal,
@@ -21,17 +21,39 @@ struct CarriedPlace {
     offset_bytes: u64,
 }
 
+impl CarriedPlace {
+    pub(crate) fn new(
+        from: LogPosition,
+        upto: LogPosition,
+        segment: &SegmentFile,
+        offset_bytes: u64,
+    ) -> Self {
+        let (ordinal, file) = (segment.header.ordinal, Arc::clone(&segment.file));
+        Self { from, upto, ordinal, file, offset_bytes }
+    }
+}
+
 impl CarriedPlaces {
+    /// What the unsealed segments carry that the store was opened with, in order.
+    pub(crate) fn of(places: Vec<CarriedPlace>) -> Self {
+        Self(Mutex::new(places))
+    }
+
     /// These bytes stand durably at `offset_bytes` of a segment of the pointer log.
     pub(crate) fn note(&self, carried: &Carried, segment: &SegmentFile, offset_bytes: u64) {
-        let (from, upto) = (carried.from, carried.upto);
-        let (ordinal, file) = (segment.header.ordinal, Arc::clone(&segment.file));
-        self.0.lock().push(CarriedPlace { from, upto, ordinal, file, offset_bytes });
+        self.0.lock().push(CarriedPlace::new(carried.from, carried.upto, segment, offset_bytes));
+    }
+
+    /// Bytes of memory of what is noted.
+    pub(crate) fn noted_bytes(&self) -> u64 {
+        (self.0.lock().len() * size_of::<CarriedPlace>()) as u64
     }
 
     /// Lets go of what this segment of the pointer log carries, which was sealed.
     pub(crate) fn leave(&self, ordinal: Ordinal) {
-        self.0.lock().retain(|place| place.ordinal > ordinal);
+        let mut places = self.0.lock();
+        places.retain(|place| place.ordinal > ordinal);
+        places.shrink_to(64);
     }
 
     /// Where what stands at `position` of the blob log is carried: the file, the offset, and bytes from there

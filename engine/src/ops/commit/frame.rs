@@ -89,8 +89,7 @@ fn append_frame(
     let max = inner.options.pointer_segment_bytes;
     let end = log.appender.as_ref().map(Appender::end);
     let full = log.appender.as_ref().is_none_or(|appender| {
-        let is_full =
-            appender.sealed_bytes_with(body_bytes) > max || inner.pointers.is_full(&inner.options);
+        let is_full = appender.sealed_bytes_with(body_bytes) > max || is_memory_full(inner);
         !appender.is_empty() && is_full
     });
     // Whatever is written next must be copied after a crash, and all of its segment with it: if
@@ -117,6 +116,12 @@ fn append_frame(
     let start = appender.end();
     appender.append(frame, false).map_err(GroupError::from_append)?;
     Ok(start.offset_bytes())
+}
+
+/// What is kept in memory of a segment's commits is as much as may be: the log goes on in the next.
+pub(super) fn is_memory_full(inner: &Inner) -> bool {
+    let max_bytes = inner.options.budget().names_memtable_bytes;
+    inner.pointers.is_full(&inner.options) || inner.carried.noted_bytes() >= max_bytes
 }
 
 /// Bytes of a sealed segment of the pointer log in which a frame of `body_bytes` is alone.

@@ -3,14 +3,15 @@
 
 use bytes::Bytes;
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{Disk, DiskExt, Epoch};
+use pinstone_disk::{Disk, DiskExt, Epoch, LogKind};
 use pinstone_wal::{
-    Closing, CommitRecord, FRAMES_START_BYTES, LogPosition, RecordKind, Scan, SegmentFile,
-    SegmentHeader, create_segment_with,
+    CarriedRecord, Closing, CommitRecord, FRAMES_START_BYTES, LogPosition, RecordKind, Scan,
+    SegmentFile, SegmentHeader, create_segment_with,
 };
 
 use super::read::{LogBefore, Unsealed};
 use crate::error::Result;
+use crate::state::carried::CarriedPlace;
 use crate::stats::Recovery;
 
 /// The unsealed segments that the store goes on with.
@@ -18,6 +19,8 @@ pub(super) struct Tails {
     pub(super) all: Vec<Closing>,
     /// The last one takes no more frames.
     complete: bool,
+    /// What they carry of the blob log.
+    pub(super) carried: Vec<CarriedPlace>,
 }
 
 impl Tails {
@@ -46,11 +49,12 @@ pub(super) fn take_tails(
     epoch: Epoch,
     recovery: &mut Recovery,
 ) -> Result<Tails> {
-    let mut tails = Tails { all: Vec::new(), complete: false };
+    let mut tails = Tails { all: Vec::new(), complete: false, carried: Vec::new() };
     let Some(end) = before.end else { return Ok(tails) };
     tails.complete = end.complete;
     for unsealed in before.kept_mut() {
         let scan = &unsealed.scan;
+        recovery.segments_laid += u64::from(unsealed.is_laid);
         let is_last = scan.header.ordinal == end.position.ordinal();
         let frames_end_bytes =
             if is_last { end.position.offset_bytes() } else { scan.valid_end_bytes };
@@ -63,6 +67,18 @@ pub(super) fn take_tails(
         } else {
             copy(disk, unsealed, frames_end_bytes, epoch, recovery)?
         };
+        if scan.header.log == LogKind::Pointer {
+            scan.records(frames_end_bytes, |_, offset, record| {
+                if record.kind == RecordKind::Carried as u8
+                    && let Ok(carried) = CarriedRecord::decode(record.payload)
+                {
+                    let end_bytes = offset + record.len_bytes as u64;
+                    let offset_bytes = end_bytes - carried.bytes.len() as u64;
+                    let (from, upto) = (carried.from, carried.upto());
+                    tails.carried.push(CarriedPlace::new(from, upto, &segment, offset_bytes));
+                }
+            });
+        }
         let sealer = unsealed.sealer.take().unwrap_or_else(|| {
             scan.sealer(frames_end_bytes, |sealer, _, record| {
                 if record.kind == RecordKind::Commit as u8

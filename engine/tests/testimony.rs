@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::told;
 use pinstone::{Batch, Error, Maintenance, Result, Store, StoreBuilder};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
-use pinstone_disk::{Disk, FileName, Operation, TableKind};
+use pinstone_disk::{Disk, Epoch, FileName, LogKind, Operation, Ordinal, TableKind};
 
 /// Bytes of a root log that is to be written anew.
 const LONG: u64 = 1 << 20;
@@ -90,4 +90,22 @@ fn the_root_testifies_to_commits_while_no_table_can_be_written() {
     (0..2).for_each(|number| put(&store, number));
     assert!(matches!(store.maintain(), Err(Error::Io { .. })));
     the_loss_of_commits_is_told(&disk, &store);
+}
+
+/// The first try fails, and what it wrote of the log cannot be removed.
+#[test]
+fn a_root_log_that_could_not_be_written_anew_is_once_the_disk_is_well() {
+    let disk = SimDisk::new(1);
+    let store = with_long_root(&disk);
+    let next = FileName::Segment { log: LogKind::Root, ordinal: Ordinal(2), epoch: Epoch(1) };
+    for operation in [Operation::Write, Operation::Remove] {
+        disk.fail_when(Filter::any().operation(operation).file(next), Fault::Eio);
+    }
+    let mut numbers = 10_000..10_040;
+    while !disk.names().contains(&next.to_string()) {
+        put(&store, numbers.next().unwrap());
+    }
+    disk.heal();
+    store.maintain().unwrap();
+    assert!(store.stats().root_log.bytes < LONG / 4, "{:?}", store.stats().root_log);
 }

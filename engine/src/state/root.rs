@@ -41,6 +41,8 @@ struct RootInner {
     log: Appender,
     /// Bytes of the log's first record.
     first_bytes: u64,
+    /// The last ordinal that was given to a root log, whatever became of it (E2).
+    spent: Ordinal,
     /// The root says that the store is closed, and nothing is to take that back.
     is_closed: bool,
 }
@@ -74,7 +76,8 @@ impl Root {
         assert_eq!(header.epoch, writer.epoch, "a writer writes a root log of its own");
         let (log, first_bytes) = create_log(&writer, header, &state)?;
         writer.synced.raise(LogKind::Root, log.end());
-        let inner = Mutex::new(RootInner { state, log, first_bytes, is_closed: false });
+        let spent = header.ordinal;
+        let inner = Mutex::new(RootInner { state, log, first_bytes, spent, is_closed: false });
         Ok(Self { writer, inner })
     }
 
@@ -248,9 +251,10 @@ impl Root {
         self.writer.poison.check()?;
         inner.check_open()?;
         let old = inner.log.segment().header;
-        let Some(ordinal) = old.ordinal.next().filter(|ordinal| ordinal.next().is_some()) else {
+        let Some(ordinal) = inner.spent.next().filter(|ordinal| ordinal.next().is_some()) else {
             return Ok(());
         };
+        inner.spent = ordinal;
         let header = SegmentHeader { ordinal, ..old };
         let state = RootState { closed: None, ..inner.state.clone() };
         let disk = &*self.writer.disk;
@@ -269,7 +273,7 @@ impl Root {
             return Err(self.writer.poison.after(error));
         }
         self.writer.synced.raise(LogKind::Root, log.end());
-        *inner = RootInner { state, log, first_bytes, is_closed: false };
+        *inner = RootInner { state, log, first_bytes, spent: ordinal, is_closed: false };
         // What cannot be removed now is removed at the next open.
         let _ = disk.remove(old.file_name());
         let log = &inner.log;

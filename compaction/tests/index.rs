@@ -199,11 +199,12 @@ fn what_a_mapped_page_lost_since_it_was_read_is_damage_and_not_absent() {
 }
 
 #[test]
-fn the_cache_takes_no_more_than_it_is_told() {
+fn the_cache_has_what_directories_and_filters_leave() {
     let disk = SimDisk::new(1);
     let tables = tables(&disk);
     let rows = rows(200 * PAGE_ROWS as u64, 56);
-    let table = IndexTable::open(&tables, write(&tables, &rows, false)).unwrap();
+    let meta = write(&tables, &rows, false);
+    let table = IndexTable::open(&tables, meta.clone()).unwrap();
     let reads_of_all = || {
         let before = table.figures().unit_reads;
         let one_a_page = rows.iter().skip(7).step_by(PAGE_ROWS);
@@ -214,7 +215,9 @@ fn the_cache_takes_no_more_than_it_is_told() {
     assert_eq!(reads_of_all().0, 200);
     assert_eq!(reads_of_all().0, 0);
     for cache_bytes in [400 << 10, 100 << 10, 0, 1 << 20, 700 << 10] {
-        tables.set_cache_bytes(cache_bytes);
+        let other = IndexTable::open(&tables, meta.clone()).unwrap();
+        other.file().note_resident((1 << 20) - cache_bytes);
+        let cache_bytes = cache_bytes as u64;
         assert!(tables.figures().cache_bytes <= cache_bytes, "at once");
         let (reads, cached_bytes) = reads_of_all();
         assert!(cached_bytes <= cache_bytes, "{cached_bytes} of {cache_bytes}");
@@ -223,8 +226,7 @@ fn the_cache_takes_no_more_than_it_is_told() {
     }
     // Less than a step more or less leaves the cache alone.
     let before = reads_of_all().1;
-    tables.set_cache_bytes((700 << 10) - 1);
-    tables.set_cache_bytes((700 << 10) + 1);
+    table.file().note_resident(1);
     assert_eq!(tables.figures().cache_bytes, before);
 }
 

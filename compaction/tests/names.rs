@@ -8,12 +8,13 @@ mod common;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{names, tables};
+use common::{STORE_ID, names, tables};
 use pinstone_compaction::merge::NameEntry;
 use pinstone_compaction::table::names::{NameBuilder, NameTable, TableCursor};
+use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Digest, Epoch, Ordinal, TableKind};
+use pinstone_disk::{Digest, Disk, Epoch, Ordinal, TableKind};
 use proptest::prelude::*;
 
 const ID: TableId = TableId { table: TableKind::Names, ordinal: Ordinal(3), epoch: Epoch(2) };
@@ -268,6 +269,25 @@ fn what_all_keys_of_a_directory_begin_with_takes_memory_once() {
         let most = blocks * (8 + 4 + 8 + 7) + shared.len() as u64;
         assert!(table.file().resident_bytes() <= most, "{} bytes", table.file().resident_bytes());
     }
+}
+
+#[test]
+fn what_directories_take_the_cache_leaves() {
+    let disk = SimDisk::new(1);
+    // Long names that begin differently: so do the keys of the directory.
+    let name = |number: u64| format!("{:03}{}{number:04}", number / 50, "x".repeat(1000));
+    let entries: Vec<_> = (0..2000).map(|number| entry(name(number), number + 1)).collect();
+    let meta = write(&disk, &entries, None);
+    let memory_bytes = 128 << 10;
+    let shared = Tables::new(Arc::clone(&disk) as Arc<dyn Disk>, STORE_ID, 8, memory_bytes);
+    let table = Arc::new(NameTable::open(&shared, meta).unwrap());
+    for entry in &entries {
+        assert!(table.find(&entry.name, u64::MAX).unwrap().is_some());
+    }
+    let figures = shared.figures();
+    assert!(figures.resident_bytes > memory_bytes / 4, "{figures:?}");
+    assert!(figures.cache_bytes > memory_bytes / 4, "{figures:?}");
+    assert!(figures.resident_bytes + figures.cache_bytes <= memory_bytes, "{figures:?}");
 }
 
 proptest! {

@@ -1,10 +1,10 @@
 //! What the tables of a store share: the disk, the open files, the cache of units, the counts, and
 //! how much memory directories and filters may take.
 //!
-//! - C1: no more files are kept open than was said at first, and about as many bytes of units cached
-//!   as was said last.
+//! - C1: no more files are kept open than was said at first.
 //! - C2: what open tables hold is counted, and never let go: directories and filters. Who is about to
-//!   read a filter asks first whether there is room.
+//!   read a filter asks first whether there is room. Of the memory that is for all, the cache has what these
+//!   leave, about, at every moment.
 //! - C3: a file that could not be removed is tried again, and counts as there until it is gone.
 
 use std::sync::Arc;
@@ -28,7 +28,9 @@ pub struct Tables {
     files: Cache<TableId, Arc<dyn File>, quick_cache::UnitWeighter>,
     few_files: FewFiles,
     units: Cache<UnitKey, Unit, ByUnitBytes>,
-    /// Bytes that cached units may take; and by how many bytes at least that changes.
+    /// Bytes that directories, filters and cached units may take; of these, what cached units may now; and
+    /// by how many bytes at least that changes.
+    memory_bytes: u64,
     cache_bytes: Mutex<u64>,
     cache_step_bytes: u64,
     /// Bytes of directories and filters in memory.
@@ -61,7 +63,7 @@ pub(crate) type UnitKey = (TableId, u64);
 /// What a cached unit takes beside its bytes, about: key, handle, the cache's own.
 const CACHED_BESIDES_BYTES: u64 = 128;
 
-/// Steps from nothing to all that the cache was made for.
+/// Steps from nothing to all that the cache may take.
 const CACHE_STEPS: u64 = 64;
 
 #[derive(Clone, Copy, Debug)]
@@ -117,18 +119,17 @@ struct Removals {
 }
 
 impl Tables {
-    /// What the tables of this store share. At most `open_files_max` files are kept open, and about
-    /// `cache_bytes` of units in memory, until [`set_cache_bytes`](Self::set_cache_bytes) says
-    /// otherwise: give the most that it will be.
+    /// What the tables of this store share. At most `open_files_max` files are kept open, and as many units
+    /// cached as directories and filters leave of about `memory_bytes`.
     pub fn new(
         disk: Arc<dyn Disk>,
         store_id: StoreId,
         open_files_max: usize,
-        cache_bytes: u64,
+        memory_bytes: u64,
     ) -> Arc<Self> {
-        let unit_count = size(cache_bytes / (UNITS_START + CACHED_BESIDES_BYTES)).max(1);
+        let unit_count = size(memory_bytes / (UNITS_START + CACHED_BESIDES_BYTES)).max(1);
         let lifecycle = quick_cache::sync::DefaultLifecycle::default();
-        let units = Cache::with(unit_count, cache_bytes, ByUnitBytes, FixedSeed, lifecycle);
+        let units = Cache::with(unit_count, memory_bytes, ByUnitBytes, FixedSeed, lifecycle);
         let (by_count, lifecycle) =
             (quick_cache::UnitWeighter, quick_cache::sync::DefaultLifecycle::default());
         let capacity = open_files_max as u64;
@@ -139,8 +140,9 @@ impl Tables {
             files,
             few_files: FewFiles::new(open_files_max),
             units,
-            cache_bytes: Mutex::new(cache_bytes),
-            cache_step_bytes: (cache_bytes / CACHE_STEPS).max(1),
+            memory_bytes,
+            cache_bytes: Mutex::new(memory_bytes),
+            cache_step_bytes: (memory_bytes / CACHE_STEPS).max(1),
             resident_bytes: AtomicU64::new(0),
             units_counted: Striped::default(),
             directories_rebuilt: AtomicU64::new(0),
@@ -160,22 +162,6 @@ impl Tables {
     /// The disk.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
-    }
-
-    /// Keeps no more than `cache_bytes` of units in memory from now on; what is above it goes before
-    /// this returns. With 0 nothing is kept.
-    ///
-    /// Changes nothing by less than a 64th of what [`new`](Self::new) was given: what is asked for
-    /// is rounded down to a multiple of that. So it may be called whenever what else is in memory
-    /// changes; and the cache, which forgets a little of what it knows of past use with each change,
-    /// keeps most of it.
-    pub fn set_cache_bytes(&self, cache_bytes: u64) {
-        let cache_bytes = cache_bytes - cache_bytes % self.cache_step_bytes;
-        let mut now = self.cache_bytes.lock();
-        if *now != cache_bytes {
-            *now = cache_bytes;
-            self.units.set_capacity(cache_bytes);
-        }
     }
 
     /// Reads no more filters while those in memory and directories take so many bytes or more; what look-ups need then is read from the device. At first there is no bound.
@@ -310,14 +296,31 @@ impl Tables {
         may
     }
 
-    /// Counts memory that a table holds from now on.
+    /// Counts memory that a table holds from now on; of the cache, what is above what that leaves goes before
+    /// this returns.
     pub(crate) fn note_resident(&self, bytes: u64) {
         self.resident_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.fit_cache();
     }
 
     /// Counts it no longer.
     pub(crate) fn forget_resident(&self, bytes: u64) {
         self.resident_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.fit_cache();
+    }
+
+    /// Lets the cache have what directories and filters leave, in whole steps: it forgets a little of what it
+    /// knows of past use with each change, and so keeps most of it.
+    fn fit_cache(&self) {
+        let mut now = self.cache_bytes.lock();
+        // Asked under the lock: who comes last sees what all before have counted.
+        let resident_bytes = self.resident_bytes.load(Ordering::Relaxed);
+        let left_bytes = self.memory_bytes.saturating_sub(resident_bytes);
+        let cache_bytes = left_bytes - left_bytes % self.cache_step_bytes;
+        if *now != cache_bytes {
+            *now = cache_bytes;
+            self.units.set_capacity(cache_bytes);
+        }
     }
 
     /// Counts that a directory was damaged and made again.

@@ -473,7 +473,6 @@ fn take_in<T: StoreTree>(
     };
     let after = before.apply(edit, &opened).expect("the root took this edit");
     T::publish(inner, after.clone(), flushed);
-    inner.trees.fit_cache();
     let gone = edit.removed.iter().filter(|id| after.table(**id).is_none());
     let gone = gone.map(|id| T::file(before.table(*id).expect("what was removed was there")));
     let gone: Vec<_> = gone.inspect(|file| file.doom()).map(TableFile::meta).collect();

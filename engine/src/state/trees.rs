@@ -22,8 +22,6 @@ use crate::state::root::{Flushed, RootState};
 #[derive(Debug)]
 pub(crate) struct Trees {
     pub(crate) tables: Arc<Tables>,
-    /// Bytes of memory for directories, filters and cached pages.
-    tables_bytes: u64,
     epoch: Epoch,
     filter_levels: u8,
     shapes: [Shape; TableKind::ALL.len()],
@@ -132,7 +130,6 @@ impl Trees {
             (options.filter_levels, [options.index_shape(), options.names_shape()]);
         Self {
             tables,
-            tables_bytes,
             epoch,
             filter_levels,
             shapes,
@@ -147,12 +144,6 @@ impl Trees {
     /// How large the levels and tables of a tree should be.
     pub(crate) fn shape(&self, tree: TableKind) -> &Shape {
         &self.shapes[number(tree)]
-    }
-
-    /// Lets the cache have what directories and filters leave of the memory that is for all.
-    pub(crate) fn fit_cache(&self) {
-        let resident_bytes = self.tables.figures().resident_bytes;
-        self.tables.set_cache_bytes(self.tables_bytes.saturating_sub(resident_bytes));
     }
 
     /// How a run of `tree` is to be written for `level`, in tables of about `table_bytes`.

@@ -14,7 +14,7 @@ use pinstone_compaction::table::names::{NameBuilder, NameTable, TableCursor};
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
 use pinstone_disk::sim::SimDisk;
-use pinstone_disk::{Digest, Disk, Epoch, Ordinal, TableKind};
+use pinstone_disk::{Digest, Disk, Epoch, Ordinal, TRAILER_BYTES, TableKind, Trailer};
 use proptest::prelude::*;
 
 const ID: TableId = TableId { table: TableKind::Names, ordinal: Ordinal(3), epoch: Epoch(2) };
@@ -268,6 +268,40 @@ fn what_all_keys_of_a_directory_begin_with_takes_memory_once() {
         assert!(blocks > 200, "{blocks} blocks");
         let most = blocks * (8 + 4 + 8 + 7) + shared.len() as u64;
         assert!(table.file().resident_bytes() <= most, "{} bytes", table.file().resident_bytes());
+    }
+}
+
+/// Forged so that all hashes agree, and its directory's checksum does or does not.
+#[test]
+fn a_table_without_blocks_is_damage() {
+    let disk = SimDisk::new(1);
+    let meta = write(&disk, &entries(3), None);
+    let name = ID.file_name().to_string();
+    let bytes = disk.file_bytes(&name).unwrap();
+    let trailer = Trailer::decode(&ID.file_name(), bytes.len() as u64, &bytes).unwrap();
+    let footer_start = usize::try_from(trailer.footer_offset_bytes).unwrap();
+    let start = 4096_u64;
+    // No blocks, and no filters.
+    let counts = [0; 8];
+    let crc = ID.header(STORE_ID).seed().at(start, &[&counts]);
+    let end = start + 12;
+    for crc in [crc, !crc] {
+        let mut footer = bytes[footer_start..bytes.len() - TRAILER_BYTES].to_vec();
+        for (at, number) in [(56, 0), (64, start), (72, end), (80, end)] {
+            footer[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        let trailer = Trailer::of(&footer, end);
+        let parts = [&bytes[..4096], &crc.to_le_bytes(), &counts, &footer, &trailer.encode()];
+        let forged = parts.concat();
+        let (footer_hash, file_bytes) = (trailer.footer_hash, forged.len() as u64);
+        disk.put_file(&name, forged);
+        let meta = TableMeta { footer_hash, file_bytes, ..meta.clone() };
+        let opened = NameTable::open(&tables(&disk), meta).map(Arc::new);
+        let error = opened.and_then(|table| table.cursor().seek_end()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("{name} is corrupt at offset {end}: its counts do not agree")
+        );
     }
 }
 

@@ -81,6 +81,10 @@ impl TableFile {
             file => file?,
         };
         let mut footer = Self::read_footer(tables, &meta, &file)?;
+        // No table is without units, and no unit without entries.
+        if footer.unit_count == 0 || footer.unit_count > footer.entry_count {
+            return Err(TableError::corrupt(name, footer.filters_end, "its counts do not agree"));
+        }
         footer.replaced = Vec::new();
         Ok(Self {
             mapped: file.map().is_some().then_some(file),

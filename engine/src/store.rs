@@ -553,7 +553,8 @@ impl Snapshot {
 
     /// The pointers with names in `range`, in order of their bytes, forwards and backwards. The
     /// iterator holds the snapshot, and reads ahead some hundred pointers. With long names, what it holds of
-    /// blocks and runs adds up to some 300 KiB. Names that were read together share their memory: one that is kept keeps some 16 KiB, unless it is copied.
+    /// memtables and blocks adds up to some 300 KiB, and more the more tables are in level 0. Names that were
+    /// read together share their memory: one that is kept keeps some 16 KiB, unless it is copied.
     ///
     /// Costs finding the range's ends in each table of level 0 and in one table of each level below, and
     /// then reading the blocks that hold the range, in each of them, once.

@@ -33,6 +33,9 @@ use crate::state::root::Flushed;
 /// Names read under one lock, at most.
 const CHUNK_COUNT: usize = 256;
 
+/// Bytes of names after which no more are read under one lock, to be given one by one.
+const CHUNK_BYTES: usize = 16 << 10;
+
 /// Names that a scan reads under its first lock: many end soon.
 const CHUNK_COUNT_MIN: usize = 16;
 
@@ -390,7 +393,7 @@ impl MemtableScan {
         let walked = self.walk(self.count_max, |name, version| {
             names.extend_from_slice(name);
             seen.push((names.len(), *version));
-            true
+            names.len() < CHUNK_BYTES
         });
         (self.names, self.seen) = (names, seen);
         self.count_max = (self.count_max * 2).min(CHUNK_COUNT);

@@ -146,6 +146,9 @@ pub(crate) const NEXT_TABLE: u8 = 6;
 pub(crate) const FLUSHED: u8 = 7;
 pub(crate) const RETIRE: u8 = 8;
 
+/// The greatest number of a commit that a root may name: as many can follow it.
+const COMMIT_MAX: CommitId = CommitId(u64::MAX / 2);
+
 impl RootState {
     /// One log's segments.
     pub(crate) fn log(&self, log: LogKind) -> &LogState {
@@ -365,12 +368,15 @@ fn decode_of_tree(reader: &mut Reader<'_>, tag: u8) -> Result<Edit, Malformed> {
     match tag {
         NEXT_TABLE => Ok(Edit::NextTable { tree, ordinal: ordinal(reader)? }),
         _ => {
-            let flushed = Flushed {
-                below: ordinal(reader)?,
-                commit: CommitId(reader.u64("a commit's number")?),
-                depends_upto: LogPosition::from_number(reader.u64("a commit's dependency")?),
-            };
-            Ok(Edit::Flushed { tree, flushed })
+            let below = ordinal(reader)?;
+            let malformed = reader.malformed("a commit's number that others can follow");
+            let commit = CommitId(reader.u64("a commit's number")?);
+            if commit > COMMIT_MAX {
+                return Err(malformed);
+            }
+            let number = reader.u64("a commit's dependency")?;
+            let depends_upto = LogPosition::from_number(number);
+            Ok(Edit::Flushed { tree, flushed: Flushed { below, commit, depends_upto } })
         }
     }
 }
@@ -450,10 +456,108 @@ mod tests {
         assert_eq!(again, state);
     }
 
+    /// Numbers as nobody would write them, and some that do fit.
+    fn number() -> impl Strategy<Value = u64> {
+        let ends = vec![0, 1 << 32, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX - 1, u64::MAX];
+        prop_oneof![1..5_u64, prop::sample::select(ends)]
+    }
+
+    fn ordinal() -> impl Strategy<Value = Ordinal> {
+        let ends = vec![0, u32::MAX - 2, u32::MAX - 1, u32::MAX];
+        prop_oneof![8 => 1..9_u32, 1 => prop::sample::select(ends)].prop_map(Ordinal)
+    }
+
+    fn epoch() -> impl Strategy<Value = Epoch> {
+        prop::sample::select(vec![1, 2, 0, u32::MAX]).prop_map(Epoch)
+    }
+
+    fn log() -> impl Strategy<Value = LogKind> {
+        prop::sample::select(vec![LogKind::Blob, LogKind::Pointer])
+    }
+
+    /// Its identity can be a file's: no other is encoded.
+    fn table() -> impl Strategy<Value = TableMeta> {
+        let ordinal = prop_oneof![8 => 1..9_u32, 1 => Just(u32::MAX - 2)].prop_map(Ordinal);
+        let epoch = (1..3_u32).prop_map(Epoch);
+        let keys =
+            ("[a-e]{1,3}", "[a-e]{1,3}").prop_map(|(a, b)| (a.clone().min(b.clone()), a.max(b)));
+        (ordinal, epoch, keys, number(), number()).prop_map(
+            |(ordinal, epoch, (first, last), entry_count, file_bytes)| TableMeta {
+                id: TableId { table: TableKind::Names, ordinal, epoch },
+                first: first.into(),
+                last: last.into(),
+                entry_count: entry_count.max(1),
+                file_bytes,
+                footer_hash: [9; 32],
+            },
+        )
+    }
+
+    fn levels() -> impl Strategy<Value = LevelEdit> {
+        let added = prop::collection::vec((0..7_u8, table()), 0..3);
+        let removed = prop::collection::vec(table().prop_map(|table| table.id), 0..2);
+        let tree = TableKind::Names;
+        (added, removed).prop_map(move |(added, removed)| LevelEdit { tree, added, removed })
+    }
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        let tree = || prop::sample::select(TableKind::ALL.to_vec());
+        let seal = (number(), number()).prop_map(|(file_bytes, record_count)| {
+            let footer_hash = [7; 32];
+            Seal { file_bytes, record_count, footer_hash }
+        });
+        let position = || number().prop_map(LogPosition::from_number);
+        let flushed = (ordinal(), number().prop_map(CommitId), position())
+            .prop_map(|(below, commit, depends_upto)| Flushed { below, commit, depends_upto });
+        prop_oneof![
+            (log(), ordinal(), epoch()).prop_map(|(log, ordinal, epoch)| Edit::Open {
+                log,
+                ordinal,
+                epoch
+            }),
+            (log(), ordinal(), epoch(), seal).prop_map(|(log, ordinal, epoch, seal)| Edit::Seal {
+                log,
+                ordinal,
+                epoch,
+                seal
+            }),
+            (log(), ordinal()).prop_map(|(log, ordinal)| Edit::NextOrdinal { log, ordinal }),
+            (log(), ordinal()).prop_map(|(log, ordinal)| Edit::Retire { log, ordinal }),
+            (position(), position())
+                .prop_map(|(blob, pointer)| Edit::Closed(Ends { blob, pointer })),
+            levels().prop_map(Edit::Levels),
+            (tree(), ordinal()).prop_map(|(tree, ordinal)| Edit::NextTable { tree, ordinal }),
+            (tree(), flushed).prop_map(|(tree, flushed)| Edit::Flushed { tree, flushed }),
+        ]
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_applied_without_panic(bytes: Vec<u8>) {
             let _ = RootState::default().apply_record(&bytes);
+        }
+
+        /// What is applied is a root like any other: others can follow what it names.
+        #[test]
+        fn any_edits_are_refused_or_make_a_root(edits in prop::collection::vec(edit(), 0..12)) {
+            let mut state = RootState::default();
+            for edit in edits {
+                let before = state.clone();
+                if state.apply_record(&encode(&[edit])).is_err() {
+                    state = before;
+                }
+            }
+            let mut again = RootState::default();
+            again.apply_record(&encode(&state.edits())).unwrap();
+            prop_assert_eq!(&again, &state);
+            for log in [LogKind::Blob, LogKind::Pointer] {
+                prop_assert!(state.log(log).sealed_below() <= state.log(log).next_ordinal);
+            }
+            for tree in TableKind::ALL {
+                let tree = state.tree(tree);
+                prop_assert!(tree.flushed.commit.next() > tree.flushed.commit);
+                prop_assert!(tree.levels.total().table_count < 24);
+            }
         }
     }
 }

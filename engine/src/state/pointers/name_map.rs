@@ -13,9 +13,11 @@
 //!   No leaf in the order is empty.
 //! - K3: what it takes is known without looking at all of it, or a little more.
 //! - K4: strangers choose names: the hash has a seed that they do not know.
+//! - K5: of a leaf's bytes no more are of names that were removed than of those that stand and of one more.
 
 use std::ops::Bound;
 
+use pinstone_disk::NAME_BYTES_MAX;
 use pinstone_disk::env::{HashTable, NameSeed};
 
 /// Names of a leaf, at most.
@@ -138,9 +140,19 @@ impl<V> Leaf<V> {
         self.values.remove(at);
     }
 
+    /// Bytes of the names that it has.
+    fn standing_bytes(&self) -> usize {
+        self.spans.iter().map(|span| span.len as usize).sum()
+    }
+
+    /// More of its bytes are of names that were removed than of those that stand and of one more (K5).
+    fn is_loose(&self) -> bool {
+        self.names.len() > 2 * self.standing_bytes() + NAME_BYTES_MAX
+    }
+
     /// Lays its names out anew, without those that were removed.
     fn pack(&mut self) {
-        let mut names = Vec::with_capacity(self.spans.iter().map(|span| span.len as usize).sum());
+        let mut names = Vec::with_capacity(self.standing_bytes());
         for span in &mut self.spans {
             let start = u32::try_from(names.len()).expect("they were longer");
             names.extend_from_slice(&self.names[span.start as usize..][..span.len as usize]);
@@ -259,7 +271,7 @@ impl<V> NameMap<V> {
         } else if left + next_count <= LEAF_NAMES / 2 {
             let behind = self.drop_leaf(nth + 1);
             self.take_all(leaf, behind);
-        } else if left.is_multiple_of(LEAF_NAMES / 4) {
+        } else if self.leaves[leaf as usize].is_loose() {
             self.repack(leaf);
         }
     }
@@ -468,6 +480,7 @@ mod tests {
         let held = map.leaves.iter().map(|leaf| leaf.names.capacity()).sum::<usize>();
         let edges = map.order.iter().map(|edge| edge.from.len()).sum::<usize>();
         assert_eq!(map.name_bytes, held + edges, "K3");
+        assert!((0..map.order.len()).all(|nth| !map.leaf(nth).is_loose()), "K5");
         let mut reversed: Vec<_> = map.range(Bound::Unbounded, Bound::Unbounded).rev().collect();
         reversed.reverse();
         assert!(reversed.iter().map(|(name, _)| *name).eq(all.iter().map(|(name, _)| &name[..])));
@@ -512,6 +525,21 @@ mod tests {
             agrees(&map, &model, b"", b"b");
             assert!(map.memory_bytes() > before);
         }
+    }
+
+    #[test]
+    fn names_that_come_and_go_leave_no_bytes() {
+        let mut map = map();
+        for number in 0..5 {
+            insert(&mut map, &[b'a', number], 0);
+        }
+        let (before, long) = (map.memory_bytes(), [b'n'; NAME_BYTES_MAX]);
+        for round in 0..1000 {
+            insert(&mut map, &long, round);
+            map.remove(&long);
+        }
+        let after = map.memory_bytes();
+        assert!(after <= before + 4 * NAME_BYTES_MAX, "{after} bytes, {before} before");
     }
 
     proptest! {

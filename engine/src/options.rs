@@ -59,7 +59,7 @@ pub struct Options {
     /// is portable to the stores that may come later; larger ones are local.
     pub commit_bytes_max: u64,
     /// Bytes after which a segment of the blob log is sealed and the next one begun; a larger
-    /// value has a segment to itself. Also bounds what opening after a crash copies. Default:
+    /// value has a segment to itself. Closing seals one that has an eighth of them. Also bounds what opening after a crash copies. Default:
     /// 32 MiB: a copy takes a tenth of a second, a first value needs little more than 100 MiB of
     /// disk, and a terabyte is thirty-two thousand files. 4 KiB to 2 GiB
     /// ([`Options::SEGMENT_BYTES`]).

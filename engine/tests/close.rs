@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use pinstone::{Batch, CheckOptions, Error, Maintenance, Store};
+use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation};
 
@@ -109,4 +109,53 @@ fn a_close_that_succeeded_leaves_nothing_to_mend() {
         assert!(open().stats().recovery.clean, "round {round}");
     }
     assert!(put_count > 1000, "{put_count}");
+}
+
+/// A list is read when the store is opened, and not the values.
+#[test]
+fn a_close_leaves_little_unsealed_and_seals_nothing_short() {
+    let segment_bytes = 64 << 10;
+    let builder = || Store::builder().maintenance(Maintenance::Inline).segment_bytes(segment_bytes);
+    let open = |disk: &Arc<SimDisk>| builder().open_on(Arc::clone(disk) as Arc<dyn Disk>).unwrap();
+    let values = |from: u32, count: u32| (from..from + count).map(|n| n.to_le_bytes().repeat(250));
+    let disk = SimDisk::new(1);
+    let mut put_count = 0;
+    for (count, are_sealed) in [(5, false), (5, true), (1, false), (20, true), (130, true)] {
+        let store = open(&disk);
+        let before = store.stats().blob_log;
+        for value in values(put_count, count) {
+            store.put(&value).unwrap();
+        }
+        put_count += count;
+        store.close().unwrap();
+        let store = open(&disk);
+        let after = store.stats().blob_log;
+        assert_eq!(after.sealed_count > before.sealed_count, are_sealed, "{count} values");
+        assert_eq!(store.stats().recovery.values_replayed == 0, are_sealed, "{count} values");
+        assert!(store.stats().recovery.clean);
+        for value in values(0, put_count) {
+            assert_eq!(store.get(&Digest::of(&value)).unwrap().unwrap(), value);
+        }
+        // Nothing was written: nothing is sealed.
+        store.close().unwrap();
+        assert_eq!(open(&disk).stats().blob_log.sealed_count, after.sealed_count);
+    }
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    assert!(open(&disk).check(&options).unwrap().findings.is_empty());
+}
+
+#[test]
+fn a_store_without_space_for_a_further_segment_is_closed_all_the_same() {
+    let small = Store::builder().maintenance(Maintenance::Inline).segment_bytes(64 << 10);
+    let disk = SimDisk::new(1);
+    let store = small.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let value = vec![7; 9 << 10];
+    let digest = store.put(&value).unwrap().digest;
+    store.sync().unwrap();
+    disk.fail_when(Filter::any().operation(Operation::Allocate), Fault::Enospc);
+    store.close().unwrap();
+    disk.heal();
+    let store = open(&disk);
+    assert!(store.stats().recovery.clean && store.stats().blob_log.sealed_count == 0);
+    assert_eq!(store.get(&digest).unwrap().unwrap(), value);
 }

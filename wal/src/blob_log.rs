@@ -288,6 +288,29 @@ impl BlobLog {
         Ok(())
     }
 
+    /// Ends the active segment where it is and goes on in the next, so that the ended one can be sealed. False if
+    /// there is no next, or nothing to end.
+    ///
+    /// # Errors
+    /// As [`BlobLog::write_out`].
+    pub fn go_on(&self) -> Result<bool, WalError> {
+        loop {
+            self.write_out()?;
+            let mut state = self.append.lock();
+            state.check_open()?;
+            let has_frames = state.active.as_ref().is_some_and(|active| !active.is_untouched());
+            if state.next.is_none() || !has_frames {
+                return Ok(false);
+            }
+            // Others may have appended since.
+            if state.queued.is_empty() {
+                state.rotate(self);
+                self.note_due(&state);
+                return Ok(true);
+            }
+        }
+    }
+
     /// A segment waits to follow the active one.
     pub fn has_next(&self) -> bool {
         self.append.lock().next.is_some()

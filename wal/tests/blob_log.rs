@@ -553,3 +553,23 @@ fn a_trimmed_log_is_durable_and_takes_no_more() {
         assert!(matches!(rig.put(&value(99, len)), Err(WalError::Poisoned { .. })));
     }
 }
+
+#[test]
+fn a_segment_is_ended_where_it_is_if_another_waits() {
+    let rig = Rig::small(SimDisk::new(1));
+    assert!(!rig.log.go_on().unwrap(), "it has no segment");
+    rig.put(b"first").unwrap();
+    assert!(!rig.log.go_on().unwrap(), "none waits");
+    rig.grow().unwrap();
+    assert!(rig.log.go_on().unwrap());
+    assert!(!rig.log.go_on().unwrap(), "nothing stands in it");
+    assert_eq!(rig.log.closing_count(), 1);
+    rig.put(b"second").unwrap();
+    assert_eq!(rig.place(b"second").unwrap().ordinal.0, rig.place(b"first").unwrap().ordinal.0 + 1);
+    let full = rig.log.take_closing().unwrap().unwrap();
+    assert_eq!(full.sealer.value_count(), 1);
+    assert_eq!(
+        [rig.get(b"first").unwrap(), rig.get(b"second").unwrap()],
+        [&b"first"[..], b"second"]
+    );
+}

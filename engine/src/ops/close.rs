@@ -1,7 +1,8 @@
-//! close: full segments sealed -> half-written tables given up -> logs cut at their ends, and synced
+//! close: the blob log's last segment ended, if it is long -> full segments sealed -> half-written tables given up -> logs cut at their ends, and synced
 //! -> the root says so -> unlock.
 
 use pinstone_disk::DiskExt;
+use pinstone_disk::env::Ordering;
 use pinstone_wal::LogPosition;
 
 use crate::error::Result;
@@ -20,7 +21,8 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
     }
     inner.signal.stop();
     inner.compact_signal.stop();
-    let closed = seal_all(inner).and_then(|()| settle(inner));
+    let closed =
+        end_long_segment(inner).and_then(|()| seal_all(inner)).and_then(|()| settle(inner));
     let _ = inner.writer.poison.set("it was closed");
     wait_until_quiet(inner);
     // The lock is given back here.
@@ -48,6 +50,28 @@ fn wait_until_quiet(inner: &Inner) {
     drop(inner.pointer_log.lock());
     inner.blob.wait_until_quiet();
     let _ = inner.root.end();
+}
+
+/// The share of a segment from which on it is not left unsealed: an open would read all of it, and reads a list
+/// instead. So an open and a close that add less make no segment of their own.
+const LONG_SHARE: u64 = 8;
+
+/// Has the blob log go on in a further segment, if the next open would have much to read of the last.
+fn end_long_segment(inner: &Inner) -> Result<()> {
+    let end_bytes = inner.blob.figures().end.offset_bytes();
+    let has_written = inner.writing.load(Ordering::Acquire) && inner.writer.poison.check().is_ok();
+    if !has_written || end_bytes <= inner.options.segment_bytes / LONG_SHARE {
+        return Ok(());
+    }
+    let ended = maintain::grow_blob_log(inner).and_then(|()| Ok(inner.blob.go_on()?));
+    match ended {
+        Ok(_) => Ok(()),
+        Err(error @ Error::NoSpace { .. }) => {
+            tracing::warn!(%error, "the last segment stays unsealed");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Seals what is full. What cannot be sealed for want of space is whole all the same, and is sealed

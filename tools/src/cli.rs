@@ -165,6 +165,7 @@ pub(crate) enum PointerCommand {
     /// stands as it is.
     ///
     /// With --json: {"pointers":[{"name":"...","digest":"..."}]}
+    /// It is printed as the names are read: an error leaves it without its end.
     #[command(verbatim_doc_comment)]
     List {
         /// What the names begin with; without it all are listed

@@ -1,7 +1,7 @@
 //! What every command works with: the store's place, the streams, and the form of the answer.
 //!
 //! - C1: nothing but answers goes to stdout; a command that fails has printed none, or lines that
-//!   are true by themselves.
+//!   are true by themselves, or a document without its end.
 //! - C2: a JSON answer is one document on one line.
 
 use std::ffi::OsString;

@@ -1,8 +1,9 @@
 //! `pinstone pointer`: names are set, read, deleted and listed.
 
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
-use pinstone::{Batch, CommitId, Digest};
+use pinstone::{Batch, CommitId, Digest, Pointers};
 use serde::Serialize;
 
 use crate::cli::PointerCommand;
@@ -82,18 +83,11 @@ fn print(context: &mut Context, commit: CommitId) -> Result<(), CliError> {
     context.flush()
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
-    pointers: Vec<Pointer<'a>>,
-}
-
 fn list(context: &mut Context, prefix: &[u8]) -> Result<Exit, CliError> {
     let store = context.open(Absent::Refuse)?;
     let pointers = store.pointers_with_prefix(prefix);
     if context.json() {
-        let pointers = pointers.collect::<Result<Vec<_>, _>>()?;
-        let pointers = pointers.iter().map(|(name, digest)| Pointer::of(name, digest)).collect();
-        context.document(&Document { pointers })?;
+        write_document(context.output(), pointers)?;
     } else {
         for pointer in pointers {
             let (name, digest) = pointer?;
@@ -103,4 +97,19 @@ fn list(context: &mut Context, prefix: &[u8]) -> Result<Exit, CliError> {
     context.flush()?;
     context.release(store);
     Ok(Exit::Ok)
+}
+
+/// Writes the document as the pointers are read: there may be more of them than memory has room for. An
+/// error leaves it without its end.
+fn write_document(out: &mut impl Write, pointers: Pointers) -> Result<(), CliError> {
+    let mut before = r#"{"pointers":["#;
+    for pointer in pointers {
+        let (name, digest) = pointer?;
+        let pointer = serde_json::to_string(&Pointer::of(&name, &digest));
+        let pointer = pointer.map_err(|error| CliError::Output(error.into()))?;
+        write!(out, "{before}{pointer}").map_err(CliError::Output)?;
+        before = ",";
+    }
+    let head = if before == "," { "" } else { before };
+    writeln!(out, "{head}]}}").map_err(CliError::Output)
 }

@@ -15,9 +15,8 @@ use crate::harness::{Place, noise, pinstone};
 fn a_broken_pipe_is_silent_and_ok() {
     let place = Place::new();
     place.store_value("large", &noise(1, 4 << 20));
-    for args in
-        [vec!["get", "@large"], vec!["--json", "get", "@large"], vec!["--help"], vec!["stats"]]
-    {
+    for args in ["get @large", "--json get @large", "--help", "stats", "--json pointer list"] {
+        let args: Vec<_> = args.split(' ').collect();
         let mut command = place.command(pinstone());
         command.args(&args).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -62,6 +61,8 @@ fn a_full_device_on_stdout_is_a_failure() {
         let ran = place.shell(&format!("$PINSTONE {args} > /dev/full"));
         assert!(ran.failed(1).starts_with("pinstone: cannot write to standard output: "), "{args}");
     }
+    let told = place.shell("$PINSTONE pointer list --json > /dev/full").failed(1);
+    assert!(told.contains("cannot write to standard output: "), "{told}");
     // What it was asked to do is done all the same.
     let ran = place.shell(&format!("$PINSTONE pointer set other {digest} --json > /dev/full"));
     ran.failed(1);

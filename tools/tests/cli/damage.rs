@@ -130,3 +130,40 @@ fn a_store_without_its_root_is_an_error_and_never_a_fresh_store() {
     };
     assert_eq!(log_count(&kept), log_count(&sound));
 }
+
+#[test]
+fn a_list_gives_what_stands_before_damage_and_then_the_error() {
+    let place = Place::new();
+    let builder =
+        pinstone::Store::builder().pointer_segment_bytes(64 << 10).memtable_entries_max(1);
+    let store = builder.maintenance(pinstone::Maintenance::Inline).open(place.store()).unwrap();
+    let digest = store.put(b"value").unwrap().digest;
+    for first in (0..5000).step_by(100) {
+        let name = |number| format!("name {number:05}");
+        let names = (first..first + 100).map(name);
+        store.commit(names.fold(pinstone::Batch::new(), |to, name| to.set(name, digest))).unwrap();
+    }
+    store.compact().unwrap();
+    store.close().unwrap();
+    // A block in the middle of the largest table.
+    let tables = files(&place.store()).into_iter().filter(|(name, _)| name.starts_with("names-"));
+    let (file, mut bytes) = tables.max_by_key(|(_, bytes)| bytes.len()).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(place.store().join(&file), bytes).unwrap();
+
+    let (lines, document) = (place.words("pointer list"), place.words("pointer list --json"));
+    for ran in [&lines, &document] {
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.contains(&file), "{}", ran.err);
+    }
+    let (lines, document) = (lines.text(), document.text());
+    assert!((100..5000).contains(&lines.lines().count()), "{} lines", lines.lines().count());
+    assert!(document.ends_with('}'), "a pointer is there whole, and nothing behind it");
+    let listed: serde_json::Value = serde_json::from_str(&format!("{document}]}}")).unwrap();
+    let of_document = listed["pointers"].as_array().unwrap().iter();
+    let of_document: Vec<_> =
+        of_document.map(|pointer| pointer["name"].as_str().unwrap()).collect();
+    let of_lines: Vec<_> = lines.lines().map(|line| line.split_once('\t').unwrap().1).collect();
+    assert_eq!(of_document, of_lines);
+}

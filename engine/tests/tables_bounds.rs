@@ -140,6 +140,22 @@ fn what_could_not_be_removed_goes_later() {
 }
 
 #[test]
+fn a_segment_that_could_not_be_removed_goes_later() {
+    let disk = SimDisk::new(1);
+    let store = open(small().memtable_entries_max(100), &disk);
+    disk.fail_when(Filter::any().operation(Operation::Remove), Fault::Eio);
+    set_long_names(&store, 0..100);
+    let left = || {
+        let files = disk.names().into_iter().filter(|name| name.starts_with("pointer-"));
+        files.count() as u64 - store.stats().pointer_log.segment_count
+    };
+    assert!(left() > 10, "{} segments", left());
+    disk.heal();
+    set_long_names(&store, 100..110);
+    assert_eq!(left(), 0);
+}
+
+#[test]
 fn what_a_failed_rewriting_wrote_and_could_not_be_removed_goes_later() {
     let disk = SimDisk::new(1);
     let builder = small().memtable_entries_max(100).level0_tables(64).table_bytes(16 << 10);

@@ -30,7 +30,7 @@ use pinstone_compaction::table::container::TableFile;
 use pinstone_compaction::table::index::Row;
 use pinstone_disk::env::Ordering;
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{LogKind, TableKind};
+use pinstone_disk::{FileName, LogKind, TableKind};
 
 use crate::error::{Error, Result};
 use crate::maintain;
@@ -358,22 +358,24 @@ fn finish_flush<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
             .iter()
             .map(|(ordinal, _)| Edit::Retire { log: LogKind::Pointer, ordinal: *ordinal }),
     );
-    let remove_retired = || {
-        for (_, name) in &retired {
-            // What cannot be removed now is removed at the next open.
-            let _ = inner.disk.remove(*name);
-        }
-    };
+    let mut retired: Vec<_> = retired.into_iter().map(|(_, name)| name).collect();
     if planted::is(Bug::RetiredTooEarly) {
-        remove_retired();
+        remove_retired(inner, &mut retired.clone());
     }
     take_in::<T>(inner, work, &edit, also, Some(&memtable))?;
-    remove_retired();
+    work.retired.append(&mut retired);
+    remove_retired(inner, &mut work.retired);
     let figures = &mut T::work(work).figures;
     figures.flush_count += 1;
     figures.flushed_bytes += bytes;
     tracing::debug!(tree = T::KIND.word(), bytes, below = %flushed.below, "memtable flushed");
     Ok(())
+}
+
+/// Removes these files, and leaves those that cannot be removed now: they are tried again with the next
+/// flush, or are gone with the next open.
+fn remove_retired(inner: &Inner, files: &mut Vec<FileName>) {
+    files.retain(|name| inner.disk.remove(*name).is_err_and(|error| !error.is_not_found()));
 }
 
 fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {

@@ -10,7 +10,7 @@ use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tre
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
-use pinstone_disk::{DiskError, Epoch, Ordinal, TableKind};
+use pinstone_disk::{DiskError, Epoch, FileName, Ordinal, TableKind};
 
 use crate::error::Error;
 use crate::options::{MERGE_BYTES, Options};
@@ -43,6 +43,8 @@ pub(crate) struct Work {
     pub(crate) names: TreeWork<Names, NameMemtable>,
     /// Tables that are stale, whose files may still be there after a crash.
     pub(crate) lingering: Lingering,
+    /// Segments that have left the root, and could not be removed.
+    pub(crate) retired: Vec<FileName>,
     /// Entries that flushes and rewritings have gone through.
     pub(crate) entry_count: u64,
     /// Why a tree's work waits, told once nothing else is due.

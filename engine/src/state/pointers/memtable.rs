@@ -6,7 +6,8 @@
 //! - B1: a commit is applied whole, under the lock that reads take (N3).
 //! - B2: of a name that is changed only the versions stay that the present or a pin sees. What only
 //!   an ended pin saw stays until the name is changed again, or the memtable is flushed: nothing is
-//!   kept to find it sooner, since a memtable is bounded in bytes.
+//!   kept to find it sooner, since a memtable is bounded in bytes. Of a name of many versions it stays for
+//!   about as many changes: so that a change goes through few of them, however many are pinned.
 //! - B3: a deletion stays for as long as it may hide something: an older version here, or any name
 //!   below, in older memtables and in tables.
 //! - B4: `memory_bytes` is what the map, the names and the versions take, or a little more.
@@ -41,6 +42,9 @@ const CHUNK_COUNT_MIN: usize = 16;
 
 /// Names that make a run worth reading where they stand: those of shorter runs are read some at a time.
 const RUN_COUNT: usize = 16;
+
+/// Older versions of a name that each change goes through.
+const SWEPT_COUNT: usize = 16;
 
 /// Names and their versions in memory.
 #[derive(Debug)]
@@ -235,8 +239,19 @@ impl Versions {
             self.older = Vec::new();
             return;
         }
+        if is_swept(self.older.len(), version.commit) {
+            self.sweep(before.commit, pins);
+        }
+        if is_pinned(pins, before.commit, version.commit) {
+            self.older.push(before);
+        } else if self.older.is_empty() {
+            self.older = Vec::new();
+        }
+    }
+
+    /// Drops the older versions that no pin sees; `next` is the commit of the one behind them.
+    fn sweep(&mut self, mut next: CommitId, pins: &Pins) {
         // A version is seen from its commit on until the next one's.
-        let mut next = before.commit;
         let mut kept = self.older.len();
         for index in (0..self.older.len()).rev() {
             let older = self.older[index];
@@ -247,11 +262,6 @@ impl Versions {
             next = older.commit;
         }
         self.older.drain(..kept);
-        if is_pinned(pins, before.commit, version.commit) {
-            self.older.push(before);
-        } else if self.older.is_empty() {
-            self.older = Vec::new();
-        }
     }
 
     /// Before its first version a name is absent anyway, if nothing is below.
@@ -262,6 +272,18 @@ impl Versions {
             self.older = Vec::new();
         }
     }
+}
+
+/// Whether a commit that changes a name with so many older versions is to go through them: if they are many,
+/// one in about as many commits is, whichever of them change the name.
+pub(super) fn is_swept(older_count: usize, commit: CommitId) -> bool {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    if older_count < SWEPT_COUNT {
+        return true;
+    }
+    let mixed = commit.0.wrapping_mul(ODD);
+    let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(ODD);
+    mixed >> (u64::BITS - older_count.ilog2()) == 0
 }
 
 fn is_pinned(pins: &Pins, from: CommitId, until: CommitId) -> bool {

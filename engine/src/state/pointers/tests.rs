@@ -57,6 +57,44 @@ fn a_name_that_is_set_often_keeps_what_is_seen_of_it() {
     assert_eq!(version_count(&table), 1);
 }
 
+/// Whichever commits change the name: each of them, or some at any distance.
+#[test]
+fn a_change_of_a_name_with_many_pinned_versions_goes_through_few_of_them() {
+    for distance in [1, 2, 3, 64, 144, 1000, 6765, 1 << 32] {
+        let is_swept = |count, nth| memtable::is_swept(count, CommitId(1 + nth * distance));
+        // None is ever dropped.
+        let swept = (0..20_000).filter(|count| is_swept(*count, *count as u64)).sum::<usize>();
+        assert!(swept < 4 * 20_000, "{swept} of 20,000 versions at each {distance}th commit");
+        for count in [16, 100, 5000] {
+            let mut last = 0;
+            for nth in (0..200_000).filter(|nth| is_swept(count, *nth)) {
+                assert!(nth - last < 20 * count as u64, "{count} at each {distance}th commit");
+                last = nth;
+            }
+            assert!(last > 100_000, "{count} at each {distance}th commit");
+        }
+    }
+}
+
+#[test]
+fn of_many_versions_those_go_that_only_ended_pins_saw() {
+    let table = PointerTable::default();
+    let mut pins = Vec::new();
+    for id in 1..=2000 {
+        commit(&table, id);
+        pins.push(table.pin());
+    }
+    commit(&table, 2001);
+    assert_eq!(version_count(&table), 2001);
+    assert!(pins.iter().all(|pin| at(&table, *pin) == Some(target(pin.0))));
+    for pin in pins.drain(1..) {
+        table.unpin(pin);
+    }
+    (2002..20_000).for_each(|id| commit(&table, id));
+    assert_eq!(version_count(&table), 2);
+    assert_eq!(at(&table, pins[0]), Some(target(1)));
+}
+
 #[test]
 fn deletions_leave_nothing_once_nobody_sees_what_they_hide() {
     let table = PointerTable::default();

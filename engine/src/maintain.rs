@@ -17,6 +17,7 @@ use pinstone_wal::{Closing, LogPosition, Sealed, SegmentHeader};
 
 use crate::error::{Error, Result};
 use crate::ops::compact::{self, StoreTree};
+use crate::ops::{get, lookup};
 use crate::options::Maintenance;
 use crate::state::inner::{Inner, PointerLog, count};
 use crate::state::segments::Segment;
@@ -186,8 +187,29 @@ pub(crate) fn all(inner: &Inner) -> Result<()> {
 
 /// Seals what is full, and makes the next segment ready.
 fn logs(inner: &Inner) -> Result<()> {
+    put_carried_anew(inner);
     while step(inner)? {}
     Ok(inner.root.rewrite()?)
+}
+
+/// Has values written anew of which only the pointer log has a copy that is not known to be bad, before that leaves with
+/// its segment: nobody may have read them since a check found out.
+fn put_carried_anew(inner: &Inner) {
+    let has_ended = inner.writer.poison.check().is_err();
+    if has_ended || inner.putting_anew.swap(true, Ordering::AcqRel) {
+        // A put of these came here.
+        return;
+    }
+    for (digest, place) in inner.index.bad_places() {
+        let is_last = || matches!(lookup::intact(inner, &digest), Ok(None));
+        if inner.carried.find(place.position()).is_some()
+            && is_last()
+            && let Err(error) = get::read(inner, &digest, inner.options.verify)
+        {
+            tracing::warn!(%error, %digest, "no copy of a value can be read");
+        }
+    }
+    inner.putting_anew.store(false, Ordering::Release);
 }
 
 /// Carries out the next thing that is due; false if nothing was.

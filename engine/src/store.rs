@@ -325,7 +325,8 @@ impl Store {
         ops::get::get(&self.inner, digest, verify)
     }
 
-    /// Whether the store holds the value, in a copy that is not known to be damaged. Reads nothing
+    /// Whether the store holds the value, in a copy that is not known to be damaged, or that the pointer log
+    /// carries. Reads nothing
     /// of the value itself; costs at most two reads of the device, a page of a table and a part of the
     /// list of a segment, or a few more where several tables may hold it, or where the segment's list is not at
     /// hand yet, which takes three; none if memory or the cache tell, and hardly ever one for a value that is
@@ -379,7 +380,8 @@ impl Store {
 
     /// Makes the batch's changes, all or none. On return they, and every value that they point
     /// at, are on stable storage. Concurrent commits share their syncs. Costs besides that the look-up
-    /// of [`Store::contains`] for each value, and of [`Store::pointer`] for each requirement.
+    /// of [`Store::contains`] for each value (one of which only the pointer log has a good copy is read and put
+    /// anew), and of [`Store::pointer`] for each requirement.
     ///
     /// # Errors
     /// Nothing happened: [`crate::Error::PreconditionFailed`] (and what it tells of is durable),

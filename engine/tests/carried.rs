@@ -369,7 +369,9 @@ fn what_cannot_be_read_when_a_store_is_opened_is_taken_from_what_carries_it() {
     for number in 0..3 {
         let disk = unreadable(512 * (1 + number)..512 * (2 + number));
         let store = open(&disk);
-        assert!(store.stats().recovery.bytes_copied > 0, "a file without it takes its place");
+        let recovery = store.stats().recovery;
+        assert_eq!(recovery.segments_laid, 1);
+        assert!(recovery.bytes_copied > 0, "a file without it takes its place");
         holds(&store, 0..3);
     }
     // Nothing carries the file's header, nor what is behind: whether that is anything nobody knows.
@@ -443,6 +445,51 @@ fn a_check_tells_of_a_bad_copy_that_is_carried_and_it_is_held_still() {
         assert!(disk.mutation_count() > mutations);
         reads(&store, 1..4);
     }
+}
+
+/// A check has told of it; whoever is told may do nothing.
+#[test]
+fn what_a_check_found_bad_is_written_anew_before_the_pointer_log_lets_go_of_it() {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().pointer_segment_bytes(64 << 10)).unwrap();
+    (1..4).for_each(|number| commit(&store, number));
+    store.sync().unwrap();
+    let name = segments(&disk, LogKind::Blob)[0].to_string();
+    for number in 0..3 {
+        disk.corrupt(&name, 512 * number + 612, |rest| rest[0] ^= 1);
+    }
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    assert!(!store.check(&options).unwrap().findings.is_empty());
+    (4..200).for_each(|number| commit(&store, number));
+    assert!(store.stats().pointer_log.sealed_count > 0 || store.stats().names.flush_count > 0);
+    reads(&store, 1..200);
+}
+
+/// What read badly once may read well again, and there may be no space to write it anew.
+#[test]
+fn a_commit_of_a_value_that_was_found_bad_says_what_is_so() {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().segment_bytes(8 << 10)).unwrap();
+    (1..4).for_each(|number| commit(&store, number));
+    let name = segments(&disk, LogKind::Blob)[0].to_string();
+    let flip = || disk.corrupt(&name, 512 + 612, |rest| rest[0] ^= 1);
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    flip();
+    assert!(!store.check(&options).unwrap().findings.is_empty());
+    flip();
+    let digest = Digest::of(&value(2));
+    store.commit(Batch::new().set("well", digest)).unwrap();
+    assert!(!store.put(&value(2)).unwrap().new, "it has a good copy");
+
+    let digest = Digest::of(&value(3));
+    disk.corrupt(&name, 2 * 512 + 612, |rest| rest[0] ^= 1);
+    assert!(!store.check(&options).unwrap().findings.is_empty());
+    disk.fail_when(Filter::any().operation(Operation::Write), Fault::Enospc);
+    let refused = store.commit(Batch::new().set("full", digest));
+    assert!(matches!(refused, Err(Error::NoSpace { .. })), "{refused:?}");
+    disk.heal();
+    store.commit(Batch::new().set("full", digest)).unwrap();
+    reads(&store, 1..4);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
+use common::tiny_tables;
 use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation};
@@ -145,17 +146,24 @@ fn a_close_leaves_little_unsealed_and_seals_nothing_short() {
 }
 
 #[test]
-fn a_store_without_space_for_a_further_segment_is_closed_all_the_same() {
-    let small = Store::builder().maintenance(Maintenance::Inline).segment_bytes(64 << 10);
-    let disk = SimDisk::new(1);
-    let store = small.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
-    let value = vec![7; 9 << 10];
-    let digest = store.put(&value).unwrap().digest;
-    store.sync().unwrap();
-    disk.fail_when(Filter::any().operation(Operation::Allocate), Fault::Enospc);
-    store.close().unwrap();
-    disk.heal();
-    let store = open(&disk);
-    assert!(store.stats().recovery.clean && store.stats().blob_log.sealed_count == 0);
-    assert_eq!(store.get(&digest).unwrap().unwrap(), value);
+fn a_store_whose_last_segment_cannot_be_sealed_is_closed_all_the_same() {
+    let faults = [
+        (Filter::any().operation(Operation::Allocate), Fault::Enospc),
+        (Filter::any().operation(Operation::Create), Fault::Eio),
+        (Filter::any().operation(Operation::Create), Fault::Emfile),
+    ];
+    for (filter, fault) in faults {
+        let small = tiny_tables().maintenance(Maintenance::Inline).segment_bytes(64 << 10);
+        let disk = SimDisk::new(1);
+        let store = small.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+        let values = (0..20_u32).map(|number| number.to_le_bytes().repeat(250));
+        let digests: Vec<_> = values.map(|value| store.put(&value).unwrap().digest).collect();
+        disk.fail_when(filter, fault);
+        store.close().unwrap();
+        disk.heal();
+        let store = open(&disk);
+        let stats = store.stats();
+        assert!(stats.recovery.clean && stats.blob_log.sealed_count == 0, "{fault:?}");
+        assert!(digests.iter().all(|digest| store.get(digest).unwrap().is_some()), "{fault:?}");
+    }
 }

@@ -9,7 +9,7 @@
 //! 2. [`DigestList`] holds the directory in memory. It leads to the one page that may list a digest;
 //!    to more only if pages begin with the digest's own top bits. Of these the first is found by
 //!    halves.
-//!    Who looks up many reads those pages itself, at once ([`DigestList::pages`], [`DigestList::open_page`]).
+//!    Who looks up many reads those pages itself, at once ([`DigestList::pages`], [`DigestList::page_lists`]).
 //! 3. [`read_list`] reads all of it, a few pages at a time.
 //!
 //! A directory that is damaged is made again from the pages.
@@ -184,14 +184,14 @@ struct Layout {
 
 /// A page of a list whose checksum, count and order agree.
 #[derive(Debug)]
-pub struct ListPage {
+struct ListPage {
     bytes: Bytes,
     entry_count: usize,
 }
 
 impl ListPage {
     /// The page's entries of `digest`, in ascending order of their offsets.
-    pub fn entries_of(&self, digest: &Digest) -> impl Iterator<Item = ListEntry> {
+    fn entries_of(&self, digest: &Digest) -> impl Iterator<Item = ListEntry> {
         self.entries_from(digest).take_while(move |entry| entry.digest == *digest)
     }
 
@@ -458,10 +458,7 @@ impl DigestList {
     }
 
     /// The page that was read so, of bytes that stay what they are.
-    ///
-    /// # Errors
-    /// [`WalError::Format`] if it is damaged.
-    pub fn open_page(&self, page: usize, bytes: Bytes) -> Result<ListPage, WalError> {
+    fn open_page(&self, page: usize, bytes: Bytes) -> Result<ListPage, WalError> {
         let offset = self.layout.page_offset(page as u64);
         if bytes.len() != DIGEST_PAGE_BYTES {
             let end = offset + bytes.len() as u64;

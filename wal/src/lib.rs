@@ -28,7 +28,7 @@ pub use blob_log::{
 };
 pub use carried::{Carried, CarriedFrames, CarriedRecord};
 pub use commit::{Change, CommitRecord};
-pub use digest_list::{DIGEST_PAGE_BYTES, DigestList, ListEntry, ListPage, check_list, read_list};
+pub use digest_list::{DIGEST_PAGE_BYTES, DigestList, ListEntry, check_list, read_list};
 pub use error::{WalError, corrupt};
 pub use frame::{
     FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, FramePlace,

@@ -21,8 +21,8 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
     }
     inner.signal.stop();
     inner.compact_signal.stop();
-    let closed =
-        end_long_segment(inner).and_then(|()| seal_all(inner)).and_then(|()| settle(inner));
+    end_long_segment(inner);
+    let closed = seal_all(inner).and_then(|()| settle(inner));
     let _ = inner.writer.poison.set("it was closed");
     wait_until_quiet(inner);
     // The lock is given back here.
@@ -56,21 +56,17 @@ fn wait_until_quiet(inner: &Inner) {
 /// instead. So an open and a close that add less make no segment of their own.
 const LONG_SHARE: u64 = 8;
 
-/// Has the blob log go on in a further segment, if the next open would have much to read of the last.
-fn end_long_segment(inner: &Inner) -> Result<()> {
+/// Has the blob log go on in a further segment, if the next open would have much to read of the last. Where that
+/// cannot be had, the store is closed as it is.
+fn end_long_segment(inner: &Inner) {
     let end_bytes = inner.blob.figures().end.offset_bytes();
     let has_written = inner.writing.load(Ordering::Acquire) && inner.writer.poison.check().is_ok();
     if !has_written || end_bytes <= inner.options.segment_bytes / LONG_SHARE {
-        return Ok(());
+        return;
     }
     let ended = maintain::grow_blob_log(inner).and_then(|()| Ok(inner.blob.go_on()?));
-    match ended {
-        Ok(_) => Ok(()),
-        Err(error @ Error::NoSpace { .. }) => {
-            tracing::warn!(%error, "the last segment stays unsealed");
-            Ok(())
-        }
-        Err(error) => Err(error),
+    if let Err(error) = ended {
+        tracing::warn!(%error, "the last segment stays unsealed");
     }
 }
 

@@ -38,7 +38,7 @@ use self::frame::{Appended, ahead_bytes, append, sync};
 use crate::batch::{Batch, Parts};
 use crate::error::{Error, Result};
 use crate::maintain;
-use crate::ops::{compact, get, lookup};
+use crate::ops::{compact, get, lookup, put};
 use crate::state::inner::{CommitQueue, Gathering, Inner, PointerLog, Ticket, count};
 
 /// Bytes of commits after which a group takes no more.
@@ -92,13 +92,16 @@ fn encoded_bytes(parts: &Parts) -> usize {
 fn resolve(inner: &Inner, parts: &Parts) -> Result<LogPosition> {
     let mut depends = LogPosition::START;
     for digest in parts.changes.values().flatten() {
-        let mut found = lookup::intact(inner, digest)?;
-        if found.is_none() && inner.carried.noted_bytes() > 0 {
-            // Who reads it puts it anew, if the pointer log has a good copy.
-            let _ = get::read(inner, digest, inner.options.verify);
-            found = lookup::intact(inner, digest)?;
+        let mut found = lookup::intact(inner, digest);
+        if !matches!(found, Ok(Some(_)))
+            && inner.carried.is_any()
+            && let Ok(Some(value)) = get::read(inner, digest, inner.options.verify)
+        {
+            // No copy is to be relied on but one that it takes anew.
+            put::store(inner, *digest, &value)?;
+            found = lookup::intact(inner, digest);
         }
-        let place = found.ok_or(Error::ValueMissing { digest: *digest })?;
+        let place = found?.ok_or(Error::ValueMissing { digest: *digest })?;
         depends = depends.max(place.position());
     }
     Ok(depends)
@@ -193,8 +196,11 @@ fn lock_log(inner: &Inner) -> (MutexGuard<'_, PointerLog>, Result<()>) {
 fn is_nearly_full(inner: &Inner, log: &PointerLog) -> bool {
     let max = inner.options.pointer_segment_bytes;
     let group_bytes = GROUP_BYTES_MAX + size(CARRIED_BYTES_MAX);
-    let is_full = |appender: &Appender| appender.sealed_bytes_with(group_bytes) > max;
-    frame::is_memory_full(inner) || log.appender.as_ref().is_some_and(is_full)
+    let is_full = |appender: &Appender| {
+        let active = appender.segment().header.ordinal;
+        appender.sealed_bytes_with(group_bytes) > max || frame::is_memory_full(inner, active)
+    };
+    log.appender.as_ref().is_some_and(is_full)
 }
 
 /// Commits decided and made durable together.

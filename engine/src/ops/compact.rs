@@ -375,7 +375,13 @@ fn finish_flush<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
 /// Removes these files, and leaves those that cannot be removed now: they are tried again with the next
 /// flush, or are gone with the next open.
 fn remove_retired(inner: &Inner, files: &mut Vec<FileName>) {
-    files.retain(|name| inner.disk.remove(*name).is_err_and(|error| !error.is_not_found()));
+    files.retain(|name| match inner.disk.remove(*name) {
+        Err(error) if !error.is_not_found() => {
+            tracing::warn!(%error, "a segment that is not needed any more stays");
+            true
+        }
+        _ => false,
+    });
 }
 
 fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {

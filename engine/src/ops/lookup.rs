@@ -43,10 +43,10 @@ pub(crate) fn is_readable(inner: &Inner, digest: &Digest) -> Result<bool> {
 /// The same of each.
 pub(crate) fn are_readable(inner: &Inner, digests: &[Digest]) -> Vec<Result<bool>> {
     let found = intact_many(inner, digests).into_iter().zip(digests);
-    let is_readable = |(found, digest): (Result<Option<Place>>, _)| match found? {
-        Some(_) => Ok(true),
-        None if inner.carried.noted_bytes() > 0 => is_readable(inner, digest),
-        None => Ok(false),
+    let is_readable = |(found, digest): (Result<Option<Place>>, _)| match found {
+        Ok(Some(_)) => Ok(true),
+        Ok(None) | Err(_) if inner.carried.is_any() => is_readable(inner, digest),
+        found => Ok(found?.is_some()),
     };
     found.map(is_readable).collect()
 }

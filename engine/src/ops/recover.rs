@@ -366,6 +366,7 @@ fn begin(
         pointer_due: AtomicBool::new(true),
         growing: Mutex::new(()),
         pointer_behind: AtomicBool::new(pointer_behind),
+        putting_anew: AtomicBool::new(false),
         writing: AtomicBool::new(false),
         growth_refused: AtomicBool::new(false),
         maintaining: Mutex::new(()),

@@ -44,9 +44,16 @@ impl CarriedPlaces {
         self.0.lock().push(CarriedPlace::new(carried.from, carried.upto, segment, offset_bytes));
     }
 
-    /// Bytes of memory of what is noted.
-    pub(crate) fn noted_bytes(&self) -> u64 {
-        (self.0.lock().len() * size_of::<CarriedPlace>()) as u64
+    /// Whether anything is carried.
+    pub(crate) fn is_any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
+    /// Bytes of memory of what is noted of this segment of the pointer log, which is the last.
+    pub(crate) fn bytes_of(&self, ordinal: Ordinal) -> u64 {
+        let places = self.0.lock();
+        let before = places.partition_point(|place| place.ordinal < ordinal);
+        ((places.len() - before) * size_of::<CarriedPlace>()) as u64
     }
 
     /// Lets go of what this segment of the pointer log carries, which was sealed.

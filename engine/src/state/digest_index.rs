@@ -257,6 +257,16 @@ impl DigestIndex {
             && self.bad.read().get(digest).is_some_and(|places| places.contains(&place))
     }
 
+    /// All copies that are known to be bad.
+    pub(crate) fn bad_places(&self) -> Vec<(Digest, Place)> {
+        if self.bad_count.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let bad = self.bad.read();
+        let places = bad.iter().flat_map(|(digest, places)| places.iter().map(|at| (*digest, *at)));
+        places.collect()
+    }
+
     /// Notes that a copy cannot be read as written: a later put writes the value anew.
     pub(crate) fn mark_bad(&self, digest: &Digest, place: Place) {
         let mut bad = self.bad.write();

@@ -205,9 +205,11 @@ impl PointerTable {
         });
     }
 
-    /// The active memtable takes as much memory as it may: the log's next segment is to begin another.
-    pub(crate) fn is_full(&self, options: &Options) -> bool {
-        self.view.read().active.memory_bytes() as u64 >= options.budget().names_memtable_bytes
+    /// The active memtable, with `besides_bytes` that are kept of the same segment of the log, takes as much
+    /// memory as it may: the log's next segment is to begin another.
+    pub(crate) fn is_full(&self, options: &Options, besides_bytes: u64) -> bool {
+        let memtable_bytes = self.view.read().active.memory_bytes() as u64;
+        memtable_bytes + besides_bytes >= options.budget().names_memtable_bytes
     }
 
     /// The active memtable is to be flushed when the log goes on in segment `next`: it holds enough for

@@ -89,7 +89,8 @@ fn append_frame(
     let max = inner.options.pointer_segment_bytes;
     let end = log.appender.as_ref().map(Appender::end);
     let full = log.appender.as_ref().is_none_or(|appender| {
-        let is_full = appender.sealed_bytes_with(body_bytes) > max || is_memory_full(inner);
+        let active = appender.segment().header.ordinal;
+        let is_full = appender.sealed_bytes_with(body_bytes) > max || is_memory_full(inner, active);
         !appender.is_empty() && is_full
     });
     // Whatever is written next must be copied after a crash, and all of its segment with it: if
@@ -118,10 +119,9 @@ fn append_frame(
     Ok(start.offset_bytes())
 }
 
-/// What is kept in memory of a segment's commits is as much as may be: the log goes on in the next.
-pub(super) fn is_memory_full(inner: &Inner) -> bool {
-    let max_bytes = inner.options.budget().names_memtable_bytes;
-    inner.pointers.is_full(&inner.options) || inner.carried.noted_bytes() >= max_bytes
+/// What is kept in memory of the commits of `active` is as much as may be: the log goes on in the next.
+pub(super) fn is_memory_full(inner: &Inner, active: Ordinal) -> bool {
+    inner.pointers.is_full(&inner.options, inner.carried.bytes_of(active))
 }
 
 /// Bytes of a sealed segment of the pointer log in which a frame of `body_bytes` is alone.

@@ -67,9 +67,9 @@ const LINE_BYTES: usize = 64;
 #[cfg(target_arch = "x86_64")]
 fn prefetch(bytes: &[u8]) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    for line in bytes.iter().take(PREFETCH_BYTES).step_by(LINE_BYTES) {
+    for line in bytes[..bytes.len().min(PREFETCH_BYTES)].chunks(LINE_BYTES) {
         // SAFETY: it is a hint, and reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
 

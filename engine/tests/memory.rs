@@ -2,16 +2,11 @@
 //! it looks at the memory of the whole process.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
-#![expect(clippy::disallowed_methods, reason = "what the system says of this process")]
 
+mod common;
+
+use common::process::anonymous_bytes;
 use pinstone::{Batch, MemoryStats, Options, Store};
-
-/// Bytes of anonymous memory that are resident now.
-fn anonymous_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
-}
 
 fn told_bytes(memory: &MemoryStats) -> u64 {
     memory.index_memtable_bytes

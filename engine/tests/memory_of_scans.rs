@@ -2,20 +2,15 @@
 //! the memory of the whole process.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
-#![expect(clippy::disallowed_methods, reason = "what the system says of this process")]
+
+mod common;
 
 use std::sync::Arc;
 
+use common::process::anonymous_bytes;
 use pinstone::{Batch, Maintenance, Pointers, Store};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation, TableKind};
-
-/// Bytes of anonymous memory that are resident now.
-fn anonymous_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
-}
 
 /// Commits until three memtables wait and cannot be flushed. Each name is followed by one of another, so that a
 /// scan has some of each at hand.

@@ -8,6 +8,7 @@
 //! - `damage`: changes the bytes of a store at rest.
 //! - `meddling`: a disk on which something else happens just before a write.
 //! - `race`: threads on one store, and the check that their history is linearizable.
+//! - `process`: what the system says of the process.
 //! - `pool`: spreads independent cases over the machine's threads.
 //!
 //! Nothing here looks inside the engine: only its public interface, and the simulated disk.
@@ -20,6 +21,7 @@ pub mod faults;
 pub mod meddling;
 pub mod model;
 pub mod pool;
+pub mod process;
 pub mod race;
 pub mod replay;
 pub mod script;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use pinstone_compaction::run::Index;
 use pinstone_disk::LogKind;
 use pinstone_disk::env::{self, Condvar, Mutex, MutexGuard, Ordering};
-use pinstone_wal::{Closing, LogPosition, Sealed, SegmentHeader};
+use pinstone_wal::{Closing, LogPosition, Place, Sealed, SegmentHeader};
 
 use crate::error::{Error, Result};
 use crate::ops::compact::{self, StoreTree};
@@ -200,10 +200,9 @@ fn put_carried_anew(inner: &Inner) {
         // A put of these came here.
         return;
     }
-    for (digest, place) in inner.index.bad_places() {
-        let is_last = || matches!(lookup::intact(inner, &digest), Ok(None));
-        if inner.carried.find(place.position()).is_some()
-            && is_last()
+    let is_carried = |place: &Place| inner.carried.find(place.position()).is_some();
+    for digest in inner.index.bad_at(is_carried) {
+        if matches!(lookup::intact(inner, &digest), Ok(None))
             && let Err(error) = get::read(inner, &digest, inner.options.verify)
         {
             tracing::warn!(%error, %digest, "no copy of a value can be read");

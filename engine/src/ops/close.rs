@@ -1,4 +1,5 @@
-//! close: the blob log's last segment ended, if it is long -> full segments sealed -> half-written tables given up -> logs cut at their ends, and synced
+//! close: the blob log's last segment ended, if it is long -> full segments sealed -> half-written
+//! tables given up -> logs cut at their ends, and synced
 //! -> the root says so -> unlock.
 
 use pinstone_disk::DiskExt;

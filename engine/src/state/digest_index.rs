@@ -257,14 +257,14 @@ impl DigestIndex {
             && self.bad.read().get(digest).is_some_and(|places| places.contains(&place))
     }
 
-    /// All copies that are known to be bad.
-    pub(crate) fn bad_places(&self) -> Vec<(Digest, Place)> {
+    /// Values with copies that are known to be bad and stand at such places: bad ones may be many.
+    pub(crate) fn bad_at(&self, is_such: impl Fn(&Place) -> bool) -> Vec<Digest> {
         if self.bad_count.load(Ordering::Acquire) == 0 {
             return Vec::new();
         }
         let bad = self.bad.read();
-        let places = bad.iter().flat_map(|(digest, places)| places.iter().map(|at| (*digest, *at)));
-        places.collect()
+        let such = bad.iter().filter(|(_, places)| places.iter().any(&is_such));
+        such.map(|(digest, _)| *digest).collect()
     }
 
     /// Notes that a copy cannot be read as written: a later put writes the value anew.

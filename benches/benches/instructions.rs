@@ -307,6 +307,18 @@ fn scan_1000_names(ready: Ready<Vec<String>>) -> Ready<Vec<String>> {
     ready
 }
 
+#[library_benchmark(setup = prefixes)]
+#[bench::of_4(4)]
+fn scan_1000_names_lent(ready: Ready<Vec<String>>) -> Ready<Vec<String>> {
+    for prefix in &ready.asked {
+        let mut pointers = ready.store.pointers_with_prefix(prefix);
+        while let Some(pointer) = pointers.next_ref().expect("it can be read") {
+            black_box(pointer);
+        }
+    }
+    ready
+}
+
 library_benchmark_group!(
     name = instructions,
     benchmarks = [
@@ -322,6 +334,7 @@ library_benchmark_group!(
         commit_100_pointers,
         pointer_get,
         scan_1000_names,
+        scan_1000_names_lent,
     ]
 );
 

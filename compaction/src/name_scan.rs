@@ -171,7 +171,7 @@ pub trait NameView {
     type Error: From<TableError>;
 
     /// All that may hold names of `range`, as `commit` sees them. Each gives them in order, or in
-    /// reverse order if `backwards`, and may give some from before or behind the range's end.
+    /// reverse order if `backwards`, and no others.
     fn sources(
         self: &Arc<Self>,
         range: &NameRange,
@@ -196,6 +196,8 @@ pub struct NameScan<V: NameView> {
 
 /// One end of a scan.
 struct End<S> {
+    /// It has taken names out of the range, or may have.
+    has_read: bool,
     /// None until it is asked.
     merge: Option<NameMerge<S>>,
     chunk: Chunk,
@@ -205,7 +207,7 @@ struct End<S> {
 
 impl<S> Default for End<S> {
     fn default() -> Self {
-        Self { merge: None, chunk: Chunk::default(), error: None }
+        Self { has_read: false, merge: None, chunk: Chunk::default(), error: None }
     }
 }
 
@@ -239,19 +241,64 @@ impl<V: NameView> NameScan<V> {
         Self { views, commit, range, front, back, is_read, is_ended: false }
     }
 
+    /// The next pointer from the front, lent until the scan is asked again: nothing is copied but what was read
+    /// ahead. None at the end, and after an error.
+    ///
+    /// # Errors
+    /// What a source says; it is the last thing that the scan says.
     #[inline]
-    fn give(&mut self, backwards: bool) -> Option<Result<(Bytes, Digest), V::Error>> {
-        let chunk = &mut if backwards { &mut self.back } else { &mut self.front }.chunk;
-        if chunk.given < chunk.end {
-            let index = chunk.given;
-            chunk.given += 1;
-            // Built where it is returned: each move of it on the way costs as much as finding it.
-            return Some(Ok((chunk.names.slice(chunk.bounds(index)), chunk.pointers[index].1)));
-        }
-        self.read_and_give(backwards)
+    pub fn next_ref(&mut self) -> Result<Option<(&[u8], &Digest)>, V::Error> {
+        self.lend(false)
     }
 
-    fn read_and_give(&mut self, backwards: bool) -> Option<Result<(Bytes, Digest), V::Error>> {
+    /// The same, from the back.
+    ///
+    /// # Errors
+    /// As [`next_ref`](Self::next_ref).
+    #[inline]
+    pub fn next_back_ref(&mut self) -> Result<Option<(&[u8], &Digest)>, V::Error> {
+        self.lend(true)
+    }
+
+    #[inline]
+    fn lend(&mut self, backwards: bool) -> Result<Option<(&[u8], &Digest)>, V::Error> {
+        match self.next_place(backwards) {
+            Some(Ok((is_back, index))) => {
+                let chunk = self.chunk(is_back);
+                Ok(Some((&chunk.names[chunk.bounds(index)], &chunk.pointers[index].1)))
+            }
+            Some(Err(error)) => Err(error),
+            None => Ok(None),
+        }
+    }
+
+    #[inline]
+    fn give(&mut self, backwards: bool) -> Option<Result<(Bytes, Digest), V::Error>> {
+        match self.next_place(backwards)? {
+            Ok((is_back, index)) => {
+                let chunk = self.chunk(is_back);
+                // Built where it is returned: each move of it on the way costs as much as finding it.
+                Some(Ok((chunk.names.slice(chunk.bounds(index)), chunk.pointers[index].1)))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn chunk(&self, is_back: bool) -> &Chunk {
+        &if is_back { &self.back } else { &self.front }.chunk
+    }
+
+    /// Where what is given next stands, if there is more: in the chunk of which end, and where in that.
+    #[inline]
+    fn next_place(&mut self, backwards: bool) -> Option<Result<(bool, usize), V::Error>> {
+        let chunk = &mut if backwards { &mut self.back } else { &mut self.front }.chunk;
+        match chunk.take_first() {
+            Some(index) => Some(Ok((backwards, index))),
+            None => self.read_and_place(backwards),
+        }
+    }
+
+    fn read_and_place(&mut self, backwards: bool) -> Option<Result<(bool, usize), V::Error>> {
         if self.is_ended {
             return None;
         }
@@ -263,14 +310,14 @@ impl<V: NameView> NameScan<V> {
             true => (&mut self.back, &mut self.front),
             false => (&mut self.front, &mut self.back),
         };
-        if let Some(pointer) = here.chunk.take_first() {
-            return Some(Ok(pointer));
+        if let Some(index) = here.chunk.take_first() {
+            return Some(Ok((backwards, index)));
         }
         let mut error = here.error.take();
         if error.is_none() {
             // The ends have met: what the other one has read ahead.
-            if let Some(pointer) = there.chunk.take_last() {
-                return Some(Ok(pointer));
+            if let Some(index) = there.chunk.take_last() {
+                return Some(Ok((!backwards, index)));
             }
             error = there.error.take();
         }
@@ -286,7 +333,11 @@ impl<V: NameView> NameScan<V> {
 
     /// The same, from the sources that are left; says no if they are gone and gave nothing.
     fn read_chunk(&mut self, backwards: bool) -> bool {
-        let end = if backwards { &mut self.back } else { &mut self.front };
+        let (end, other) = match backwards {
+            true => (&mut self.back, &self.front),
+            false => (&mut self.front, &self.back),
+        };
+        end.has_read = true;
         let merge = end.merge.get_or_insert_with(|| {
             let sources = self.views.keep().sources(&self.range, self.commit, backwards);
             NameMerge::new(sources, backwards)
@@ -311,8 +362,14 @@ impl<V: NameView> NameScan<V> {
             }
             !is_full
         };
+        // What the other end has read, this one's sources may have, too.
+        let limit = match (other.has_read, backwards) {
+            (false, _) => None,
+            (true, true) => Some(&self.range.from[..]),
+            (true, false) => self.range.until.as_deref(),
+        };
         let stop = loop {
-            match merge.give(&self.range, &mut each) {
+            match merge.give(limit, &mut each) {
                 Ok(true) => {}
                 Ok(false) => break None,
                 Err(stop) => break Some(stop),
@@ -350,26 +407,23 @@ impl Chunk {
         start..self.pointers[index].0
     }
 
+    /// Which is the first that was not given; it is now.
     #[inline]
-    fn take(&self, index: usize) -> (Bytes, Digest) {
-        (self.names.slice(self.bounds(index)), self.pointers[index].1)
-    }
-
-    #[inline]
-    fn take_first(&mut self) -> Option<(Bytes, Digest)> {
+    fn take_first(&mut self) -> Option<usize> {
         if self.given == self.end {
             return None;
         }
         self.given += 1;
-        Some(self.take(self.given - 1))
+        Some(self.given - 1)
     }
 
-    fn take_last(&mut self) -> Option<(Bytes, Digest)> {
+    /// The same of the last.
+    fn take_last(&mut self) -> Option<usize> {
         if self.given == self.end {
             return None;
         }
         self.end -= 1;
-        Some(self.take(self.end))
+        Some(self.end)
     }
 }
 

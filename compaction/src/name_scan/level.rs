@@ -109,7 +109,7 @@ impl LevelScan {
                 return Ok(true);
             }
             let Some(table) = self.next_table().map(Arc::clone) else { return Ok(false) };
-            self.walk = Some(Walk::new(&table, &self.range.from));
+            self.walk = Some(Walk::new(&table, &self.range));
         }
     }
 
@@ -122,6 +122,9 @@ impl LevelScan {
                 return Ok(false);
             }
             let cursor = self.cursor.as_mut().expect("it was entered");
+            if cursor.entry().is_some_and(|entry| *entry.name < self.range.from[..]) {
+                return Ok(false);
+            }
             let mut is_seen = false;
             let mut is_first = true;
             while let Some(entry) = cursor.entry()

@@ -89,8 +89,9 @@ impl Engine for Pinstone {
 
     fn scan(&self, prefix: &str) -> Fallible<u64> {
         let mut count = 0;
-        for pointer in self.0.pointers_with_prefix(prefix) {
-            std::hint::black_box(pointer?);
+        let mut pointers = self.0.pointers_with_prefix(prefix);
+        while let Some(pointer) = pointers.next_ref()? {
+            std::hint::black_box(pointer);
             count += 1;
         }
         Ok(count)

@@ -184,12 +184,17 @@ fn step() -> impl Strategy<Value = Step> {
 type Going = (NameScan, VecDeque<(Bytes, Digest)>);
 
 fn go_on((scan, left): &mut Going, forwards: bool, count: usize) {
-    for _ in 0..count {
-        let (given, expected) = match forwards {
-            true => (scan.next(), left.pop_front()),
-            false => (scan.next_back(), left.pop_back()),
+    for nth in 0..count {
+        let expected = if forwards { left.pop_front() } else { left.pop_back() };
+        let owned = |(name, digest): (&[u8], &Digest)| (Bytes::copy_from_slice(name), *digest);
+        // Owned and lent in turns.
+        let given = match (nth % 3 > 0, forwards) {
+            (true, true) => scan.next().transpose().unwrap(),
+            (true, false) => scan.next_back().transpose().unwrap(),
+            (false, true) => scan.next_ref().unwrap().map(owned),
+            (false, false) => scan.next_back_ref().unwrap().map(owned),
         };
-        assert_eq!(given.transpose().unwrap(), expected);
+        assert_eq!(given, expected);
     }
 }
 
@@ -344,6 +349,7 @@ fn a_damaged_block_is_an_error_that_ends_a_scan() {
     let commit = grown.table.pin();
     for backwards in [false, true] {
         let mut scan = grown.table.scan(NameRange::all(), commit);
+        let mut lent = grown.table.scan(NameRange::all(), commit);
         let mut step = || if backwards { scan.next_back() } else { scan.next() };
         let mut read = 0;
         let error = loop {
@@ -359,6 +365,13 @@ fn a_damaged_block_is_an_error_that_ends_a_scan() {
         let said = error.to_string();
         assert!(said.contains(&file.to_string()) && said.contains("offset"), "{said}");
         assert!(read > 100 && step().is_none() && scan.next().is_none());
+        for _ in 0..read {
+            let next = if backwards { lent.next_back_ref() } else { lent.next_ref() };
+            assert!(next.unwrap().is_some());
+        }
+        let failed = if backwards { lent.next_back_ref() } else { lent.next_ref() };
+        assert_eq!(failed.unwrap_err().to_string(), said);
+        assert!(lent.next_ref().unwrap().is_none() && lent.next_back_ref().unwrap().is_none());
     }
     let found = (0..2000).map(|name| grown.table.current(format!("{name:06}").as_bytes()));
     let (right, wrong): (Vec<_>, Vec<_>) = found.partition(Result::is_ok);

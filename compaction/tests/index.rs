@@ -98,16 +98,25 @@ fn a_look_up_that_a_filter_rules_out_is_not_due_and_counts_as_made() {
     let table = Arc::new(IndexTable::open(&tables, write(&tables, &rows, true)).unwrap());
     let numbers: Vec<u64> = (99_500..100_500).collect();
     let look_ups = numbers.iter().map(|number| (&table, key(*number)));
-    let are_due = IndexTable::prefetch(&tables, look_ups);
-    assert_eq!(are_due.len(), numbers.len());
-    let ruled_out = are_due.iter().filter(|is_due| !**is_due).count();
+    let due = IndexTable::prefetch(&tables, look_ups);
+    assert_eq!(due.len(), numbers.len());
+    let due: Vec<_> = due.into_iter().map(Result::unwrap).collect();
+    let ruled_out = due.iter().filter(|pages| pages.is_none()).count();
     assert!((490..=500).contains(&ruled_out), "{ruled_out}");
     let figures = table.figures();
     assert_eq!((figures.asked, figures.filtered), (ruled_out as u64, ruled_out as u64));
-    for (number, is_due) in numbers.iter().zip(are_due) {
+    for (number, pages) in numbers.iter().zip(due) {
         let found = find(&table, key(*number)).unwrap();
         assert_eq!(found, wanted(&rows, key(*number)));
-        assert!(is_due || found.is_empty(), "{number}");
+        let mut in_pages = Vec::new();
+        if let Some(pages) = pages {
+            let each = |row| {
+                in_pages.push(row);
+                ControlFlow::Continue(())
+            };
+            assert!(table.find_in(pages, key(*number), each).unwrap().is_continue());
+        }
+        assert_eq!(in_pages, found, "{number}");
     }
 }
 

@@ -3,7 +3,8 @@
 //! 1. A file that never changes again is mapped whole, and told to be read at random. A read is a slice
 //!    of it: no system call, no copy.
 //! 2. What nobody has touched through this map is probably not in memory. The kernel is asked for exactly the
-//!    pages of such a read, all at once, and waited for: a fault would fetch page after page.
+//!    pages of such a read, all at once, unless it was asked before, and waited for: a fault would fetch page
+//!    after page.
 //!
 //! - N1: only files that are sealed are mapped: nobody of us cuts, writes or extends them. If somebody else
 //!   does, bytes handed out change, and those beyond a new end kill the process; so does a device that fails
@@ -37,7 +38,8 @@ const MAPS_MAX: u64 = 16_384;
 static MAP_COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// Handles to a map's bytes, by where they begin: threads that hand out values of a few files seldom count
-/// them in the same place. With the bits of what was touched they take some 1.7 KiB of a map of 32 MiB.
+/// them in the same place. With the bits of what was read and asked for they take some 2.7 KiB of a map of
+/// 32 MiB.
 const HANDLES: usize = 8;
 
 /// What is mapped of a disk's files.
@@ -90,8 +92,10 @@ impl MapCounters {
 pub struct Map {
     memory: Arc<Memory>,
     handles: Box<[Bytes]>,
-    /// A bit for each [`STRIDE_BYTES`]: they were read before.
-    touched: Box<[AtomicU64]>,
+    /// Which were read before.
+    touched: Strides,
+    /// Which the kernel was asked for.
+    asked: Strides,
 }
 
 /// The map itself; the last who has it ends it.
@@ -140,9 +144,8 @@ impl Map {
         let memory = Arc::new(Memory { memory, counters, is_pinned });
         let handle = || Bytes::from_owner(Owner(Arc::clone(&memory)));
         let handles = std::iter::repeat_with(handle).take(HANDLES).collect();
-        let words = len_bytes.div_ceil(STRIDE_BYTES).div_ceil(64);
-        let touched = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Ok(Some(Self { memory, handles, touched }))
+        let (touched, asked) = (Strides::new(len_bytes), Strides::new(len_bytes));
+        Ok(Some(Self { memory, handles, touched, asked }))
     }
 
     /// Its length.
@@ -173,16 +176,19 @@ impl Map {
 
     /// Has the kernel fetch what was not read through this map before; whether there was any.
     fn fetch(&self, range: &Range<usize>) -> io::Result<bool> {
-        let is_first = !self.is_touched(range);
+        let is_first = !self.touched.have(range);
         if is_first {
-            self.ask(range);
+            if strides_of(range).len() > 1 {
+                // What is waited for below is fetched page after page.
+                self.ask(range);
+            }
             match self.memory.memory.advise_range(Advice::PopulateRead, range.start, range.len()) {
                 Ok(()) => {}
                 // A kernel before 5.14 does not know it: faults will do.
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {}
                 Err(error) => return Err(error),
             }
-            self.touch(range);
+            self.touched.add(range);
         }
         Ok(is_first)
     }
@@ -190,14 +196,18 @@ impl Map {
     /// Has the kernel fetch what such a read would have to wait for, and waits for nothing.
     pub fn will_read(&self, offset_bytes: u64, len_bytes: usize) {
         let range = self.range(offset_bytes, len_bytes);
-        if !self.is_touched(&range) {
+        if !self.touched.have(&range) {
             self.ask(&range);
         }
     }
 
     fn ask(&self, range: &Range<usize>) {
-        // It is advice: without it pages are fetched one by one.
-        let _advised = self.memory.memory.advise_range(Advice::WillNeed, range.start, range.len());
+        if !self.asked.have(range) {
+            // It is advice: without it pages are fetched one by one.
+            let _advised =
+                self.memory.memory.advise_range(Advice::WillNeed, range.start, range.len());
+            self.asked.add(range);
+        }
     }
 
     fn range(&self, offset_bytes: u64, len_bytes: usize) -> Range<usize> {
@@ -205,14 +215,26 @@ impl Map {
         let start = usize::try_from(offset_bytes).unwrap_or(len).min(len);
         start..start.saturating_add(len_bytes).min(len)
     }
+}
 
-    fn is_touched(&self, range: &Range<usize>) -> bool {
-        strides(range).all(|(word, bits)| self.touched[word].load(Ordering::Relaxed) & bits == bits)
+/// A bit for each [`STRIDE_BYTES`] of a map.
+#[derive(Debug)]
+struct Strides(Box<[AtomicU64]>);
+
+impl Strides {
+    fn new(len_bytes: usize) -> Self {
+        let words = len_bytes.div_ceil(STRIDE_BYTES).div_ceil(64);
+        Self((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
-    fn touch(&self, range: &Range<usize>) {
+    /// Whether all that the range touches are among them.
+    fn have(&self, range: &Range<usize>) -> bool {
+        strides(range).all(|(word, bits)| self.0[word].load(Ordering::Relaxed) & bits == bits)
+    }
+
+    fn add(&self, range: &Range<usize>) {
         for (word, bits) in strides(range) {
-            self.touched[word].fetch_or(bits, Ordering::Relaxed);
+            self.0[word].fetch_or(bits, Ordering::Relaxed);
         }
     }
 }
@@ -237,10 +259,15 @@ impl Drop for Memory {
     }
 }
 
+/// Which strides a range of bytes touches.
+fn strides_of(range: &Range<usize>) -> Range<usize> {
+    let first = range.start / STRIDE_BYTES;
+    first..range.end.div_ceil(STRIDE_BYTES).max(first)
+}
+
 /// The words of bits that a range of bytes has, each with its own bits.
 fn strides(range: &Range<usize>) -> impl Iterator<Item = (usize, u64)> {
-    let first = range.start / STRIDE_BYTES;
-    let end = range.end.div_ceil(STRIDE_BYTES).max(first);
+    let Range { start: first, end } = strides_of(range);
     let words = if first == end { 0..0 } else { first / 64..(end - 1) / 64 + 1 };
     words.map(move |word| {
         let low = first.max(word * 64) - word * 64;

@@ -274,14 +274,29 @@ impl IndexTable {
     pub fn find(
         &self,
         key: IndexKey,
+        each: impl FnMut(Row) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, TableError> {
+        match self.pages(key)? {
+            Some(pages) => self.find_in(pages, key, each),
+            None => {
+                self.count_filtered();
+                Ok(ControlFlow::Continue(()))
+            }
+        }
+    }
+
+    /// The same in pages that [`prefetch`](Self::prefetch) told of.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn find_in(
+        &self,
+        pages: Range<usize>,
+        key: IndexKey,
         mut each: impl FnMut(Row) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TableError> {
         let probes = self.file.probes();
         count(&probes.asked);
-        let Some(pages) = self.pages(key)? else {
-            count(&probes.filtered);
-            return Ok(ControlFlow::Continue(()));
-        };
         let (directory, mut found) = (self.directory()?, false);
         let mut look = |page: usize, unit: &[u8], passed: &mut Vec<Row>| {
             let rows = rows_of(unit);
@@ -326,33 +341,41 @@ impl IndexTable {
 
     /// Reads the pages that look-ups of these keys in these tables would read first, unless they are cached,
     /// all in flight together and in the order of their places, and caches them. What cannot be read, or is
-    /// damaged, is left for the look-up to meet. Says of each look-up whether it is to be made: a filter may
-    /// tell that it finds nothing, and then it counts as made.
+    /// damaged, is left for the look-up to meet. Says of each look-up in which pages it is to be made; in none, if
+    /// a filter tells that it finds nothing, and then it counts as made.
+    ///
+    /// # Errors
+    /// Of each look-up: the directory is damaged, or whatever the machine says.
     pub fn prefetch<'a>(
         tables: &Tables,
         look_ups: impl IntoIterator<Item = (&'a Arc<Self>, IndexKey)>,
-    ) -> Vec<bool> {
+    ) -> Vec<Result<Option<Range<usize>>, TableError>> {
         let mut wanted: BTreeMap<(TableId, u64), &Arc<Self>> = BTreeMap::new();
-        let mut are_due = Vec::new();
+        let mut due = Vec::new();
         for (table, key) in look_ups {
             let pages = table.pages(key);
-            are_due.push(!matches!(pages, Ok(None)));
-            if matches!(pages, Ok(None)) {
-                count(&table.file.probes().asked);
-                count(&table.file.probes().filtered);
+            if let Ok(None) = pages {
+                table.count_filtered();
             }
-            if let Some(page) = pages.ok().flatten().and_then(|mut pages| pages.next())
+            if let Ok(Some(pages)) = &pages
+                && let Some(page) = pages.clone().next()
                 && !table.file.will_look(&page_range(page as u64))
                 && !tables.has_unit(&(table.file.meta().id, page_range(page as u64).start))
             {
                 wanted.insert((table.file.meta().id, page as u64), table);
             }
+            due.push(pages);
         }
         let wanted: Vec<_> = wanted.into_iter().collect();
         for wanted in tables.few_files().parts(&wanted, |((id, _), _)| Some(*id)) {
             Self::read_pages(tables, &wanted);
         }
-        are_due
+        due
+    }
+
+    fn count_filtered(&self) {
+        count(&self.file.probes().asked);
+        count(&self.file.probes().filtered);
     }
 
     /// Reads these pages, all in flight together, and caches those that are as they were written.

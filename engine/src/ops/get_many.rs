@@ -3,7 +3,8 @@
 //!
 //! 1. Values that no memtable knows are looked up in tables: filters first, then the pages that are not
 //!    cached, all at once, in the order of their places.
-//! 2. The records of the places found are read likewise.
+//! 2. The records of the places found are read likewise. Where segments are mapped, each is asked for as soon as
+//!    its place is found, while pages that others need are waited for.
 //! 3. Whatever is not plain (another value's record, damage, a long value, a copy known to be bad) is left to
 //!    [`get`], which knows all cases. So this can be slower than it has to be, and never wrong.
 
@@ -27,7 +28,14 @@ pub(crate) fn get_many(
 ) -> Vec<Result<Option<Bytes>>> {
     let (mut answers, mut bytes_left) = (Vec::with_capacity(digests.len()), bytes_max);
     for some in digests.chunks(LOOK_UPS_MAX) {
-        let sights = lookup::sight_many(inner, some);
+        let mut ahead_bytes = bytes_left;
+        let sights = lookup::sight_many(inner, some, |place| {
+            let class_bytes = place.class.bytes_max();
+            if class_bytes <= ONE_READ_BYTES_MAX.min(ahead_bytes) {
+                ahead_bytes -= class_bytes;
+                let _is_mapped = inner.segments.will_read(place);
+            }
+        });
         let least = usize::from(answers.is_empty());
         let count = count_within(&sights, &mut bytes_left).max(least);
         answers.extend(get_seen(inner, &some[..count], &sights, verify));
@@ -46,13 +54,14 @@ fn get_seen(
     verify: Verify,
 ) -> Vec<Result<Option<Bytes>>> {
     let mut found: Vec<Option<Bytes>> = vec![None; digests.len()];
-    let mut wanted = Vec::new();
+    let (mut wanted, mut mapped) = (Vec::new(), Vec::new());
     for (at, (digest, sight)) in digests.iter().zip(sights).enumerate() {
         let Some((place, said)) = likely_place(*sight) else { continue };
         match inner.blob.read_unwritten(place) {
             Some(bytes) => found[at] = checked(inner, digest, verify, place, said, bytes),
-            None if place.class.bytes_max() <= ONE_READ_BYTES_MAX => wanted.push((place, said, at)),
-            None => {}
+            None if place.class.bytes_max() > ONE_READ_BYTES_MAX => {}
+            None if inner.segments.will_read(place) => mapped.push((place, said, at)),
+            None => wanted.push((place, said, at)),
         }
     }
     wanted.sort_unstable_by_key(|(place, ..)| place.position());
@@ -62,8 +71,7 @@ fn get_seen(
         for (place, said, at) in &*wanted {
             let open = || inner.segments.file(place.ordinal).ok().flatten();
             if let Some(file) = files.file(place.ordinal, open) {
-                let len_bytes = usize::try_from(place.class.bytes_max()).expect("it is short");
-                let offset_bytes = place.offset_bytes.into();
+                let (offset_bytes, len_bytes) = (place.offset_bytes.into(), record_bytes(*place));
                 chains.push(vec![Op::Read { file, offset_bytes, len_bytes }]);
                 read.push((*place, *said, *at));
             }
@@ -73,6 +81,13 @@ fn get_seen(
             found[at] =
                 bytes.and_then(|bytes| checked(inner, &digests[at], verify, place, said, bytes));
         }
+    }
+    for (place, said, at) in mapped {
+        let offset_bytes = place.offset_bytes.into();
+        let read = inner.segments.read(place.ordinal, offset_bytes, record_bytes(place));
+        let bytes = read.ok().flatten();
+        found[at] =
+            bytes.and_then(|bytes| checked(inner, &digests[at], verify, place, said, bytes));
     }
     let answer = |(digest, found): (&Digest, Option<Bytes>)| match found {
         Some(value) => {
@@ -103,6 +118,11 @@ fn likely_place(sight: Sight) -> Option<(Place, Said)> {
         Sight::InTables(place) => Some((place, Said::Guessed)),
         Sight::Absent | Sight::Unclear => None,
     }
+}
+
+/// Bytes of a record that is read at once, at most.
+fn record_bytes(place: Place) -> usize {
+    usize::try_from(place.class.bytes_max()).expect("it is short")
 }
 
 /// The value, if these bytes at its place are its record.

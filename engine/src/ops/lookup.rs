@@ -98,7 +98,7 @@ fn copy(
 pub(crate) fn intact_many(inner: &Inner, digests: &[Digest]) -> Vec<Result<Option<Place>>> {
     let mut found = Vec::with_capacity(digests.len());
     for digests in digests.chunks(LOOK_UPS_MAX) {
-        let sights = sight_many(inner, digests);
+        let sights = sight_many(inner, digests, |_| {});
         let guessed = digests.iter().zip(&sights).filter_map(|(digest, sight)| match sight {
             Sight::InTables(place) => Some((*digest, *place)),
             _ => None,
@@ -127,8 +127,13 @@ pub(crate) enum Sight {
     Unclear,
 }
 
-/// Looks for values in memory and in tables; pages of these are read at once.
-pub(crate) fn sight_many(inner: &Inner, digests: &[Digest]) -> Vec<Sight> {
+/// Looks for values in memory and in tables; pages of these are read at once. Calls `each` with places as they are
+/// found: while one page is waited for, what others lead to may be read.
+pub(crate) fn sight_many(
+    inner: &Inner,
+    digests: &[Digest],
+    mut each: impl FnMut(Place),
+) -> Vec<Sight> {
     let index = &inner.index;
     let view = index.keep();
     let key = |digest: &Digest| IndexKey::of(digest.as_bytes(), index.key_bits());
@@ -137,27 +142,32 @@ pub(crate) fn sight_many(inner: &Inner, digests: &[Digest]) -> Vec<Sight> {
     for (at, (digest, bytes)) in digests.iter().zip(&keys).enumerate() {
         let in_memory = view.in_memory(digest).find(|place| !index.is_bad(digest, *place));
         sights.push(in_memory.map_or(Sight::Absent, Sight::InMemory));
+        in_memory.map(&mut each);
         if in_memory.is_none() {
             let tables = view.levels().for_key(&bytes[8 - IndexKey::BYTES..]);
             look_ups.extend(tables.map(|(_, table)| (at, table, key(digest))));
         }
     }
     let in_tables = look_ups.iter().map(|(_, table, key)| (*table, *key));
-    let are_due = IndexTable::prefetch(&inner.trees.tables, in_tables);
-    for ((at, table, key), is_due) in look_ups.into_iter().zip(are_due) {
+    let due = IndexTable::prefetch(&inner.trees.tables, in_tables);
+    for ((at, table, key), pages) in look_ups.into_iter().zip(due) {
         let (digest, sight) = (&digests[at], &mut sights[at]);
-        if !is_due || matches!(sight, Sight::InTables(_)) {
+        if matches!(sight, Sight::InTables(_)) {
             continue;
         }
-        let looked = table.find(key, |row| {
-            let place = place_of(row);
-            if index.is_bad(digest, place) {
-                return ControlFlow::Continue(());
-            }
-            *sight = Sight::InTables(place);
-            ControlFlow::Break(())
-        });
-        if looked.is_err() {
+        let Some(pages) = pages.transpose() else { continue };
+        let find = |pages| {
+            table.find_in(pages, key, |row| {
+                let place = place_of(row);
+                if index.is_bad(digest, place) {
+                    return ControlFlow::Continue(());
+                }
+                *sight = Sight::InTables(place);
+                each(place);
+                ControlFlow::Break(())
+            })
+        };
+        if pages.and_then(find).is_err() {
             *sight = Sight::Unclear;
         }
     }

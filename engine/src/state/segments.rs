@@ -228,6 +228,15 @@ impl Segments {
         self.few_files.parts(sorted, move |item| self.not_at_hand(place(item).ordinal))
     }
 
+    /// Has what stands at a place fetched, where the segment is mapped, and does not wait for it; whether it is.
+    pub(crate) fn will_read(&self, place: Place) -> bool {
+        let ask = |segment: &Segment| {
+            let map = segment.file.get().and_then(|file| file.map());
+            map.map(|map| map.will_read(place.offset_bytes.into(), size(place.class.bytes_max())))
+        };
+        self.with(place.ordinal, ask).flatten().is_some()
+    }
+
     /// The segment, unless its file stays open, or is mapped, so that a read of it takes no descriptor.
     fn not_at_hand(&self, ordinal: Ordinal) -> Option<Ordinal> {
         let is_at_hand = self.with(ordinal, |segment| segment.file.get().is_some());

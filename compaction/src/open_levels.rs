@@ -85,23 +85,8 @@ impl<T: Tree> OpenLevels<T> {
 
     /// The tables that may hold `key`, with their levels: the newest of level 0 first, then one at
     /// most of each level. A look at each table of level 0, a binary search in the others.
-    pub fn for_key<'a>(
-        &'a self,
-        key: &'a [u8],
-    ) -> impl Iterator<Item = (u8, &'a Arc<T::Table>)> + 'a {
-        (0..LEVELS_MAX).flat_map(move |level| {
-            let metas = self.levels.tables(level);
-            let start = match level {
-                0 => 0,
-                _ => metas.partition_point(|meta| meta.last[..] < *key),
-            };
-            let end = if level == 0 { metas.len() } else { metas.len().min(start + 1) };
-            let opened = self.tables(level)[start..end].iter().zip(&metas[start..end]);
-            opened
-                .rev()
-                .filter(|(_, meta)| meta.overlaps(key, key))
-                .map(move |(open, _)| (level, open))
-        })
+    pub fn for_key<'a>(&'a self, key: &'a [u8]) -> ForKey<'a, T> {
+        ForKey { levels: self, key, level: 0, left: self.tables(0).len() }
     }
 
     /// The view that the edit makes of this one. `opened` are the tables that it adds, open; those
@@ -135,5 +120,44 @@ impl<T: Tree> OpenLevels<T> {
 impl<T: Tree> Default for OpenLevels<T> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Tables that may hold a key; see [`OpenLevels::for_key`].
+pub struct ForKey<'a, T: Tree> {
+    levels: &'a OpenLevels<T>,
+    key: &'a [u8],
+    level: u8,
+    /// Of level 0, tables that were not looked at.
+    left: usize,
+}
+
+impl<'a, T: Tree> Iterator for ForKey<'a, T> {
+    type Item = (u8, &'a Arc<T::Table>);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let Self { levels, key, .. } = *self;
+        while self.left > 0 {
+            self.left -= 1;
+            if levels.levels.tables(0)[self.left].overlaps(key, key) {
+                return Some((0, &levels.tables(0)[self.left]));
+            }
+        }
+        while self.level + 1 < LEVELS_MAX {
+            self.level += 1;
+            let metas = levels.levels.tables(self.level);
+            let at = metas.partition_point(|meta| meta.last[..] < *key);
+            if metas.get(at).is_some_and(|meta| meta.first[..] <= *key) {
+                return Some((self.level, &levels.tables(self.level)[at]));
+            }
+        }
+        None
+    }
+}
+
+impl<T: Tree> fmt::Debug for ForKey<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForKey").field("key", &self.key).finish_non_exhaustive()
     }
 }

@@ -279,7 +279,7 @@ impl IndexTable {
         match self.pages(key)? {
             Some(pages) => self.find_in(pages, key, each),
             None => {
-                self.count_filtered();
+                count(&self.file.probes().filtered);
                 Ok(ControlFlow::Continue(()))
             }
         }
@@ -296,7 +296,7 @@ impl IndexTable {
         mut each: impl FnMut(Row) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TableError> {
         let probes = self.file.probes();
-        count(&probes.asked);
+        count(&probes.searched);
         let (directory, mut found) = (self.directory()?, false);
         let mut look = |page: usize, unit: &[u8], passed: &mut Vec<Row>| {
             let rows = rows_of(unit);
@@ -355,7 +355,7 @@ impl IndexTable {
         for (table, key) in look_ups {
             let pages = table.pages(key);
             if let Ok(None) = pages {
-                table.count_filtered();
+                count(&table.file.probes().filtered);
             }
             if let Ok(Some(pages)) = &pages
                 && let Some(page) = pages.clone().next()
@@ -371,11 +371,6 @@ impl IndexTable {
             Self::read_pages(tables, &wanted);
         }
         due
-    }
-
-    fn count_filtered(&self) {
-        count(&self.file.probes().asked);
-        count(&self.file.probes().filtered);
     }
 
     /// Reads these pages, all in flight together, and caches those that are as they were written.

@@ -209,9 +209,9 @@ impl NameTable {
         commit: u64,
     ) -> Result<Option<(u64, Option<Digest>)>, TableError> {
         let probes = self.file.probes();
-        count(&probes.asked);
         let directory = self.directory()?;
         let Some(block) = directory.block_of(name, commit) else {
+            count(&probes.searched);
             // Only versions newer than the commit come before the first block's key.
             return Ok(None);
         };
@@ -224,6 +224,7 @@ impl NameTable {
                 return Ok(None);
             }
         }
+        count(&probes.searched);
         for block in block..=last {
             match self.block(directory, block)?.find(name, commit) {
                 Found::Version(commit, to) => {

@@ -24,7 +24,8 @@ pub(crate) type Probes = Striped<Counts, 4>;
 /// A thread's.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    pub(crate) asked: AtomicU64,
+    /// Look-ups in units, and those that a filter spared: one count for each look-up.
+    pub(crate) searched: AtomicU64,
     pub(crate) filtered: AtomicU64,
     pub(crate) found: AtomicU64,
     pub(crate) unit_reads: AtomicU64,
@@ -33,9 +34,10 @@ pub(crate) struct Counts {
 /// What they come to.
 pub(crate) fn figures(probes: &Probes) -> ProbeFigures {
     let sum = |count: fn(&Counts) -> &AtomicU64| sum(probes.all().map(count));
+    let filtered = sum(|counts| &counts.filtered);
     ProbeFigures {
-        asked: sum(|counts| &counts.asked),
-        filtered: sum(|counts| &counts.filtered),
+        asked: sum(|counts| &counts.searched) + filtered,
+        filtered,
         found: sum(|counts| &counts.found),
         unit_reads: sum(|counts| &counts.unit_reads),
     }

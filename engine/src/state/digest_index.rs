@@ -113,15 +113,9 @@ impl IndexView {
     }
 
     /// Copies, newer memtables' first. Each is of this very value.
-    pub(crate) fn in_memory(&self, digest: &Digest) -> impl Iterator<Item = Place> {
-        let newest_first = self.memtables.iter().rev();
-        newest_first
-            .filter_map(|memtable| {
-                let newest = memtable.newest(digest)?;
-                let older = std::iter::once_with(|| memtable.older(digest)).flatten();
-                Some(std::iter::once(newest).chain(older))
-            })
-            .flatten()
+    pub(crate) fn in_memory<'a>(&'a self, digest: &'a Digest) -> InMemory<'a> {
+        let (left, older) = (self.memtables.iter(), Vec::new().into_iter());
+        InMemory { digest, left, newest_of: None, older }
     }
 
     /// Calls `each` with the places that tables lead to, until it breaks. They may be of other
@@ -155,6 +149,38 @@ impl IndexView {
     pub(crate) fn entry_count(&self) -> u64 {
         let memtables = self.memtables.iter().map(|memtable| memtable.entry_count());
         memtables.sum::<u64>() + self.levels.levels().total().entry_count
+    }
+}
+
+/// Copies that memtables know; see [`IndexView::in_memory`].
+#[derive(Debug)]
+pub(crate) struct InMemory<'a> {
+    digest: &'a Digest,
+    left: std::slice::Iter<'a, Arc<Memtable>>,
+    /// The newest copy of this one was given.
+    newest_of: Option<&'a Memtable>,
+    /// The others of it.
+    older: std::vec::IntoIter<Place>,
+}
+
+impl Iterator for InMemory<'_> {
+    type Item = Place;
+
+    #[inline]
+    fn next(&mut self) -> Option<Place> {
+        loop {
+            if let Some(memtable) = self.newest_of.take() {
+                self.older = memtable.older(self.digest).into_iter();
+            }
+            if let Some(place) = self.older.next() {
+                return Some(place);
+            }
+            let memtable = self.left.next_back()?;
+            if let Some(place) = memtable.newest(self.digest) {
+                self.newest_of = Some(memtable);
+                return Some(place);
+            }
+        }
     }
 }
 

@@ -109,3 +109,36 @@ fn a_root_log_that_could_not_be_written_anew_is_once_the_disk_is_well() {
     store.maintain().unwrap();
     assert!(store.stats().root_log.bytes < LONG / 4, "{:?}", store.stats().root_log);
 }
+
+#[test]
+fn a_root_log_that_could_not_be_removed_goes_with_the_next() {
+    let disk = SimDisk::new(1);
+    let builder = common::tiny_tables().maintenance(Maintenance::Inline);
+    let store = builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let root_logs =
+        || disk.names().into_iter().filter(|name| name.starts_with("root-")).count();
+    let mut numbers = 0u32..;
+    // Until the root has been written anew.
+    let mut write_anew = || {
+        let mut last_bytes = store.stats().root_log.bytes;
+        loop {
+            store.put(&numbers.next().unwrap().to_le_bytes().repeat(900)).unwrap();
+            let bytes = store.stats().root_log.bytes;
+            if std::mem::replace(&mut last_bytes, bytes) > bytes {
+                return;
+            }
+        }
+    };
+    for ordinal in [1, 2] {
+        let (log, epoch) = (LogKind::Root, Epoch::FIRST);
+        let name = FileName::Segment { log, ordinal: Ordinal(ordinal), epoch };
+        let removed = Filter::any().operation(Operation::Remove).file(name);
+        disk.fail_when(removed, Fault::Eio);
+    }
+    write_anew();
+    write_anew();
+    assert_eq!(root_logs(), 3);
+    disk.heal();
+    write_anew();
+    assert_eq!(root_logs(), 1);
+}

@@ -43,6 +43,8 @@ struct RootInner {
     first_bytes: u64,
     /// The last ordinal that was given to a root log, whatever became of it (E2).
     spent: Ordinal,
+    /// Root logs that are not in force, and could not be removed.
+    left: Vec<FileName>,
     /// The root says that the store is closed, and nothing is to take that back.
     is_closed: bool,
 }
@@ -53,6 +55,13 @@ impl RootInner {
             return Err(WalError::Poisoned { cause: "it was closed".to_owned() });
         }
         Ok(())
+    }
+
+    /// Removes a root log that is not in force, and those that could not be removed before; what cannot be
+    /// removed now is tried again with the next one, or is gone with the next open.
+    fn leave(&mut self, disk: &dyn Disk, name: FileName) {
+        self.left.push(name);
+        self.left.retain(|name| disk.remove(*name).is_err_and(|error| !error.is_not_found()));
     }
 }
 
@@ -77,7 +86,14 @@ impl Root {
         let (log, first_bytes) = create_log(&writer, header, &state)?;
         writer.synced.raise(LogKind::Root, log.end());
         let spent = header.ordinal;
-        let inner = Mutex::new(RootInner { state, log, first_bytes, spent, is_closed: false });
+        let inner = Mutex::new(RootInner {
+            state,
+            log,
+            first_bytes,
+            spent,
+            left: Vec::new(),
+            is_closed: false,
+        });
         Ok(Self { writer, inner })
     }
 
@@ -267,15 +283,13 @@ impl Root {
             if let Operation::Rename | Operation::SyncDirectory = error.operation {
                 return Err(self.writer.poison.set(format_args!("{error}: {}", error.source)));
             }
-            for name in [FileName::CurrentTemp, header.file_name()] {
-                let _ = disk.remove(name);
-            }
+            let _ = disk.remove(FileName::CurrentTemp);
+            inner.leave(disk, header.file_name());
             return Err(self.writer.poison.after(error));
         }
         self.writer.synced.raise(LogKind::Root, log.end());
-        *inner = RootInner { state, log, first_bytes, spent: ordinal, is_closed: false };
-        // What cannot be removed now is removed at the next open.
-        let _ = disk.remove(old.file_name());
+        (inner.state, inner.log, inner.first_bytes) = (state, log, first_bytes);
+        inner.leave(disk, old.file_name());
         let log = &inner.log;
         Ok(reserve(&*log.segment().file, log.end().offset_bytes() + RESERVE_BYTES)?)
     }

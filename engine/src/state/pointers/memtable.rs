@@ -159,10 +159,10 @@ impl NameMemtable {
     }
 
     /// All versions in the order of tables: names ascending, the newest version of each first. Of a
-    /// frozen memtable; some hundred names are copied at a time.
+    /// frozen memtable; some hundred versions are copied at a time.
     pub(crate) fn entries(self: &Arc<Self>) -> MemtableEntries {
-        let chunk = Vec::new().into_iter();
-        MemtableEntries { memtable: Arc::clone(self), range: Some(NameRange::all()), chunk }
+        let (memtable, range) = (Arc::clone(self), Some(NameRange::all()));
+        MemtableEntries { memtable, range, read_from: None, chunk: Vec::new().into_iter() }
     }
 }
 
@@ -229,7 +229,16 @@ impl Versions {
         if self.newest.commit <= commit {
             return Some(&self.newest);
         }
-        self.older.iter().rfind(|version| version.commit <= commit)
+        let older = self.older.partition_point(|version| version.commit <= commit);
+        older.checked_sub(1).map(|last| &self.older[last])
+    }
+
+    /// The versions before this commit, or all, the newest first.
+    fn before(&self, commit: Option<CommitId>) -> impl Iterator<Item = &Version> {
+        let is_before = |version: &Version| commit.is_none_or(|commit| version.commit < commit);
+        let newest = Some(&self.newest).filter(|newest| is_before(newest));
+        let older = self.older.partition_point(is_before);
+        newest.into_iter().chain(self.older[..older].iter().rev())
     }
 
     /// Adds the newest version, and drops those that neither the present nor a pin sees (B2).
@@ -296,6 +305,8 @@ pub(crate) struct MemtableEntries {
     memtable: Arc<NameMemtable>,
     /// The names that are left; none at the end.
     range: Option<NameRange>,
+    /// Of the first of these names, the versions from this commit on were read.
+    read_from: Option<CommitId>,
     chunk: std::vec::IntoIter<NameEntry>,
 }
 
@@ -305,20 +316,25 @@ impl MemtableEntries {
         let names = self.memtable.names.read();
         let standing = names.versions.as_ref().expect("it is read before it goes");
         let mut chunk = Vec::with_capacity(CHUNK_COUNT);
-        let mut count = 0;
-        for (name, versions) in range(standing, left).take(CHUNK_COUNT) {
+        let mut read_from = self.read_from.take();
+        for (name, versions) in range(standing, left) {
             let shared = Bytes::copy_from_slice(name);
-            let newest_first = std::iter::once(&versions.newest).chain(versions.older.iter().rev());
-            chunk.extend(newest_first.map(|version| NameEntry {
-                name: shared.clone(),
-                commit: version.commit.0,
-                to: version.to,
-            }));
-            count += 1;
+            let entry = |version: &Version| {
+                let (commit, to) = (version.commit.0, version.to);
+                NameEntry { name: shared.clone(), commit, to }
+            };
+            let room = CHUNK_COUNT - chunk.len();
+            chunk.extend(versions.before(read_from.take()).take(room).map(entry));
+            if chunk.len() == CHUNK_COUNT {
+                break;
+            }
         }
         drop(names);
         match chunk.last() {
-            Some(last) if count == CHUNK_COUNT => left.cut(&last.name, false),
+            Some(last) if chunk.len() == CHUNK_COUNT => {
+                left.from = last.name.to_vec();
+                self.read_from = Some(CommitId(last.commit));
+            }
             _ => self.range = None,
         }
         self.chunk = chunk.into_iter();

@@ -96,6 +96,48 @@ fn of_many_versions_those_go_that_only_ended_pins_saw() {
 }
 
 #[test]
+fn all_versions_of_a_frozen_memtable_are_given_in_order_however_many_a_name_has() {
+    for counts in [[255, 1, 2], [256, 256, 1], [257, 3, 700], [1, 511, 513]] {
+        let (table, mut pins, mut wanted) = (PointerTable::default(), Vec::new(), Vec::new());
+        let mut id = 0;
+        for (name, count) in ["a", "ab", "b"].into_iter().zip(counts) {
+            let first = id + 1;
+            for _ in 0..count {
+                id += 1;
+                apply(&table, id, &[(name.as_bytes(), Some(target(id)))]);
+                pins.push(table.pin());
+            }
+            wanted.extend((first..=id).rev().map(|commit| (name, commit, Some(target(commit)))));
+        }
+        let memtable = table.active();
+        table.freeze(Ordinal::FIRST, LogPosition::START);
+        let entries: Vec<_> = memtable.entries().collect();
+        let given = entries
+            .iter()
+            .map(|entry| (std::str::from_utf8(&entry.name).unwrap(), entry.commit, entry.to));
+        assert!(given.eq(wanted), "{counts:?}");
+        for pin in [0, 100, pins.len() - 1] {
+            let commit = pins[pin.min(pins.len() - 1)];
+            let found = ["a", "ab", "b"].map(|name| table.at(name.as_bytes(), commit).unwrap());
+            let newest = |name| {
+                let seen = wanted_until(&entries, name, commit);
+                seen.and_then(|entry| entry.to)
+            };
+            assert_eq!(found, ["a", "ab", "b"].map(newest), "{counts:?} {commit:?}");
+        }
+    }
+}
+
+/// The newest of these versions of a name that the commit sees.
+fn wanted_until<'a>(
+    entries: &'a [NameEntry],
+    name: &str,
+    commit: CommitId,
+) -> Option<&'a NameEntry> {
+    entries.iter().find(|entry| *entry.name == *name.as_bytes() && entry.commit <= commit.0)
+}
+
+#[test]
 fn deletions_leave_nothing_once_nobody_sees_what_they_hide() {
     let table = PointerTable::default();
     commit(&table, 1);

@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use rustix::io::Errno;
+
 /// What was being done when the machine said no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -104,6 +106,14 @@ impl DiskError {
     /// The device, the quota or the file-size limit is exhausted; nothing else is wrong.
     pub fn is_no_space(&self) -> bool {
         is_no_space(&self.source)
+    }
+
+    /// What stands there cannot be read: so says the device, or the file system, which may check what it reads.
+    pub fn is_unreadable(&self) -> bool {
+        const SAID: [Errno; 5] =
+            [Errno::IO, Errno::BADMSG, Errno::NODATA, Errno::REMOTEIO, Errno::UCLEAN];
+        let said = Errno::from_io_error(&self.source);
+        self.operation == Operation::Read && said.is_some_and(|said| SAID.contains(&said))
     }
 
     /// A [`crate::sim::SimDisk`] had crashed by then.

@@ -7,17 +7,18 @@
 //!   a clock: it only bounds the rate of compaction, if the options do.
 //! - M3: what cannot be done keeps no commit from being testified to.
 
+mod let_go;
+
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pinstone_compaction::run::Index;
-use pinstone_disk::LogKind;
 use pinstone_disk::env::{self, Condvar, Mutex, MutexGuard, Ordering};
-use pinstone_wal::{Closing, LogPosition, Place, Sealed, SegmentHeader};
+use pinstone_disk::{LogKind, TableKind};
+use pinstone_wal::{Closing, LogPosition, Sealed, SegmentHeader};
 
 use crate::error::{Error, Result};
 use crate::ops::compact::{self, StoreTree};
-use crate::ops::{get, lookup};
 use crate::options::Maintenance;
 use crate::state::inner::{Inner, PointerLog, count};
 use crate::state::segments::Segment;
@@ -187,28 +188,8 @@ pub(crate) fn all(inner: &Inner) -> Result<()> {
 
 /// Seals what is full, and makes the next segment ready.
 fn logs(inner: &Inner) -> Result<()> {
-    put_carried_anew(inner);
     while step(inner)? {}
     Ok(inner.root.rewrite()?)
-}
-
-/// Has values written anew of which only the pointer log has a copy that is not known to be bad, before that leaves with
-/// its segment: nobody may have read them since a check found out.
-fn put_carried_anew(inner: &Inner) {
-    let has_ended = inner.writer.poison.check().is_err();
-    if has_ended || inner.putting_anew.swap(true, Ordering::AcqRel) {
-        // A put of these came here.
-        return;
-    }
-    let is_carried = |place: &Place| inner.carried.find(place.position()).is_some();
-    for digest in inner.index.bad_at(is_carried) {
-        if matches!(lookup::intact(inner, &digest), Ok(None))
-            && let Err(error) = get::read(inner, &digest, inner.options.verify)
-        {
-            tracing::warn!(%error, %digest, "no copy of a value can be read");
-        }
-    }
-    inner.putting_anew.store(false, Ordering::Release);
 }
 
 /// Carries out the next thing that is due; false if nothing was.
@@ -234,18 +215,20 @@ fn step(inner: &Inner) -> Result<bool> {
     grown.map(|()| true)
 }
 
-/// Before the log grows whose entries go to this tree: returns once nothing full of either log is
-/// unsealed, and few of the tree's memtables wait to be written. Of each log at most two segments are
-/// unsealed then, the one that is full by now and the next: what recovery copies, and what is set aside
-/// for that, stay bounded.
+/// Before the log grows whose entries go to this tree: returns once nothing full of it is unsealed, and few of
+/// the tree's memtables wait to be written. Of each log at most two segments are unsealed then, the one
+/// that is full by now and the next: what recovery copies, and what is set aside for that, stay bounded. For the
+/// blob log nothing of the pointer log is sealed: that may need the blob log to grow.
 ///
 /// # Errors
 /// Why it cannot be sealed, or written; the log must not grow then.
 pub(crate) fn seal_behind<T: StoreTree>(inner: &Inner) -> Result<()> {
     compact::flush_behind::<T>(inner)?;
-    while inner.blob.is_behind() || inner.pointer_behind.load(Ordering::Acquire) {
+    let is_blob = T::KIND == TableKind::Index;
+    while inner.blob.is_behind() || (!is_blob && inner.pointer_behind.load(Ordering::Acquire)) {
         // What another thread seals, this waits for.
-        if !seal_next(inner)? {
+        let is_sealed = if is_blob { seal_next_of_blob(inner)? } else { seal_next(inner)? };
+        if !is_sealed {
             break;
         }
     }
@@ -326,28 +309,42 @@ fn copies_bytes(inner: &Inner, log: &PointerLog) -> u64 {
     inner.blob.copies_bytes(blob) + log.copies_bytes(pointer)
 }
 
-/// Seals the oldest full segment; false if there is none.
+/// Seals the oldest full segment of either log; false if there is none.
 pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
+    Ok(seal_next_of_blob(inner)? || seal_next_of_pointer(inner)?)
+}
+
+/// Seals the blob log's oldest full segment; false if there is none.
+fn seal_next_of_blob(inner: &Inner) -> Result<bool> {
     let _one_at_a_time = inner.maintaining.lock();
     inner.writer.poison.check()?;
-    if let Some(mut closing) = inner.blob.take_closing()? {
-        match seal(inner, &mut closing) {
-            Ok(_) => {
-                inner.blob.note_sealed();
-                inner.compact_signal.due();
-                settle_reserve(inner)?;
-            }
-            Err(error) => {
-                inner.blob.return_closing(closing);
-                return Err(error);
-            }
-        }
-        return Ok(true);
+    let Some(mut closing) = inner.blob.take_closing()? else { return Ok(false) };
+    if let Err(error) = seal(inner, &mut closing) {
+        inner.blob.return_closing(closing);
+        return Err(error);
     }
-    let Some(mut closing) = take_pointer_closing(inner) else { return Ok(false) };
-    // Of a sealed segment recovery lays nothing (K2).
-    let carried = inner.blob.sync_carried().map_err(Error::from);
-    let sealed = carried.and_then(|()| seal(inner, &mut closing));
+    inner.blob.note_sealed();
+    inner.compact_signal.due();
+    settle_reserve(inner)?;
+    Ok(true)
+}
+
+/// The same of the pointer log, which then carries nothing of that segment.
+fn seal_next_of_pointer(inner: &Inner) -> Result<bool> {
+    let next = || Some(inner.pointer_log.lock().closing.front()?.end().ordinal());
+    let kept = next();
+    if let Some(ordinal) = kept {
+        let_go::keep_carried(inner, ordinal)?;
+    }
+    let _one_at_a_time = inner.maintaining.lock();
+    inner.writer.poison.check()?;
+    let now = next();
+    let Some(ordinal) = kept.filter(|_| now == kept) else {
+        // Another thread sealed it, or filled one.
+        return Ok(now != kept);
+    };
+    let mut closing = take_pointer_closing(inner).expect("nobody else takes it");
+    let sealed = seal(inner, &mut closing);
     let mut log = inner.pointer_log.lock();
     log.sealing = None;
     if sealed.is_err() {
@@ -356,7 +353,8 @@ pub(crate) fn seal_next(inner: &Inner) -> Result<bool> {
     }
     inner.pointer_behind.store(log.is_behind(), Ordering::Release);
     drop(log);
-    inner.carried.leave(sealed?.header.ordinal);
+    sealed?;
+    inner.carried.leave(ordinal);
     inner.compact_signal.due();
     settle_reserve(inner)?;
     Ok(true)

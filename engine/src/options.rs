@@ -5,7 +5,7 @@ pub use pinstone_disk::{IoEngine, NAME_BYTES_MAX};
 use std::ops::RangeInclusive;
 
 use pinstone_compaction::levels::LEVELS_MAX;
-use pinstone_compaction::plan::Shape;
+use pinstone_compaction::plan::{INPUT_TABLES_MAX, Shape};
 use pinstone_disk::IoOptions;
 
 use crate::error::{Error, Result};
@@ -106,8 +106,8 @@ pub struct Options {
     /// How many times as large as the level above it a level is, at most. Default: 4, 2 to 64
     /// ([`Options::LEVEL_RATIO`]); less costs look-ups, more costs rewriting.
     pub level_ratio: u32,
-    /// Bytes after which rewriting begins another table. Default: 16 MiB; 4 KiB to 1 GiB
-    /// ([`Options::TABLE_BYTES`]).
+    /// Bytes after which rewriting begins another table; more, if else the first level below level 0 would
+    /// have more than 4,000 tables. Default: 16 MiB; 4 KiB to 1 GiB ([`Options::TABLE_BYTES`]).
     pub table_bytes: u64,
     /// Levels whose tables have filters, counted from level 0 on; 0 to 7
     /// ([`Options::FILTER_LEVELS_LIMIT`]). Default: all, at about nine bits of
@@ -142,6 +142,13 @@ pub struct Options {
 /// that is two thirds full.
 const MEMTABLE_ENTRY_BYTES: u64 = 70;
 
+/// Bytes of memory that may be used for each copy known to be bad that is kept; one takes some 60 to 110.
+const BYTES_A_BAD_COPY: u64 = 4 << 10;
+
+/// Tables of the level that level 0 goes to, about, at most: one plan may have to take them all.
+const BASE_TABLES_MAX: u64 = 4_000;
+const _: () = assert!(BASE_TABLES_MAX < INPUT_TABLES_MAX as u64 / 3);
+
 /// Bytes of a table of the index for a row, about.
 const INDEX_ROW_BYTES: u64 = 18;
 
@@ -164,6 +171,8 @@ pub(crate) struct Budget {
     pub(crate) tables_bytes: u64,
     /// Bytes of the directories of segments' lists.
     pub(crate) lists_bytes: u64,
+    /// Copies known to be bad that are kept.
+    pub(crate) bad_copies_max: u64,
 }
 
 impl Options {
@@ -213,6 +222,7 @@ impl Options {
             segment_values_max: (memtable_entries / 2).max(64),
             tables_bytes: rest_bytes - 2 * share_bytes - lists_bytes,
             lists_bytes,
+            bad_copies_max: self.memory_bytes / BYTES_A_BAD_COPY,
         }
     }
 
@@ -228,11 +238,13 @@ impl Options {
     }
 
     fn shape(&self, flush_bytes: u64) -> Shape {
+        let l0_bytes = flush_bytes * u64::from(self.level0_tables);
+        let base_bytes = l0_bytes.saturating_mul(self.level_ratio.into());
         Shape {
             l0_tables: self.level0_tables,
-            l0_bytes: flush_bytes * u64::from(self.level0_tables),
+            l0_bytes,
             size_ratio_max: self.level_ratio,
-            table_bytes: self.table_bytes,
+            table_bytes: self.table_bytes.max(base_bytes / BASE_TABLES_MAX),
             ..Shape::default()
         }
     }
@@ -300,6 +312,26 @@ impl Default for Options {
             maintenance: Maintenance::Thread,
             io: IoEngine::Auto,
             mmap: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Level 0 goes there whole, in one plan.
+    #[test]
+    fn the_first_level_below_level_0_has_no_more_tables_than_a_plan_takes() {
+        let ratios = [*Options::LEVEL_RATIO.start(), 4, *Options::LEVEL_RATIO.end()];
+        for (level_ratio, memory_bytes) in ratios.into_iter().zip([16 << 20, 256 << 20, 8 << 30]) {
+            let table_bytes = *Options::TABLE_BYTES.start();
+            let options = Options { level_ratio, memory_bytes, table_bytes, ..Options::default() };
+            for shape in [options.index_shape(), options.names_shape()] {
+                let base_bytes = shape.l0_bytes * u64::from(shape.size_ratio_max);
+                let table_count = base_bytes / shape.table_bytes;
+                assert!(2 * table_count < INPUT_TABLES_MAX as u64, "{shape:?}");
+            }
         }
     }
 }

@@ -131,6 +131,8 @@ pub struct MemoryStats {
     pub limit_bytes: u64,
     /// The digest index' memtables.
     pub index_memtable_bytes: u64,
+    /// Copies of values that are known to be damaged: one for each 4 KiB of the limit, at most.
+    pub bad_copies_bytes: u64,
     /// The pointer table's memtables.
     pub names_memtable_bytes: u64,
     /// Directories and filters of tables.

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::tiny_tables;
+use common::{tiny_tables, told};
 use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation};
@@ -166,4 +166,39 @@ fn a_store_whose_last_segment_cannot_be_sealed_is_closed_all_the_same() {
         assert!(stats.recovery.clean && stats.blob_log.sealed_count == 0, "{fault:?}");
         assert!(digests.iter().all(|digest| store.get(digest).unwrap().is_some()), "{fault:?}");
     }
+}
+
+/// What a close asks for, it does not take from what has to be written.
+#[test]
+fn a_close_that_has_space_for_what_was_put_does_not_take_it_for_a_further_segment() {
+    let builder = || {
+        let builder = Store::builder().segment_bytes(64 << 10).pointer_segment_bytes(64 << 10);
+        builder.reserve_bytes(0).maintenance(Maintenance::Inline)
+    };
+    let open = |disk: &Arc<SimDisk>| builder().open_on(Arc::clone(disk) as Arc<dyn Disk>).unwrap();
+    let value = |number: u32| number.to_le_bytes().repeat(100);
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    for number in 0..5 {
+        let digest = store.put(&value(number)).unwrap().digest;
+        store.commit(Batch::new().set(format!("name-{number}"), digest)).unwrap();
+    }
+    store.close().unwrap();
+    let mut refused = Vec::new();
+    for more in (56_u64..112).step_by(4) {
+        let disk = disk.clean_reopen();
+        // Nearly full when it is opened, and less so later.
+        disk.set_capacity(Some(disk.used_bytes() + (48 << 10)));
+        let store = open(&disk);
+        disk.set_capacity(Some(disk.used_bytes() + (more << 10)));
+        let digests: Vec<_> =
+            (100..140).map(|number| store.put(&value(number)).unwrap().digest).collect();
+        if let Err(error) = store.close() {
+            refused.push((more, told(&error)));
+        } else {
+            let store = open(&disk);
+            assert!(digests.iter().all(|digest| store.get(digest).unwrap().is_some()));
+        }
+    }
+    assert!(refused.is_empty(), "{refused:?}");
 }

@@ -10,6 +10,7 @@ use pinstone::{Batch, MemoryStats, Options, Store};
 
 fn told_bytes(memory: &MemoryStats) -> u64 {
     memory.index_memtable_bytes
+        + memory.bad_copies_bytes
         + memory.names_memtable_bytes
         + memory.directory_bytes
         + memory.cache_bytes

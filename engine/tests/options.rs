@@ -129,3 +129,27 @@ fn all_options_can_be_set_at_once() {
     let error = store.put(&[0; 11]).unwrap_err();
     assert_eq!(told(&error), "a value's length in bytes: 11 is over the limit of 10");
 }
+
+#[test]
+fn what_is_known_to_be_bad_is_bounded_and_told() {
+    let disk = SimDisk::new(1);
+    let limit_bytes = Options::MEMORY_BYTES_MIN;
+    let builder = Store::builder().memory_bytes(limit_bytes).maintenance(Maintenance::Inline);
+    let store = builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let mut digests = Vec::new();
+    let values: Vec<_> = (0..50_000_u32).map(u32::to_le_bytes).collect();
+    for values in values.chunks(10_000) {
+        digests.extend(store.put_many(values).into_iter().map(|put| put.unwrap().digest));
+    }
+    store.sync().unwrap();
+    for name in disk.names().into_iter().filter(|name| name.starts_with("blob-")) {
+        disk.corrupt(&name, 4096, |bytes| {
+            bytes.iter_mut().step_by(24).take(40_000).for_each(|byte| *byte ^= 0x55);
+        });
+    }
+    let bad_count = digests.iter().filter(|digest| store.get(digest).is_err()).count();
+    let told_bytes = store.stats().memory.bad_copies_bytes;
+    println!("{told_bytes} bytes told, {bad_count} bad values");
+    assert!(bad_count > 10_000 && told_bytes > 0, "{bad_count} {told_bytes}");
+    assert!(told_bytes <= limit_bytes / 32, "{told_bytes} of {limit_bytes}");
+}

@@ -115,8 +115,7 @@ fn a_root_log_that_could_not_be_removed_goes_with_the_next() {
     let disk = SimDisk::new(1);
     let builder = common::tiny_tables().maintenance(Maintenance::Inline);
     let store = builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
-    let root_logs =
-        || disk.names().into_iter().filter(|name| name.starts_with("root-")).count();
+    let root_logs = || disk.names().into_iter().filter(|name| name.starts_with("root-")).count();
     let mut numbers = 0u32..;
     // Until the root has been written anew.
     let mut write_anew = || {

@@ -114,6 +114,7 @@ fn uses(memory: &MemoryStats) -> String {
     let mut table = table(&["memory", "bytes", "of the limit"]);
     let uses = [
         ("memtables of the index", memory.index_memtable_bytes),
+        ("copies known to be bad", memory.bad_copies_bytes),
         ("memtables of names", memory.names_memtable_bytes),
         ("directories and filters of tables", memory.directory_bytes),
         ("cached pages and blocks", memory.cache_bytes),

@@ -17,17 +17,19 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
-use pinstone_disk::Ordinal;
 use pinstone_disk::codec::{Malformed, Reader, size};
 use pinstone_disk::planted::{self, Bug};
+use pinstone_disk::{Digest, Epoch, LogKind, Ordinal, StoreId};
 
 use crate::commit::CommitRecord;
 use crate::error::{WalError, corrupt};
-use crate::frame::{FRAME_ALIGN_BYTES, FrameBuilder};
+use crate::frame::{
+    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, check_body, each_record,
+};
 use crate::position::LogPosition;
-use crate::record::{RecordKind, StoreSeed};
+use crate::record::{RecordKind, StoreSeed, ValueRecord};
 use crate::scan::{Frame, SEGMENT_BYTES_MAX, Scan};
-use crate::segment::FRAMES_START_BYTES;
+use crate::segment::{FRAMES_START_BYTES, SegmentHeader};
 
 /// Frames of one segment of the blob log, as they stand there one after the other.
 #[derive(Clone, Debug)]
@@ -91,6 +93,28 @@ impl<'a> CarriedRecord<'a> {
         // Decoding has seen to it that the segment goes so far.
         LogPosition::from_number(self.from.number() + self.bytes.len() as u64)
     }
+}
+
+/// The digests of the values in frames that stand from `from` on in the blob log of this store: up to the first
+/// byte that is not as it was written.
+pub fn digests_in(store_id: StoreId, from: LogPosition, frames: &[u8]) -> Vec<Digest> {
+    let log = LogKind::Blob;
+    let seed = SegmentHeader { log, ordinal: from.ordinal(), epoch: Epoch::FIRST, store_id }.seed();
+    let (store, mut digests, mut at) = (StoreSeed::new(&store_id), Vec::new(), 0);
+    while let Some(rest) = frames.get(at..).filter(|rest| !rest.is_empty())
+        && let Ok(header) = FrameHeader::decode(seed, from.offset_bytes() + at as u64, rest)
+        && check_body(store, &header, &rest[FRAME_HEADER_BYTES..]).is_ok()
+    {
+        each_record(&header, &rest[FRAME_HEADER_BYTES..], |_, record| {
+            if record.kind == RecordKind::Value as u8
+                && let Ok(value) = ValueRecord::decode(record.payload)
+            {
+                digests.push(value.digest);
+            }
+        });
+        at += size(header.frame_bytes());
+    }
+    digests
 }
 
 /// What the unsealed segments of a pointer log carry, by the segment of the blob log.

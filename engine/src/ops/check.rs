@@ -2,7 +2,7 @@
 //! is held against the lists that it was made from.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,9 +10,11 @@ use pinstone_compaction::TableError;
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::run::{Index, Names, Tree};
 use pinstone_compaction::table::shared::Tables;
+use pinstone_disk::codec::size;
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{
-    Digest, DiskExt, Escaped, FileName, FormatError, HEADER_BYTES, LogKind, OpenMode, Ordinal,
+    Digest, DiskError, DiskExt, Escaped, File, FileName, FormatError, HEADER_BYTES, LogKind,
+    OpenMode, Ordinal,
 };
 use pinstone_wal::{
     CarriedRecord, CommitRecord, FRAMES_START_BYTES, ListEntry, RecordKind, Scan, Sealer,
@@ -95,6 +97,9 @@ struct Check<'a> {
     listed_count: u64,
 }
 
+/// Bytes that are read at once where the device cannot read all of a file.
+const AROUND_BYTES: usize = 4096;
+
 impl Check<'_> {
     /// Notes damage; passes on what is not damage.
     fn note<T>(&mut self, result: Result<T, WalError>) -> Result<Option<T>> {
@@ -106,6 +111,10 @@ impl Check<'_> {
             }
             Err(WalError::Disk(error)) if error.is_not_found() => {
                 self.find(error.file, None, "the root names it, and it is not there".to_owned());
+                Ok(None)
+            }
+            Err(WalError::Disk(error)) if error.is_unreadable() => {
+                self.note_unreadable(error)?;
                 Ok(None)
             }
             Err(error) => Err(error.into()),
@@ -121,6 +130,22 @@ impl Check<'_> {
         }
     }
 
+    /// Notes what of a file cannot be read, from where a read failed on.
+    ///
+    /// # Errors
+    /// All of it can be read now: an operation that failed once is no damage.
+    fn note_unreadable(&mut self, error: DiskError) -> Result<()> {
+        let known = self.report.findings.len();
+        if let Ok(name) = error.file.parse::<FileName>()
+            && let Ok(file) = self.inner.disk.open(name, OpenMode::Read)
+        {
+            let len_bytes = size(file.len_bytes()?);
+            let from = size(error.offset_bytes.unwrap_or(0)).min(len_bytes);
+            self.read_around(&file, from..len_bytes)?;
+        }
+        if self.report.findings.len() == known { Err(error.into()) } else { Ok(()) }
+    }
+
     fn find(&mut self, file: impl Into<Place>, offset_bytes: Option<u64>, what: String) {
         self.report.findings.push(Finding { file: file.into().0, offset_bytes, what });
     }
@@ -130,9 +155,29 @@ impl Check<'_> {
         let Some(segment) = self.note(opened)? else { return Ok(None) };
         let len_bytes = segment.file.len_bytes()?;
         let len = usize::try_from(len_bytes).expect("a file fits the address space");
-        let bytes = self.inner.disk.read(&segment.file, 0, len)?;
+        let bytes = match self.inner.disk.read(&segment.file, 0, len) {
+            Err(error) if error.is_unreadable() => self.read_around(&segment.file, 0..len)?,
+            read => read?,
+        };
         self.progress(bytes.len() as u64);
         Ok(Some((segment, bytes)))
+    }
+
+    /// The bytes of a file in this range, with zeros where the device cannot read them, which is noted.
+    fn read_around(&mut self, file: &Arc<dyn File>, range: Range<usize>) -> Result<Bytes> {
+        let mut bytes = vec![0; range.len()];
+        for (nth, block) in bytes.chunks_mut(AROUND_BYTES).enumerate() {
+            let offset_bytes = (range.start + nth * AROUND_BYTES) as u64;
+            match self.inner.disk.read(file, offset_bytes, block.len()) {
+                Ok(read) => block[..read.len()].copy_from_slice(&read),
+                Err(error) if error.is_unreadable() => {
+                    let what = format!("it cannot be read: {}", error.source);
+                    self.find(error.file, Some(offset_bytes), what);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(bytes.into())
     }
 
     fn open(&mut self, name: FileName) -> Result<SegmentFile, WalError> {
@@ -221,6 +266,10 @@ impl Check<'_> {
                     is_whole = false;
                     self.note_damage(error);
                 }
+                Err(TableError::Disk(error)) if error.is_unreadable() => {
+                    is_whole = false;
+                    self.note_unreadable(error)?;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -252,6 +301,10 @@ impl Check<'_> {
                         self.is_index_whole = false;
                         self.note_damage(error);
                         return Ok(());
+                    }
+                    Err(TableError::Disk(error)) if error.is_unreadable() => {
+                        self.is_index_whole = false;
+                        return self.note_unreadable(error);
                     }
                     Err(error) => return Err(error.into()),
                 }
@@ -457,16 +510,18 @@ impl Check<'_> {
                     self.find(file, Some(offset_bytes), what);
                     return Ok(());
                 }
+                Err(Error::Io { source }) if source.is_unreadable() => {
+                    return self.note_unreadable(source);
+                }
                 Err(error) => return Err(error),
             };
             self.report.pointer_count += 1;
             let pointer = || format!("@{}", Escaped(&name));
-            let looked = super::lookup::is_held(self.inner, &digest);
-            let what = match damage(looked)? {
+            let what = match damage(|| super::lookup::is_held(inner, &digest))? {
                 Ok(false) => format!("its value {digest} is not held"),
                 Err(error) => format!("its value cannot be looked up: {}", Chain(&error)),
                 Ok(true) if self.bad.contains(&digest) => {
-                    match damage(super::get::find(self.inner, &digest, crate::Verify::Digest))? {
+                    match damage(|| super::get::find(inner, &digest, crate::Verify::Digest))? {
                         Ok(_) => continue,
                         Err(error) => format!("its value cannot be read: {}", Chain(&error)),
                     }
@@ -479,13 +534,19 @@ impl Check<'_> {
     }
 }
 
-/// What was found, or why it is damaged; what prevents looking is an error.
-fn damage<T>(looked: Result<T>) -> Result<Result<T>> {
+/// What was found, or why it is damaged; what prevents looking is an error. What the device cannot read is asked
+/// for again.
+fn damage<T>(look: impl Fn() -> Result<T>) -> Result<Result<T>> {
+    let is_unreadable =
+        |looked: &Result<T>| matches!(looked, Err(Error::Io { source }) if source.is_unreadable());
+    let mut looked = look();
+    if is_unreadable(&looked) {
+        looked = look();
+    }
     match looked {
-        Err(error) if !matches!(error, Error::Corrupt { .. } | Error::Unsupported { .. }) => {
-            Err(error)
-        }
-        looked => Ok(looked),
+        Err(Error::Corrupt { .. } | Error::Unsupported { .. }) | Ok(_) => Ok(looked),
+        Err(_) if is_unreadable(&looked) => Ok(looked),
+        Err(error) => Err(error),
     }
 }
 

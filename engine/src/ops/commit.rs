@@ -39,6 +39,7 @@ use crate::batch::{Batch, Parts};
 use crate::error::{Error, Result};
 use crate::maintain;
 use crate::ops::{compact, get, lookup, put};
+use crate::options::Verify;
 use crate::state::inner::{CommitQueue, Gathering, Inner, PointerLog, Ticket, count};
 
 /// Bytes of commits after which a group takes no more.
@@ -94,10 +95,9 @@ fn resolve(inner: &Inner, parts: &Parts) -> Result<LogPosition> {
     for digest in parts.changes.values().flatten() {
         let mut found = lookup::intact(inner, digest);
         if !matches!(found, Ok(Some(_)))
-            && inner.carried.is_any()
-            && let Ok(Some(value)) = get::read(inner, digest, inner.options.verify)
+            && let Ok(Some(value)) = get::read(inner, digest, Verify::Digest)
         {
-            // No copy is to be relied on but one that it takes anew.
+            // No copy is to be relied on but one that it takes anew: hashed, as what is put is.
             put::store(inner, *digest, &value)?;
             found = lookup::intact(inner, digest);
         }

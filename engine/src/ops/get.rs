@@ -141,7 +141,13 @@ impl<'a> Search<'a> {
         if !has_failed(&read) {
             return read;
         }
-        let Some(value) = self.carried(place, said) else { return read };
+        let Some(value) = self.carried(place, said) else {
+            if is_unreadable(&read) && is_unreadable(&self.read_own(place, said)) {
+                // Twice: a put writes the value anew.
+                self.inner.index.mark_bad(self.digest, place);
+            }
+            return read;
+        };
         // What failed once is no reason to write a value again that stands there well.
         if has_failed(&self.read_own(place, said)) {
             // Or else a put would not write the value anew.
@@ -218,6 +224,11 @@ impl<'a> Search<'a> {
         bytes.truncate(len_bytes);
         Ok(Some(bytes))
     }
+}
+
+/// The device cannot read it.
+fn is_unreadable<T>(read: &Result<T>) -> bool {
+    matches!(read, Err(Error::Io { source }) if source.is_unreadable())
 }
 
 /// The bytes from a record's start to its end or beyond; none if the log does not have the segment.

@@ -183,6 +183,7 @@ fn replay(
     let index_options = IndexOptions {
         memtable_entries: budget.memtable_entries,
         key_bits: options.index_key_bits,
+        bad_copies_max: budget.bad_copies_max,
     };
     let TreeState { levels, flushed, .. } = &before.root.index;
     let levels = OpenLevels::open(&tables, levels.clone())?;
@@ -366,7 +367,6 @@ fn begin(
         pointer_due: AtomicBool::new(true),
         growing: Mutex::new(()),
         pointer_behind: AtomicBool::new(pointer_behind),
-        putting_anew: AtomicBool::new(false),
         writing: AtomicBool::new(false),
         growth_refused: AtomicBool::new(false),
         maintaining: Mutex::new(()),

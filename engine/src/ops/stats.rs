@@ -109,6 +109,7 @@ fn memory_stats(inner: &Inner) -> MemoryStats {
     MemoryStats {
         limit_bytes: inner.options.memory_bytes,
         index_memtable_bytes: inner.index.memory_bytes(),
+        bad_copies_bytes: inner.index.bad_bytes(),
         names_memtable_bytes: inner.pointers.memory_bytes() as u64,
         directory_bytes: tables.resident_bytes,
         cache_bytes: tables.cache_bytes,

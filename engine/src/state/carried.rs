@@ -3,18 +3,24 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use pinstone_disk::codec::size;
 use pinstone_disk::env::Mutex;
-use pinstone_disk::{File, Ordinal};
+use pinstone_disk::{Disk, DiskError, DiskExt as _, File, Ordinal};
 use pinstone_wal::{Carried, LogPosition, SegmentFile};
+
+/// Bytes of the pointer log that are read at once, unless a single place has more.
+const READ_BYTES: u64 = 512 << 10;
 
 /// What is carried in unsealed segments of the pointer log; in order.
 #[derive(Debug, Default)]
 pub(crate) struct CarriedPlaces(Mutex<Vec<CarriedPlace>>);
 
 /// Bytes of one segment of the blob log, and where they stand in the pointer log.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CarriedPlace {
-    from: LogPosition,
+    /// Where in the blob log they begin.
+    pub(crate) from: LogPosition,
     upto: LogPosition,
     ordinal: Ordinal,
     file: Arc<dyn File>,
@@ -30,6 +36,42 @@ impl CarriedPlace {
     ) -> Self {
         let (ordinal, file) = (segment.header.ordinal, Arc::clone(&segment.file));
         Self { from, upto, ordinal, file, offset_bytes }
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.upto.number() - self.from.number()
+    }
+
+    /// It begins where `before` ends in the blob log, and stands in the same file behind that.
+    fn follows(&self, before: &Self) -> bool {
+        self.from == before.upto && self.ordinal == before.ordinal
+    }
+
+    /// The first of these places that follow each other, as many as are read at once, with the bytes of each as the
+    /// pointer log has them; and the other places.
+    ///
+    /// # Errors
+    /// The machine's.
+    pub(crate) fn read_first<'a>(
+        disk: &dyn Disk,
+        places: &'a [Self],
+    ) -> (&'a [Self], &'a [Self], Result<Vec<Bytes>, DiskError>) {
+        let first = &places[0];
+        let reaches = |place: &Self| place.offset_bytes + place.len_bytes() - first.offset_bytes;
+        let pairs = places.iter().zip(&places[1..]);
+        let is_more = |(before, place): &(&Self, &Self)| {
+            place.follows(before) && reaches(place) <= READ_BYTES
+        };
+        let (run, others) = places.split_at(1 + pairs.take_while(is_more).count());
+        let len_bytes = size(reaches(&run[run.len() - 1]));
+        let bytes = disk.read_own(&first.file, first.offset_bytes, len_bytes).map(|bytes| {
+            let of = |place: &Self| {
+                let start = size(place.offset_bytes - first.offset_bytes).min(bytes.len());
+                bytes.slice(start..bytes.len().min(start + size(place.len_bytes())))
+            };
+            run.iter().map(of).collect()
+        });
+        (run, others, bytes)
     }
 }
 
@@ -47,6 +89,12 @@ impl CarriedPlaces {
     /// Whether anything is carried.
     pub(crate) fn is_any(&self) -> bool {
         !self.0.lock().is_empty()
+    }
+
+    /// What this segment of the pointer log and those before it carry.
+    pub(crate) fn upto(&self, ordinal: Ordinal) -> Vec<CarriedPlace> {
+        let places = self.0.lock();
+        places.iter().take_while(|place| place.ordinal <= ordinal).cloned().collect()
     }
 
     /// Bytes of memory of what is noted of this segment of the pointer log, which is the last.
@@ -83,7 +131,7 @@ impl CarriedPlaces {
 #[cfg(test)]
 mod tests {
     use pinstone_disk::sim::SimDisk;
-    use pinstone_disk::{Disk as _, Epoch, LogKind, StoreId};
+    use pinstone_disk::{Epoch, LogKind, StoreId};
     use pinstone_wal::{SegmentHeader, create_segment};
 
     use super::*;

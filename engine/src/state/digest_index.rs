@@ -18,22 +18,18 @@ use pinstone_compaction::TableError;
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::run::Index;
 use pinstone_compaction::table::index::{IndexKey, Row};
-use pinstone_disk::env::{
-    Arc, AtomicU64, DigestMap, DigestSeed, Mutex, Ordering, Published, Reading, RwLock,
-};
+use pinstone_disk::env::{Arc, Mutex, Published, Reading};
 use pinstone_disk::{Digest, Ordinal};
 use pinstone_wal::{ListEntry, Place, SizeClass};
 
+use self::bad::BadCopies;
 pub(crate) use self::memtable::Memtable;
 
+mod bad;
 mod memtable;
 
 /// Segments of one memtable, at most: their lists are opened one by one when the store is.
 const MEMTABLE_SEGMENTS_MAX: u32 = 64;
-
-/// Places known to be bad that are kept, at most. Of more, reads find out again, and putting the
-/// value does not heal it.
-const BAD_PLACES_MAX: u64 = 1 << 20;
 
 /// The index.
 #[derive(Debug)]
@@ -41,8 +37,7 @@ pub(crate) struct DigestIndex {
     view: Published<IndexView>,
     /// Held while a view is made from the last.
     changing: Mutex<()>,
-    bad: RwLock<DigestMap<Vec<Place>>>,
-    bad_count: AtomicU64,
+    bad: BadCopies,
     seed: [u8; 16],
     options: IndexOptions,
 }
@@ -54,6 +49,8 @@ pub(crate) struct IndexOptions {
     pub(crate) memtable_entries: u64,
     /// Bits of the digest that tables know: 56, or fewer to force collisions.
     pub(crate) key_bits: u32,
+    /// Copies known to be bad that are kept, at most.
+    pub(crate) bad_copies_max: u64,
 }
 
 /// The index at one moment.
@@ -197,8 +194,7 @@ impl DigestIndex {
         Self {
             view: Published::new(Arc::new(IndexView { memtables, levels, flush_count: 0 })),
             changing: Mutex::new(()),
-            bad: RwLock::new(DigestMap::with_hasher(DigestSeed::new(seed))),
-            bad_count: AtomicU64::new(0),
+            bad: BadCopies::new(seed, options.bad_copies_max),
             seed,
             options,
         }
@@ -279,28 +275,17 @@ impl DigestIndex {
 
     /// Whether a copy is known to be bad.
     pub(crate) fn is_bad(&self, digest: &Digest, place: Place) -> bool {
-        self.bad_count.load(Ordering::Acquire) > 0
-            && self.bad.read().get(digest).is_some_and(|places| places.contains(&place))
-    }
-
-    /// Values with copies that are known to be bad and stand at such places: bad ones may be many.
-    pub(crate) fn bad_at(&self, is_such: impl Fn(&Place) -> bool) -> Vec<Digest> {
-        if self.bad_count.load(Ordering::Acquire) == 0 {
-            return Vec::new();
-        }
-        let bad = self.bad.read();
-        let such = bad.iter().filter(|(_, places)| places.iter().any(&is_such));
-        such.map(|(digest, _)| *digest).collect()
+        self.bad.has(digest, place)
     }
 
     /// Notes that a copy cannot be read as written: a later put writes the value anew.
     pub(crate) fn mark_bad(&self, digest: &Digest, place: Place) {
-        let mut bad = self.bad.write();
-        let known = bad.get(digest).is_some_and(|places| places.contains(&place));
-        if !known && self.bad_count.load(Ordering::Acquire) < BAD_PLACES_MAX {
-            bad.entry(*digest).or_default().push(place);
-            self.bad_count.fetch_add(1, Ordering::Release);
-        }
+        self.bad.add(digest, place);
+    }
+
+    /// Bytes of memory that what is known to be bad takes.
+    pub(crate) fn bad_bytes(&self) -> u64 {
+        self.bad.memory_bytes()
     }
 
     /// Every value with a copy in this segment that memtables know of, by offset. Looks at all.
@@ -323,7 +308,7 @@ mod tests {
     use super::*;
 
     fn index(memtable_entries: u64) -> DigestIndex {
-        let options = IndexOptions { memtable_entries, key_bits: 56 };
+        let options = IndexOptions { memtable_entries, key_bits: 56, bad_copies_max: 9 };
         DigestIndex::new([7; 16], options, Ordinal(1), OpenLevels::new())
     }
 

@@ -49,8 +49,6 @@ pub(crate) struct Inner {
     pub(crate) growing: Mutex<()>,
     /// A full segment of the pointer log is yet to be sealed, or is being sealed.
     pub(crate) pointer_behind: AtomicBool,
-    /// Values are being written anew of which only the pointer log has a good copy.
-    pub(crate) putting_anew: AtomicBool,
     /// Something may have been appended since the store was opened.
     pub(crate) writing: AtomicBool,
     /// The next segment was asked for ahead of need, and there was no space for it.

@@ -126,7 +126,16 @@ impl BlobLog {
     pub fn trim(&self) -> Result<(), WalError> {
         let guard = self.round.lock();
         let write = self.write.lock();
-        self.append.lock().trimmed = true;
+        let unused: Vec<_> = {
+            let mut state = self.append.lock();
+            state.trimmed = true;
+            let active = state.active.as_ref().filter(|active| active.is_untouched());
+            active.map(|active| &active.segment).into_iter().chain(&state.next).cloned().collect()
+        };
+        // Before what was gathered is written: there may be no other space for it.
+        for segment in unused {
+            segment.file.set_len(FRAMES_START_BYTES)?;
+        }
         self.write_all(&write)?;
         let mut state = self.append.lock();
         let active = state.active.as_ref();

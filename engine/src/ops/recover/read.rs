@@ -9,7 +9,7 @@ use pinstone_compaction::TableId;
 use pinstone_disk::codec::size;
 use pinstone_disk::{
     Disk, DiskError, DiskExt, Epoch, File, FileHeader, FileKind, FileName, FormatError,
-    HEADER_BYTES, LogKind, OpenMode, Ordinal, StoreId, TableKind,
+    HEADER_BYTES, LogKind, OpenMode, Operation, Ordinal, StoreId, TableKind,
 };
 use pinstone_wal::{
     CarriedFrames, LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan,
@@ -149,14 +149,14 @@ pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader)
     let mut witnesses = Vec::new();
     let mut strangers = BTreeSet::new();
     for &name in &found.segments {
-        let named = match name.log {
-            LogKind::Root => name.file_name() == current.file_name(),
-            log => root.log(log).segments.get(&name.ordinal).is_some_and(|s| s.epoch == name.epoch),
+        let in_force = match name.log {
+            LogKind::Root => None,
+            log => root.log(log).segments.get(&name.ordinal).map(|segment| segment.epoch),
         };
-        if named {
+        if in_force == Some(name.epoch) || name.file_name() == current.file_name() {
             continue;
         }
-        match look_into(disk, name, &current)? {
+        match look_into(disk, name, &current, in_force > Some(name.epoch))? {
             Unnamed::Remnant | Unnamed::Leftover => {}
             Unnamed::Stranger => {
                 strangers.insert(name);
@@ -297,7 +297,13 @@ enum Unnamed {
     Remnant,
 }
 
-fn look_into(disk: &dyn Disk, name: SegmentName, current: &SegmentHeader) -> Result<Unnamed> {
+/// Of one that was copied, what it says was judged when it was copied: it may be that it cannot be read.
+fn look_into(
+    disk: &dyn Disk,
+    name: SegmentName,
+    current: &SegmentHeader,
+    is_copied: bool,
+) -> Result<Unnamed> {
     let file = name.file_name();
     let opened = disk.open(file, OpenMode::Write)?;
     let bytes = disk.read(&opened, 0, HEADER_BYTES)?;
@@ -309,6 +315,9 @@ fn look_into(disk: &dyn Disk, name: SegmentName, current: &SegmentHeader) -> Res
     }
     let scan = match scan_segment(disk, file, &current.store_id, &CarriedFrames::default()) {
         Ok(unnamed) => unnamed.scan,
+        Err(Error::Io { source }) if is_copied && source.operation == Operation::Read => {
+            return Ok(Unnamed::Remnant);
+        }
         // What it would have said is not known: no reason to cut anything, or to remove it.
         Err(error @ Error::Io { .. }) => return Err(error),
         Err(_) => return Ok(Unnamed::Remnant),

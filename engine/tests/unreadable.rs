@@ -1,0 +1,163 @@
+//! What the device cannot read, for good: other copies are taken, a put heals, a check goes on, and stores open.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::told;
+use pinstone::{Batch, CheckOptions, Digest, Maintenance, Store, StoreBuilder};
+use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
+use pinstone_disk::{Disk, FileName, LogKind, Operation};
+
+fn builder() -> StoreBuilder {
+    Store::builder()
+        .segment_bytes(1 << 20)
+        .pointer_segment_bytes(64 << 10)
+        .maintenance(Maintenance::Inline)
+}
+
+fn open_as(disk: &Arc<SimDisk>, builder: StoreBuilder) -> pinstone::Result<Store> {
+    builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
+}
+
+fn open(disk: &Arc<SimDisk>) -> Store {
+    open_as(disk, builder()).unwrap()
+}
+
+fn value(number: u32) -> Vec<u8> {
+    number.to_le_bytes().repeat(100)
+}
+
+fn commit(store: &Store, number: u32) {
+    let digest = store.put(&value(number)).unwrap().digest;
+    store.commit(Batch::new().set(format!("name-{number}"), digest)).unwrap();
+}
+
+fn segments(disk: &SimDisk, log: LogKind) -> Vec<FileName> {
+    let names = disk.names().into_iter().filter_map(|name| name.parse().ok());
+    let is_of_log =
+        |name: &FileName| matches!(name, FileName::Segment { log: of, .. } if *of == log);
+    names.filter(is_of_log).collect()
+}
+
+/// A recovery that read around a bad sector may be cut short when it has taken over.
+#[test]
+fn a_recovery_around_a_sector_that_cannot_be_read_may_crash_anywhere() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    (0..3).for_each(|number| commit(&store, number));
+    let crashed = disk.after_crash(CrashState::Everything);
+    let name = segments(&crashed, LogKind::Blob)[0];
+    let sector = Filter::any().operation(Operation::Read).file(name).bytes(1024..1536);
+    let mut refused = Vec::new();
+    for mutation in 0.. {
+        let disk = crashed.clean_reopen();
+        disk.fail_when(sector, Fault::Eio);
+        disk.crash_at_mutation(disk.mutation_count() + mutation);
+        let opened = open_as(&disk, builder());
+        let is_over = !disk.crashed();
+        for state in [CrashState::Nothing, CrashState::Everything, CrashState::Random(mutation)] {
+            let disk = disk.after_crash(state);
+            disk.fail_when(sector, Fault::Eio);
+            match open_as(&disk, builder()) {
+                Ok(store) => {
+                    for number in 0..3 {
+                        let read = store.get(&Digest::of(&value(number))).unwrap().unwrap();
+                        assert_eq!(read, value(number));
+                    }
+                }
+                Err(error) => refused.push((mutation, state, told(&error), disk.names())),
+            }
+        }
+        drop(opened);
+        if is_over {
+            break;
+        }
+    }
+    assert!(refused.is_empty(), "{refused:#?}");
+}
+
+/// The file with the bad sector may not go at once.
+#[test]
+fn a_file_that_could_not_be_removed_and_cannot_be_read_keeps_no_store_from_opening() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    (0..3).for_each(|number| commit(&store, number));
+    let disk = disk.after_crash(CrashState::Everything);
+    let name = segments(&disk, LogKind::Blob)[0];
+    let sector = Filter::any().operation(Operation::Read).file(name).bytes(1024..1536);
+    disk.fail_when(sector, Fault::Eio);
+    disk.fail_when(Filter::any().operation(Operation::Remove).file(name), Fault::Eio);
+    let store = open(&disk);
+    (3..300).for_each(|number| commit(&store, number));
+    store.maintain().unwrap();
+    store.close().unwrap();
+    let disk = disk.clean_reopen();
+    disk.fail_when(sector, Fault::Eio);
+    let store = open_as(&disk, builder());
+    let store = store.unwrap_or_else(|error| panic!("{}: {:?}", told(&error), disk.names()));
+    for number in 0..300 {
+        assert_eq!(store.get(&Digest::of(&value(number))).unwrap().unwrap(), value(number));
+    }
+}
+
+/// The removal of what was copied is not synced by an open.
+#[test]
+fn an_open_around_a_sector_that_cannot_be_read_survives_a_power_loss_after_it() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    (0..3).for_each(|number| commit(&store, number));
+    let disk = disk.after_crash(CrashState::Everything);
+    let name = segments(&disk, LogKind::Blob)[0];
+    let sector = Filter::any().operation(Operation::Read).file(name).bytes(1024..1536);
+    disk.fail_when(sector, Fault::Eio);
+    let store = open(&disk);
+    (3..10).for_each(|number| commit(&store, number));
+    let disk = disk.after_crash(CrashState::Nothing);
+    disk.fail_when(sector, Fault::Eio);
+    let store = open_as(&disk, builder());
+    let store = store.unwrap_or_else(|error| panic!("{}", told(&error)));
+    for number in 0..10 {
+        assert_eq!(store.get(&Digest::of(&value(number))).unwrap().unwrap(), value(number));
+    }
+}
+
+/// A sector that the device cannot read, for good: the value is brought again.
+#[test]
+fn a_put_heals_what_the_device_cannot_read() {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().segment_bytes(4 << 10)).unwrap();
+    let digests: Vec<_> = (0..20).map(|number| store.put(&value(number)).unwrap().digest).collect();
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let name = segments(&disk, LogKind::Blob)[0];
+    let sector = Filter::any().operation(Operation::Read).file(name).bytes(512..1024);
+    disk.fail_when(sector, Fault::Eio);
+    for _ in 0..3 {
+        assert!(store.get(&digests[0]).is_err());
+    }
+    let put = store.put(&value(0)).unwrap();
+    let committed = store.commit(Batch::new().set("name", digests[0]));
+    let read = store.get(&digests[0]).map_err(|error| told(&error));
+    assert_eq!(read, Ok(Some(value(0).into())), "{put:?}, {committed:?}");
+}
+
+/// Of a store with one sector that cannot be read a check tells what else is bad.
+#[test]
+fn a_check_goes_on_where_the_device_cannot_read() {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().segment_bytes(4 << 10)).unwrap();
+    (0..20).for_each(|number| commit(&store, number));
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let names = segments(&disk, LogKind::Blob);
+    disk.corrupt(&names[1].to_string(), 700, |rest| rest[0] ^= 1);
+    let sector = Filter::any().operation(Operation::Read).file(names[0]).bytes(512..1024);
+    disk.fail_when(sector, Fault::Eio);
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    let report = store.check(&options);
+    let report = report.unwrap_or_else(|error| panic!("{}", told(&error)));
+    assert!(report.findings.len() > 1, "{report:?}");
+}

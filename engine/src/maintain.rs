@@ -339,10 +339,10 @@ fn seal_next_of_pointer(inner: &Inner) -> Result<bool> {
     let _one_at_a_time = inner.maintaining.lock();
     inner.writer.poison.check()?;
     let now = next();
-    let Some(ordinal) = kept.filter(|_| now == kept) else {
+    if now != kept || kept.is_none() {
         // Another thread sealed it, or filled one.
         return Ok(now != kept);
-    };
+    }
     let mut closing = take_pointer_closing(inner).expect("nobody else takes it");
     let sealed = seal(inner, &mut closing);
     let mut log = inner.pointer_log.lock();
@@ -354,7 +354,6 @@ fn seal_next_of_pointer(inner: &Inner) -> Result<bool> {
     inner.pointer_behind.store(log.is_behind(), Ordering::Release);
     drop(log);
     sealed?;
-    inner.carried.leave(ordinal);
     inner.compact_signal.due();
     settle_reserve(inner)?;
     Ok(true)

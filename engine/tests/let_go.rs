@@ -331,6 +331,26 @@ fn what_a_check_found_bad_is_written_anew_before_a_close_seals_it() {
     }
 }
 
+/// There may be no space to write it anew when the segment is sealed that carries it.
+#[test]
+fn a_value_for_which_there_was_no_space_is_read_and_put_anew_once_there_is_some() {
+    let (disk, store, bad) = many_bad(8 << 10);
+    for name in segments(&disk, LogKind::Blob) {
+        disk.fail_when(Filter::any().operation(Operation::Write).file(name), Fault::Enospc);
+    }
+    delete_until_sealed(&disk, &store);
+    let before = disk.names();
+    assert_eq!(lost(&store, &bad), [0_u32; 0]);
+    disk.heal();
+    // The next segment that is sealed has it put anew.
+    while segments(&disk, LogKind::Pointer).iter().any(|name| before.contains(&name.to_string())) {
+        store.commit(Batch::new().delete("no such name")).unwrap();
+        store.maintain().unwrap();
+    }
+    let reopened = open(&disk.after_crash(CrashState::Nothing));
+    assert_eq!(lost(&reopened, &bad), [0_u32; 0]);
+}
+
 /// Sizes that make much happen.
 fn drawn(dice: &mut Dice) -> StoreBuilder {
     Store::builder()

@@ -8,8 +8,9 @@
 //!    and sealed: of a sealed one the next open reads the list, an unsealed one it would refuse, once nothing carries
 //!    what is bad there.
 //!
-//! So it does not matter whether anybody noticed damage. A value for which there is no space leaves with its
-//! segment all the same, with a warning: deletions, which make space, need the pointer log to go on.
+//! So it does not matter whether anybody noticed damage. A value for which there is no space keeps no segment from
+//! being sealed: deletions, which make space, need the pointer log to go on. Its copy there is read, and the next
+//! segment tries to put it anew again, until the store is closed.
 
 use bytes::Bytes;
 use pinstone_disk::{LogKind, Ordinal};
@@ -17,18 +18,19 @@ use pinstone_wal::{LogPosition, digests_in};
 
 use super::{grow_blob_log, seal_next_of_blob};
 use crate::error::Result;
-use crate::ops::get;
+use crate::ops::{get, lookup};
 use crate::options::Verify;
 use crate::state::carried::CarriedPlace;
 use crate::state::inner::Inner;
 
-/// Sees to it that the blob log has what this segment of the pointer log and those before it carry.
+/// Sees to it that the blob log has what this segment of the pointer log and those before it carry; then that is
+/// no more looked for there.
 ///
 /// # Errors
 /// The blob log cannot be synced.
 pub(super) fn keep_carried(inner: &Inner, ordinal: Ordinal) -> Result<()> {
     inner.blob.sync_carried()?;
-    let (places, mut last_bad) = (inner.carried.upto(ordinal), None);
+    let (places, mut last_bad, mut has_all) = (inner.carried.upto(ordinal), None, true);
     let mut left = &places[..];
     while !left.is_empty() {
         let (run, others, carried) = CarriedPlace::read_first(&*inner.disk, left);
@@ -39,21 +41,30 @@ pub(super) fn keep_carried(inner: &Inner, ordinal: Ordinal) -> Result<()> {
                 for (place, frames) in run.iter().zip(carried) {
                     if !is_there(inner, place.from, std::slice::from_ref(&frames)) {
                         last_bad = last_bad.max(Some(place.from.ordinal()));
-                        put_anew(inner, place.from, &frames);
+                        has_all &= put_anew(inner, place.from, &frames);
                     }
                 }
             }
             Err(error) => tracing::warn!(%error, "what the pointer log carries cannot be read"),
         }
     }
-    let Some(last_bad) = last_bad else { return Ok(()) };
-    inner.blob.sync_all()?;
+    if let Some(last_bad) = last_bad {
+        inner.blob.sync_all()?;
+        leave_unsealed(inner, last_bad);
+    }
+    if has_all {
+        inner.carried.leave(ordinal);
+    }
+    Ok(())
+}
+
+/// A segment in which bytes are bad does not stay unsealed, if that can be had.
+fn leave_unsealed(inner: &Inner, last_bad: Ordinal) {
     if last_bad >= inner.root.sealed_below(LogKind::Blob)
         && let Err(error) = end_segment(inner, last_bad)
     {
         tracing::warn!(%error, "a segment in which a copy is bad stays unsealed");
     }
-    Ok(())
 }
 
 /// These bytes, one after the other, stand in the blob log from this position on.
@@ -71,14 +82,18 @@ fn is_there(inner: &Inner, from: LogPosition, carried: &[Bytes]) -> bool {
     }
 }
 
-/// Reads each value in these frames, which has those put anew of which the blob log has no good copy.
-fn put_anew(inner: &Inner, from: LogPosition, frames: &[u8]) {
+/// Reads each value in these frames, which has those put anew of which the blob log has no good copy; whether it has
+/// one of all now.
+fn put_anew(inner: &Inner, from: LogPosition, frames: &[u8]) -> bool {
     tracing::warn!(position = %from, "the blob log has not what the pointer log carries of it");
+    let mut has_all = true;
     for digest in digests_in(inner.trees.tables.store_id(), from, frames) {
         if let Err(error) = get::read(inner, &digest, Verify::Digest) {
             tracing::warn!(%error, %digest, "no copy of a value can be read");
         }
+        has_all &= matches!(lookup::intact(inner, &digest), Ok(Some(_)));
     }
+    has_all
 }
 
 /// Has the blob log end this segment, if it is the last, and seals it and those before it.

@@ -143,15 +143,18 @@ impl<'a> Search<'a> {
         }
         let Some(value) = self.carried(place, said) else {
             if is_unreadable(&read) && is_unreadable(&self.read_own(place, said)) {
-                // Twice: a put writes the value anew.
-                self.inner.index.mark_bad(self.digest, place);
+                self.inner.index.mark_unreadable(self.digest, place);
             }
             return read;
         };
         // What failed once is no reason to write a value again that stands there well.
-        if has_failed(&self.read_own(place, said)) {
+        let again = self.read_own(place, said);
+        if has_failed(&again) {
             // Or else a put would not write the value anew.
-            self.inner.index.mark_bad(self.digest, place);
+            match again {
+                Err(Error::Io { .. }) => self.inner.index.mark_unreadable(self.digest, place),
+                _ => self.inner.index.mark_bad(self.digest, place),
+            }
             self.was_carried = true;
         }
         Ok(Some(value))

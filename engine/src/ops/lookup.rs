@@ -29,13 +29,14 @@ pub(crate) fn intact(inner: &Inner, digest: &Digest) -> Result<Option<Place>> {
     copy(inner, digest, |place| !inner.index.is_bad(digest, *place))
 }
 
-/// Whether a copy is held that is not known to be damaged, or that the pointer log carries.
+/// Whether a copy is held that is not known to be damaged, or that the pointer log carries. One that the device
+/// could not read is held: that may pass.
 ///
 /// # Errors
 /// As [`intact`].
 pub(crate) fn is_readable(inner: &Inner, digest: &Digest) -> Result<bool> {
     let is_good = |place: &Place| {
-        !inner.index.is_bad(digest, *place) || inner.carried.find(place.position()).is_some()
+        !inner.index.is_damaged(digest, *place) || inner.carried.find(place.position()).is_some()
     };
     Ok(copy(inner, digest, is_good)?.is_some())
 }
@@ -45,7 +46,7 @@ pub(crate) fn are_readable(inner: &Inner, digests: &[Digest]) -> Vec<Result<bool
     let found = intact_many(inner, digests).into_iter().zip(digests);
     let is_readable = |(found, digest): (Result<Option<Place>>, _)| match found {
         Ok(Some(_)) => Ok(true),
-        Ok(None) | Err(_) if inner.carried.is_any() => is_readable(inner, digest),
+        Ok(None) | Err(_) if inner.index.has_bad() => is_readable(inner, digest),
         found => Ok(found?.is_some()),
     };
     found.map(is_readable).collect()

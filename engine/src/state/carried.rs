@@ -86,11 +86,6 @@ impl CarriedPlaces {
         self.0.lock().push(CarriedPlace::new(carried.from, carried.upto, segment, offset_bytes));
     }
 
-    /// Whether anything is carried.
-    pub(crate) fn is_any(&self) -> bool {
-        !self.0.lock().is_empty()
-    }
-
     /// What this segment of the pointer log and those before it carry.
     pub(crate) fn upto(&self, ordinal: Ordinal) -> Vec<CarriedPlace> {
         let places = self.0.lock();
@@ -104,7 +99,7 @@ impl CarriedPlaces {
         ((places.len() - before) * size_of::<CarriedPlace>()) as u64
     }
 
-    /// Lets go of what this segment of the pointer log carries, which was sealed.
+    /// Lets go of what this segment of the pointer log and those before it carry, which the blob log has.
     pub(crate) fn leave(&self, ordinal: Ordinal) {
         let mut places = self.0.lock();
         places.retain(|place| place.ordinal > ordinal);

@@ -273,14 +273,30 @@ impl DigestIndex {
         self.view.publish(Arc::new(IndexView { memtables, levels, flush_count }));
     }
 
-    /// Whether a copy is known to be bad.
+    /// Whether any copies are known to be bad.
+    pub(crate) fn has_bad(&self) -> bool {
+        self.bad.is_any()
+    }
+
+    /// Whether a copy is known to be damaged.
+    pub(crate) fn is_damaged(&self, digest: &Digest, place: Place) -> bool {
+        self.bad.has_damaged(digest, place)
+    }
+
+    /// Whether a copy is known to be bad: damaged, or not to be read by the device.
     pub(crate) fn is_bad(&self, digest: &Digest, place: Place) -> bool {
         self.bad.has(digest, place)
     }
 
     /// Notes that a copy cannot be read as written: a later put writes the value anew.
     pub(crate) fn mark_bad(&self, digest: &Digest, place: Place) {
-        self.bad.add(digest, place);
+        self.bad.add(digest, place, true);
+    }
+
+    /// Notes that the device cannot read a copy, which may pass: a later put writes the value anew, too, and the
+    /// value is held meanwhile.
+    pub(crate) fn mark_unreadable(&self, digest: &Digest, place: Place) {
+        self.bad.add(digest, place, false);
     }
 
     /// Bytes of memory that what is known to be bad takes.

@@ -1,4 +1,4 @@
-//! Copies of values that are known to be damaged.
+//! Copies of values that are known to be bad: damaged, or such that the device cannot read them, which may pass.
 //!
 //! - B1: no more are kept than may be. Of more, reads find out again, and putting the value does not heal it.
 
@@ -8,10 +8,18 @@ use pinstone_disk::Digest;
 use pinstone_disk::env::{AtomicU64, DigestSeed, HashTable, Ordering, RwLock};
 use pinstone_wal::Place;
 
-/// Values, each with where a damaged copy stands.
+/// Where a bad copy of a value stands.
+#[derive(Clone, Copy, Debug)]
+struct BadCopy {
+    digest: Digest,
+    place: Place,
+    is_damaged: bool,
+}
+
+/// Values, each with where a bad copy stands.
 #[derive(Debug)]
 pub(super) struct BadCopies {
-    copies: RwLock<HashTable<(Digest, Place)>>,
+    copies: RwLock<HashTable<BadCopy>>,
     /// Mostly none: then nobody asks for the lock.
     count: AtomicU64,
     count_max: u64,
@@ -28,22 +36,35 @@ impl BadCopies {
         self.seed.hash_one(digest)
     }
 
-    #[inline]
-    pub(super) fn has(&self, digest: &Digest, place: Place) -> bool {
+    /// Whether any are known.
+    pub(super) fn is_any(&self) -> bool {
         self.count.load(Ordering::Acquire) > 0
-            && self
-                .copies
-                .read()
-                .find(self.hash(digest), |copy| *copy == (*digest, place))
-                .is_some()
     }
 
-    pub(super) fn add(&self, digest: &Digest, place: Place) {
-        let (copy, hash) = ((*digest, place), self.hash(digest));
+    /// Whether this one is bad, in either way.
+    #[inline]
+    pub(super) fn has(&self, digest: &Digest, place: Place) -> bool {
+        self.is_any() && self.find(digest, place).is_some()
+    }
+
+    /// Whether it is damaged.
+    pub(super) fn has_damaged(&self, digest: &Digest, place: Place) -> bool {
+        self.is_any() && self.find(digest, place).is_some_and(|copy| copy.is_damaged)
+    }
+
+    fn find(&self, digest: &Digest, place: Place) -> Option<BadCopy> {
+        let is_it = |copy: &BadCopy| copy.digest == *digest && copy.place == place;
+        self.copies.read().find(self.hash(digest), is_it).copied()
+    }
+
+    pub(super) fn add(&self, digest: &Digest, place: Place, is_damaged: bool) {
+        let (copy, hash) = (BadCopy { digest: *digest, place, is_damaged }, self.hash(digest));
         let mut copies = self.copies.write();
-        let is_known = copies.find(hash, |other| *other == copy).is_some();
-        if !is_known && (copies.len() as u64) < self.count_max {
-            copies.insert_unique(hash, copy, |(digest, _)| self.hash(digest));
+        let is_it = |other: &BadCopy| other.digest == copy.digest && other.place == place;
+        if let Some(known) = copies.find_mut(hash, is_it) {
+            known.is_damaged |= is_damaged;
+        } else if (copies.len() as u64) < self.count_max {
+            copies.insert_unique(hash, copy, |copy| self.hash(&copy.digest));
             self.count.fetch_add(1, Ordering::Release);
         }
     }
@@ -71,11 +92,14 @@ mod tests {
         };
         let digest = |number: u32| Digest::of(&(number / 2).to_le_bytes());
         for number in (0..1500).chain(0..1500) {
-            bad.add(&digest(number), place(number));
+            bad.add(&digest(number), place(number), false);
+            bad.add(&digest(number), place(number), number % 2 == 0);
         }
         let had: Vec<_> = (0..1500).filter(|n| bad.has(&digest(*n), place(*n))).collect();
         assert!(had.into_iter().eq(0..1000));
-        assert!(!bad.has(&digest(0), place(1)) || digest(0) == digest(1));
+        assert!(!bad.has(&digest(2), place(0)) && !bad.has(&digest(0), place(2)));
+        let is_damaged = |number| bad.has_damaged(&digest(number), place(number));
+        assert!((0..1500).filter(|number| is_damaged(*number)).eq((0..1000).step_by(2)));
         assert!((48_000..200_000).contains(&bad.memory_bytes()), "{}", bad.memory_bytes());
     }
 }

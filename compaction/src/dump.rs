@@ -97,6 +97,8 @@ struct Units {
     are_sound: bool,
     count: u64,
     entry_count: u64,
+    /// Names whose newest version is no deletion.
+    standing_count: u64,
     first: Vec<u8>,
     last: Vec<u8>,
     last_row: Option<[u8; ROW_BYTES]>,
@@ -115,6 +117,7 @@ impl Default for Units {
             are_sound: true,
             count: 0,
             entry_count: 0,
+            standing_count: 0,
             first: Vec::new(),
             last: Vec::new(),
             last_row: None,
@@ -435,6 +438,8 @@ impl<'a> Walk<'a> {
         let mut bounds: Option<[Version; 2]> = None;
         while let Some(entry) = cursor.entry() {
             let here = (entry.name.to_vec(), entry.commit);
+            let before = bounds.as_ref().map_or(&self.units.last, |[_, (name, _)]| name);
+            self.units.standing_count += u64::from(entry.to.is_some() && *before != here.0);
             let commits = self.units.commits.unwrap_or((entry.commit, entry.commit));
             self.units.commits = Some((commits.0.min(entry.commit), commits.1.max(entry.commit)));
             match &mut bounds {
@@ -565,7 +570,7 @@ impl<'a> Walk<'a> {
             {
                 fields.u64(field)?;
             }
-            for field in ["filter_seed", "first_commit", "last_commit"] {
+            for field in ["filter_seed", "first_commit", "last_commit", "spare_count"] {
                 fields.u64(field)?;
             }
             fields.digest("units_hash")?;
@@ -619,8 +624,13 @@ impl<'a> Walk<'a> {
             return self.dump.invalid(start, "table_footer", why);
         }
         let units = &self.units;
-        let found = (units.count, units.entry_count, units.commits.unwrap_or((0, 0)));
-        let said = (footer.unit_count, footer.entry_count, footer.commits);
+        let spare_count = match self.kind {
+            TableKind::Index => 0,
+            TableKind::Names => units.entry_count - units.standing_count,
+        };
+        let commits = units.commits.unwrap_or((0, 0));
+        let found = (units.count, units.entry_count, spare_count, commits);
+        let said = (footer.unit_count, footer.entry_count, footer.spare_count, footer.commits);
         let keys = (units.first[..] == footer.first[..], units.last[..] == footer.last[..]);
         if units.are_sound && (found != said || keys != (true, true)) {
             self.dump.invalid(start, "table_footer", "it does not say what its units hold");

@@ -31,7 +31,7 @@ pub struct LevelEdit {
 const ID_BYTES: usize = 8;
 
 /// Fewest bytes of an added table: with two keys of one byte.
-const ADDED_BYTES_MIN: usize = 1 + ID_BYTES + 8 + 8 + 32 + 2 + 2;
+const ADDED_BYTES_MIN: usize = 1 + ID_BYTES + 4 * 8 + 32 + 2 + 2;
 
 impl LevelEdit {
     /// An edit of this tree by which nothing comes and nothing goes.
@@ -48,7 +48,7 @@ impl LevelEdit {
     ///
     /// # Panics
     /// If the edit holds what no file may: a table of another tree, a level that does not exist, a
-    /// table with no entries or whose first key is above its last, a key that is none of the tree, an
+    /// table with no entries or more spare ones, or whose first key is above its last, a key that is none of the tree, an
     /// ordinal or epoch that is never given.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.tree as u8);
@@ -60,10 +60,12 @@ impl LevelEdit {
         for (level, table) in &self.added {
             assert!(*level < LEVELS_MAX, "there is no level {level}");
             assert!(table.entry_count > 0 && table.first <= table.last, "{table:?} is empty");
+            assert!(table.spare_count <= table.entry_count, "{table:?} has too many spare entries");
             out.push(*level);
             self.put_id(out, table.id);
-            out.extend_from_slice(&table.entry_count.to_le_bytes());
-            out.extend_from_slice(&table.file_bytes.to_le_bytes());
+            let numbers =
+                [table.entry_count, table.spare_count, table.last_commit, table.file_bytes];
+            numbers.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
             out.extend_from_slice(&table.footer_hash);
             put_key(self.tree, out, &table.first);
             put_key(self.tree, out, &table.last);
@@ -127,6 +129,16 @@ fn added_table(tree: TableKind, reader: &mut Reader<'_>) -> Result<(u8, TableMet
     if entry_count == 0 {
         return Err(malformed);
     }
+    let malformed = reader.malformed("no more spare entries than entries, and none in the index");
+    let spare_count = reader.u64("a table's count of spare entries")?;
+    if spare_count > if tree == TableKind::Names { entry_count } else { 0 } {
+        return Err(malformed);
+    }
+    let malformed = reader.malformed("no commits in the index");
+    let last_commit = reader.u64("a table's last commit")?;
+    if tree == TableKind::Index && last_commit != 0 {
+        return Err(malformed);
+    }
     let file_bytes = reader.u64("a table's length")?;
     let footer_hash = reader.array("a footer's hash")?;
     let first = key(tree, reader)?;
@@ -135,7 +147,17 @@ fn added_table(tree: TableKind, reader: &mut Reader<'_>) -> Result<(u8, TableMet
     if first > last {
         return Err(malformed);
     }
-    Ok((level, TableMeta { id, first, last, entry_count, file_bytes, footer_hash }))
+    let table = TableMeta {
+        id,
+        first,
+        last,
+        entry_count,
+        spare_count,
+        last_commit,
+        file_bytes,
+        footer_hash,
+    };
+    Ok((level, table))
 }
 
 #[cfg(test)]
@@ -169,12 +191,29 @@ mod tests {
     fn a_table(tree: TableKind) -> impl Strategy<Value = (u8, TableMeta)> {
         let lens = *key_bytes(tree).start()..=(*key_bytes(tree).end()).min(40);
         let key = || prop::collection::vec(any::<u8>(), lens.clone());
-        (0..LEVELS_MAX, an_id(tree), key(), key(), 1..u64::MAX, any::<u64>(), any::<[u8; 32]>())
-            .prop_map(|(level, id, one, other, entry_count, file_bytes, footer_hash)| {
+        let counts = (1..u64::MAX, any::<u64>(), any::<u64>(), any::<u64>());
+        (0..LEVELS_MAX, an_id(tree), key(), key(), counts, any::<[u8; 32]>()).prop_map(
+            move |(level, id, one, other, counts, footer_hash)| {
                 let (first, last) = if one <= other { (one, other) } else { (other, one) };
                 let (first, last) = (first.into(), last.into());
-                (level, TableMeta { id, first, last, entry_count, file_bytes, footer_hash })
-            })
+                let (entry_count, spare, commit, file_bytes) = counts;
+                let (spare_count, last_commit) = match tree {
+                    TableKind::Index => (0, 0),
+                    TableKind::Names => (spare % (entry_count + 1), commit),
+                };
+                let table = TableMeta {
+                    id,
+                    first,
+                    last,
+                    entry_count,
+                    spare_count,
+                    last_commit,
+                    file_bytes,
+                    footer_hash,
+                };
+                (level, table)
+            },
+        )
     }
 
     fn an_edit() -> impl Strategy<Value = LevelEdit> {
@@ -196,6 +235,8 @@ mod tests {
             first: Bytes::from_static(b"a"),
             last: Bytes::from_static(b"bc"),
             entry_count: 258,
+            spare_count: 3,
+            last_commit: 5,
             file_bytes: 4096,
             footer_hash: [0xee; 32],
         };
@@ -205,7 +246,8 @@ mod tests {
     #[test]
     fn the_bytes_are_those_that_are_laid_out() {
         let mut expected = vec![18, 1, 5, 0, 0, 0, 3, 0, 0, 0, 1, 2, 7, 0, 0, 0, 3, 0, 0, 0];
-        expected.extend([2, 1, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
+        expected.extend([2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([5, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
         expected.extend([0xee; 32]);
         expected.extend(*b"\x01a\x02bc");
         assert_eq!(bytes_of(&one_table()), expected);
@@ -226,16 +268,21 @@ mod tests {
         assert_eq!(refused(6, &[0xff; 4]), malformed(6, "a table's epoch"));
         assert_eq!(refused(11, &[7]), malformed(11, "a level that exists"));
         assert_eq!(refused(20, &[0; 8]), malformed(20, "a table with entries"));
-        assert_eq!(refused(69, b"x"), malformed(70, "a last key that is not below the first"));
-        assert_eq!(refused(70, &[3]), malformed(71, "a key"));
-        for at in [68, 70] {
+        let spare = "no more spare entries than entries, and none in the index";
+        assert_eq!(refused(28, &[3, 1]), malformed(28, spare));
+        assert_eq!(refused(85, b"x"), malformed(86, "a last key that is not below the first"));
+        assert_eq!(refused(86, &[3]), malformed(87, "a key"));
+        for at in [84, 86] {
             let malformed = malformed(at, "a name of 1 to 1,024 bytes");
             assert_eq!(refused(at, &[0]), malformed, "no name is empty");
             assert_eq!(refused(at, &[0x81, 8]), malformed, "nor has it 1,025 bytes");
         }
         let mut of_index = bytes;
         of_index[0] = TableKind::Index as u8;
-        assert_eq!(whole(&of_index).unwrap_err(), malformed(68, "a key of 7 bytes"));
+        for (at, what) in [(28, spare), (36, "no commits in the index"), (84, "a key of 7 bytes")] {
+            assert_eq!(whole(&of_index).unwrap_err(), malformed(at, what));
+            of_index[at] = 0;
+        }
     }
 
     #[test]

@@ -326,6 +326,8 @@ mod tests {
             first: key(first),
             last: key(last),
             entry_count: 10,
+            spare_count: 0,
+            last_commit: 0,
             file_bytes: 100,
             footer_hash: [0; 32],
         }

@@ -57,6 +57,11 @@ pub struct TableMeta {
     pub last: Bytes,
     /// Entries in it.
     pub entry_count: u64,
+    /// Of these the *spare* ones: all but the newest versions of the names that stand by them. They go if the
+    /// table is rewritten where nothing is below it, and nobody sees what is older than it. 0 in the index.
+    pub spare_count: u64,
+    /// The greatest number of a commit in it; 0 in the index.
+    pub last_commit: u64,
     /// Its file's length.
     pub file_bytes: u64,
     /// The footer's hash, as in the file's trailer.

@@ -119,7 +119,7 @@ fn a_small_table_of_the_index() {
         &index(2, Some(4)).1,
         &expect![[r#"
             00000000  50494e53544f4e45  header.magic                       "PINSTONE"
-            00000008  0300              header.version                     3
+            00000008  0400              header.version                     4
             0000000a  11                header.file_kind                   17, index table
             0000000b  01                header.digest_kind                 1, BLAKE3-256
             0000000c  00000000          header.compatible                  0x00000000
@@ -129,7 +129,7 @@ fn a_small_table_of_the_index() {
             00000028  03000000          header.ordinal                     3
             0000002c  02000000          header.epoch                       2
             00000030  000000000000..    header.reserved                    12 bytes
-            0000003c  79faf646          header.header_crc                  0x46f6fa79
+            0000003c  3caeca35          header.header_crc                  0x35caae3c
             00000040  000000000000..    padding.zeros                      4032 bytes
             00001000  0a6de3be          index_page.crc                     0xbee36d0a
             00001004  0200              index_page.row_count               2
@@ -158,7 +158,7 @@ fn a_small_table_of_the_index() {
             00002028  c15c0289ec2d0a91  filter.seed                        10451216379200822465
             00002030  000000000000..    filter.fingerprints                12 bytes
             0000203c  50494e53464f4f54  table_footer.magic                 "PINSFOOT"
-            00002044  0300              table_footer.version               3
+            00002044  0400              table_footer.version               4
             00002046  11                table_footer.file_kind             17, index table
             00002047  01                table_footer.digest_kind           1, BLAKE3-256
             00002048  00000000          table_footer.compatible            0x00000000
@@ -175,32 +175,33 @@ fn a_small_table_of_the_index() {
             00002094  0400000000000000  table_footer.filter_seed           4
             0000209c  0000000000000000  table_footer.first_commit          0
             000020a4  0000000000000000  table_footer.last_commit           0
-            000020ac  3cc5f66757bb..    table_footer.units_hash            3cc5f66757bb3338593f68b5f5f5e00d7c40141070839450cd16915767806bc7
-            000020cc  2884b5d37c7c..    table_footer.derived_hash          2884b5d37c7cce010229027aedb7a865c1716df7245a0d3accf459b78d81482e
-            000020ec  07                table_footer.first_key_bytes       7
-            000020ed  1a0d12016999e4    table_footer.first_key             1a0d12016999e4
-            000020f4  07                table_footer.last_key_bytes        7
-            000020f5  71e0a991735649    table_footer.last_key              71e0a991735649
-            000020fc  02                table_footer.replaced_count        2
-            000020fd  01000000          replaced_table.ordinal             1
-            00002101  01000000          replaced_table.epoch               1
-            00002105  07                replaced_table.first_key_bytes     7
-            00002106  6b657920616161    replaced_table.first_key           6b657920616161
-            0000210d  07                replaced_table.until_key_bytes     7
-            0000210e  6b657920626262    replaced_table.until_key           6b657920626262
-            00002115  02000000          replaced_table.ordinal             2
-            00002119  01000000          replaced_table.epoch               1
-            0000211d  07                replaced_table.first_key_bytes     7
-            0000211e  6b657920616161    replaced_table.first_key           6b657920616161
-            00002125  00                replaced_table.until_key_bytes     0
-            00002126                    replaced_table.until_key
-            00002126  0ac12b5ec91a..    trailer.footer_hash                0ac12b5ec91a6577885d885b5a6a8cf975b8d6e1a850d25ad46f1a5c20580adb
-            00002146  3c20000000000000  trailer.footer_offset              8252
-            0000214e  ea000000          trailer.footer_bytes               234
-            00002152  0300              trailer.version                    3
-            00002154  000000000000      trailer.reserved                   6 bytes
-            0000215a  4c5ff9ec          trailer.trailer_crc                0xecf95f4c
-            0000215e  50494e535441494c  trailer.magic                      "PINSTAIL"
+            000020ac  0000000000000000  table_footer.spare_count           0
+            000020b4  3cc5f66757bb..    table_footer.units_hash            3cc5f66757bb3338593f68b5f5f5e00d7c40141070839450cd16915767806bc7
+            000020d4  2884b5d37c7c..    table_footer.derived_hash          2884b5d37c7cce010229027aedb7a865c1716df7245a0d3accf459b78d81482e
+            000020f4  07                table_footer.first_key_bytes       7
+            000020f5  1a0d12016999e4    table_footer.first_key             1a0d12016999e4
+            000020fc  07                table_footer.last_key_bytes        7
+            000020fd  71e0a991735649    table_footer.last_key              71e0a991735649
+            00002104  02                table_footer.replaced_count        2
+            00002105  01000000          replaced_table.ordinal             1
+            00002109  01000000          replaced_table.epoch               1
+            0000210d  07                replaced_table.first_key_bytes     7
+            0000210e  6b657920616161    replaced_table.first_key           6b657920616161
+            00002115  07                replaced_table.until_key_bytes     7
+            00002116  6b657920626262    replaced_table.until_key           6b657920626262
+            0000211d  02000000          replaced_table.ordinal             2
+            00002121  01000000          replaced_table.epoch               1
+            00002125  07                replaced_table.first_key_bytes     7
+            00002126  6b657920616161    replaced_table.first_key           6b657920616161
+            0000212d  00                replaced_table.until_key_bytes     0
+            0000212e                    replaced_table.until_key
+            0000212e  9fbf81c53379..    trailer.footer_hash                9fbf81c53379f2ab072ad58d92bffed5b8d8d1414f9bcad0925a502c1ee6c9f5
+            0000214e  3c20000000000000  trailer.footer_offset              8252
+            00002156  f2000000          trailer.footer_bytes               242
+            0000215a  0400              trailer.version                    4
+            0000215c  000000000000      trailer.reserved                   6 bytes
+            00002162  aa90ea10          trailer.trailer_crc                0x10ea90aa
+            00002166  50494e535441494c  trailer.magic                      "PINSTAIL"
         "#]],
     );
 }
@@ -211,7 +212,7 @@ fn a_small_table_of_names() {
         &names(2, Some(4)).1,
         &expect![[r#"
             00000000  50494e53544f4e45  header.magic                       "PINSTONE"
-            00000008  0300              header.version                     3
+            00000008  0400              header.version                     4
             0000000a  12                header.file_kind                   18, names table
             0000000b  01                header.digest_kind                 1, BLAKE3-256
             0000000c  00000000          header.compatible                  0x00000000
@@ -221,7 +222,7 @@ fn a_small_table_of_names() {
             00000028  05000000          header.ordinal                     5
             0000002c  02000000          header.epoch                       2
             00000030  000000000000..    header.reserved                    12 bytes
-            0000003c  dda797d2          header.header_crc                  0xd297a7dd
+            0000003c  98f3aba1          header.header_crc                  0xa1abf398
             00000040  000000000000..    padding.zeros                      4032 bytes
             00001000  14e12d8f          name_block.crc                     0x8f2de114
             00001004  00                name_entry.shared_bytes            0
@@ -260,7 +261,7 @@ fn a_small_table_of_names() {
             00001086  c15c0289ec2d0a91  filter.seed                        10451216379200822465
             0000108e  0000f7000000..    filter.fingerprints                12 bytes
             0000109a  50494e53464f4f54  table_footer.magic                 "PINSFOOT"
-            000010a2  0300              table_footer.version               3
+            000010a2  0400              table_footer.version               4
             000010a4  12                table_footer.file_kind             18, names table
             000010a5  01                table_footer.digest_kind           1, BLAKE3-256
             000010a6  00000000          table_footer.compatible            0x00000000
@@ -277,32 +278,33 @@ fn a_small_table_of_names() {
             000010f2  0400000000000000  table_footer.filter_seed           4
             000010fa  0100000000000000  table_footer.first_commit          1
             00001102  0200000000000000  table_footer.last_commit           2
-            0000110a  dfa1885c5fac..    table_footer.units_hash            dfa1885c5fac12e2a20271d5c92bbd6e40dd23435368c04d1be8dc07594c4957
-            0000112a  a2e6e4bf66a8..    table_footer.derived_hash          a2e6e4bf66a839707ca34c419acb518cffe0da7abd0c542121dcb96f5a05ac6f
-            0000114a  09                table_footer.first_key_bytes       9
-            0000114b  6e616d652f30..    table_footer.first_key             "name/0000"
-            00001154  09                table_footer.last_key_bytes        9
-            00001155  6e616d652f30..    table_footer.last_key              "name/0001"
-            0000115e  02                table_footer.replaced_count        2
-            0000115f  01000000          replaced_table.ordinal             1
-            00001163  01000000          replaced_table.epoch               1
-            00001167  01                replaced_table.first_key_bytes     1
-            00001168  61                replaced_table.first_key           "a"
-            00001169  02                replaced_table.until_key_bytes     2
-            0000116a  6263              replaced_table.until_key           "bc"
-            0000116c  02000000          replaced_table.ordinal             2
-            00001170  01000000          replaced_table.epoch               1
-            00001174  01                replaced_table.first_key_bytes     1
-            00001175  61                replaced_table.first_key           "a"
-            00001176  00                replaced_table.until_key_bytes     0
-            00001177                    replaced_table.until_key           ""
-            00001177  0f4a5965c9bf..    trailer.footer_hash                0f4a5965c9bf4fb08ffed8c13473730988dfcb9a9673607db98d09fed02c3143
-            00001197  9a10000000000000  trailer.footer_offset              4250
-            0000119f  dd000000          trailer.footer_bytes               221
-            000011a3  0300              trailer.version                    3
-            000011a5  000000000000      trailer.reserved                   6 bytes
-            000011ab  edd724db          trailer.trailer_crc                0xdb24d7ed
-            000011af  50494e535441494c  trailer.magic                      "PINSTAIL"
+            0000110a  0200000000000000  table_footer.spare_count           2
+            00001112  dfa1885c5fac..    table_footer.units_hash            dfa1885c5fac12e2a20271d5c92bbd6e40dd23435368c04d1be8dc07594c4957
+            00001132  a2e6e4bf66a8..    table_footer.derived_hash          a2e6e4bf66a839707ca34c419acb518cffe0da7abd0c542121dcb96f5a05ac6f
+            00001152  09                table_footer.first_key_bytes       9
+            00001153  6e616d652f30..    table_footer.first_key             "name/0000"
+            0000115c  09                table_footer.last_key_bytes        9
+            0000115d  6e616d652f30..    table_footer.last_key              "name/0001"
+            00001166  02                table_footer.replaced_count        2
+            00001167  01000000          replaced_table.ordinal             1
+            0000116b  01000000          replaced_table.epoch               1
+            0000116f  01                replaced_table.first_key_bytes     1
+            00001170  61                replaced_table.first_key           "a"
+            00001171  02                replaced_table.until_key_bytes     2
+            00001172  6263              replaced_table.until_key           "bc"
+            00001174  02000000          replaced_table.ordinal             2
+            00001178  01000000          replaced_table.epoch               1
+            0000117c  01                replaced_table.first_key_bytes     1
+            0000117d  61                replaced_table.first_key           "a"
+            0000117e  00                replaced_table.until_key_bytes     0
+            0000117f                    replaced_table.until_key           ""
+            0000117f  33f9287d20a0..    trailer.footer_hash                33f9287d20a08687f988abc8b59be2d5cc9906581bcb5e85269c1ca176132982
+            0000119f  9a10000000000000  trailer.footer_offset              4250
+            000011a7  e5000000          trailer.footer_bytes               229
+            000011ab  0400              trailer.version                    4
+            000011ad  000000000000      trailer.reserved                   6 bytes
+            000011b3  8f19fa6f          trailer.trailer_crc                0x6ffa198f
+            000011b7  50494e535441494c  trailer.magic                      "PINSTAIL"
         "#]],
     );
 }
@@ -330,22 +332,26 @@ fn a_level_edit() {
         0000010c  03000000          added_table.ordinal          3
         00000110  02000000          added_table.epoch            2
         00000114  0200000000000000  added_table.entry_count      2
-        0000011c  3e21000000000000  added_table.file_bytes       8510
-        00000124  f4db3688bd5a..    added_table.footer_hash      f4db3688bd5aa5fcc911a9cb9f02913b0eaf40748206b45becd4d37ac01e59c4
-        00000144  07                added_table.first_key_bytes  7
-        00000145  1a0d12016999e4    added_table.first_key        1a0d12016999e4
-        0000014c  07                added_table.last_key_bytes   7
-        0000014d  71e0a991735649    added_table.last_key         71e0a991735649
-        00000154  06                added_table.level            6
-        00000155  09000000          added_table.ordinal          9
-        00000159  02000000          added_table.epoch            2
-        0000015d  0200000000000000  added_table.entry_count      2
-        00000165  3e21000000000000  added_table.file_bytes       8510
-        0000016d  f4db3688bd5a..    added_table.footer_hash      f4db3688bd5aa5fcc911a9cb9f02913b0eaf40748206b45becd4d37ac01e59c4
-        0000018d  07                added_table.first_key_bytes  7
-        0000018e  1a0d12016999e4    added_table.first_key        1a0d12016999e4
-        00000195  07                added_table.last_key_bytes   7
-        00000196  71e0a991735649    added_table.last_key         71e0a991735649
+        0000011c  0000000000000000  added_table.spare_count      0
+        00000124  0000000000000000  added_table.last_commit      0
+        0000012c  4621000000000000  added_table.file_bytes       8518
+        00000134  a692c6c08b5b..    added_table.footer_hash      a692c6c08b5b983e802ca61e6534f6ccc5955673abd089e3953c0fcd639982c9
+        00000154  07                added_table.first_key_bytes  7
+        00000155  1a0d12016999e4    added_table.first_key        1a0d12016999e4
+        0000015c  07                added_table.last_key_bytes   7
+        0000015d  71e0a991735649    added_table.last_key         71e0a991735649
+        00000164  06                added_table.level            6
+        00000165  09000000          added_table.ordinal          9
+        00000169  02000000          added_table.epoch            2
+        0000016d  0200000000000000  added_table.entry_count      2
+        00000175  0000000000000000  added_table.spare_count      0
+        0000017d  0000000000000000  added_table.last_commit      0
+        00000185  4621000000000000  added_table.file_bytes       8518
+        0000018d  a692c6c08b5b..    added_table.footer_hash      a692c6c08b5b983e802ca61e6534f6ccc5955673abd089e3953c0fcd639982c9
+        000001ad  07                added_table.first_key_bytes  7
+        000001ae  1a0d12016999e4    added_table.first_key        1a0d12016999e4
+        000001b5  07                added_table.last_key_bytes   7
+        000001b6  71e0a991735649    added_table.last_key         71e0a991735649
     "#]].assert_eq(&dump.render(&bytes));
 }
 

@@ -15,7 +15,9 @@ fn table(ordinal: u32, keys: &'static str) -> TableMeta {
     let (first, last) = keys.split_at(1);
     let (first, last) = (Bytes::from_static(first.as_bytes()), Bytes::from_static(last.as_bytes()));
     let id = id(ordinal);
-    TableMeta { id, first, last, entry_count: 1, file_bytes: 1, footer_hash: [0; 32] }
+    let (entry_count, spare_count, last_commit, file_bytes) = (1, 0, 1, 1);
+    let footer_hash = [0; 32];
+    TableMeta { id, first, last, entry_count, spare_count, last_commit, file_bytes, footer_hash }
 }
 
 /// What a rewriting of these tables carries on: `1:ap`, or `1:` where the keys are not known.

@@ -42,6 +42,15 @@ fn wanted(entries: &[NameEntry], name: &[u8], commit: u64) -> Option<(u64, Optio
     Some((found.commit, found.to))
 }
 
+/// Entries but those that are the newest of their names, and no deletions.
+fn spare_count(entries: &[NameEntry]) -> u64 {
+    let stands = |entry: &&NameEntry| {
+        let newest = entries.iter().find(|newest| newest.name == entry.name);
+        entry.to.is_some() && newest.is_some_and(|newest| newest == *entry)
+    };
+    (entries.len() - entries.iter().filter(stands).count()) as u64
+}
+
 fn here(cursor: &TableCursor) -> Option<NameEntry> {
     cursor.entry().map(NameEntry::from)
 }
@@ -88,8 +97,9 @@ fn every_version_is_found_and_nothing_else() {
         let mut checked = Vec::new();
         table.check(|entry| checked.push(entry.clone())).unwrap();
         assert_eq!(checked, entries);
-        let commits = table.file().footer().commits;
-        assert_eq!(commits, (1, count));
+        let (footer, spare_count) = (table.file().footer(), spare_count(&entries));
+        assert_eq!((footer.commits, footer.spare_count), ((1, count), spare_count));
+        assert_eq!((meta.last_commit, meta.spare_count), (count, spare_count));
     }
 }
 
@@ -305,6 +315,45 @@ fn a_table_without_blocks_is_damage() {
     }
 }
 
+/// Forged so that all hashes agree, and the root says the same.
+#[test]
+fn a_table_that_miscounts_its_spare_entries_is_found() {
+    let disk = SimDisk::new(1);
+    let entries = entries(300);
+    let meta = write(&disk, &entries, None);
+    let name = ID.file_name().to_string();
+    let bytes = disk.file_bytes(&name).unwrap();
+    let trailer = Trailer::decode(&ID.file_name(), bytes.len() as u64, &bytes).unwrap();
+    let footer_start = usize::try_from(trailer.footer_offset_bytes).unwrap();
+    assert!(0 < meta.spare_count && meta.spare_count < 300, "{meta:?}");
+    let says = |spare_count: u64| {
+        let mut footer = bytes[footer_start..bytes.len() - TRAILER_BYTES].to_vec();
+        footer[112..120].copy_from_slice(&spare_count.to_le_bytes());
+        let trailer = Trailer::of(&footer, footer_start as u64);
+        disk.put_file(&name, [&bytes[..footer_start], &footer, &trailer.encode()].concat());
+        let meta = TableMeta { footer_hash: trailer.footer_hash, ..meta.clone() };
+        let opened = NameTable::open(&tables(&disk), meta.clone());
+        let said = opened.map(drop).map_err(|error| error.to_string());
+        let meta = TableMeta { spare_count, ..meta };
+        let checked = NameTable::open(&tables(&disk), meta)
+            .and_then(|table| Arc::new(table).check(|_| ()))
+            .map_err(|error| error.to_string());
+        (said, checked)
+    };
+    assert_eq!(says(meta.spare_count), (Ok(()), Ok(())));
+    for spare_count in [0, meta.spare_count - 1, meta.spare_count + 1, 300, 301] {
+        let (said, checked) = says(spare_count);
+        let (said, checked) = (said.unwrap_err(), checked.unwrap_err());
+        if spare_count <= 300 {
+            assert!(said.contains("does not say what the root says"), "{said}");
+            assert!(checked.contains("does not say what its blocks hold"), "{checked}");
+        } else {
+            let at = format!("at offset {}: ", footer_start + 112);
+            assert!(checked.contains(&at) && said == checked, "{said}, {checked}");
+        }
+    }
+}
+
 #[test]
 fn what_directories_take_the_cache_leaves() {
     let disk = SimDisk::new(1);
@@ -340,7 +389,9 @@ proptest! {
             all.map(|(name, commit)| entry(name.into_bytes(), commit)).collect();
         entries.sort_unstable();
         let disk = SimDisk::new(1);
-        let table = open(&disk, &write(&disk, &entries, Some(8)));
+        let meta = write(&disk, &entries, Some(8));
+        prop_assert_eq!(meta.spare_count, spare_count(&entries));
+        let table = open(&disk, &meta);
         let mut cursor = table.cursor();
         for (name, commit) in asked {
             let name = name.as_bytes();

@@ -14,7 +14,7 @@ use crate::file_name::{FileKind, FileName};
 use crate::identity::{Epoch, Ordinal, StoreId};
 
 /// The version of every layout in `docs/format.md`.
-pub const FORMAT_VERSION: u16 = 3;
+pub const FORMAT_VERSION: u16 = 4;
 
 /// Bytes of a file's header.
 pub const HEADER_BYTES: usize = 64;
@@ -349,7 +349,7 @@ mod tests {
         };
         let what = "CURRENT has an unsupported format: ";
         for version in [1, 2, 99] {
-            let what = format!("{what}version {version}; this build knows 3");
+            let what = format!("{what}version {version}; this build knows 4");
             assert_eq!(refused(8, version).unwrap_err(), what);
         }
         assert!(refused(11, 2).unwrap_err().contains("digest kind 2"));
@@ -390,7 +390,7 @@ mod tests {
         let crc = checksum::crc(&bytes[..52]);
         bytes[52..56].copy_from_slice(&crc.to_le_bytes());
         let refused = Trailer::decode(&FILE, 170, &bytes).unwrap_err().to_string();
-        assert_eq!(refused, "CURRENT has an unsupported format: version 9; this build knows 3");
+        assert_eq!(refused, "CURRENT has an unsupported format: version 9; this build knows 4");
     }
 
     #[test]

@@ -40,18 +40,21 @@ fn lying(image: &Arc<SimDisk>, file: &str) -> Option<Lying> {
     if !trailer.is_of(footer) {
         return None;
     }
+    let number = |at: usize| u64::from_le_bytes(*footer[at..].first_chunk().unwrap());
     // As in format.md; names here are at least 128 bytes long, and a length then takes two.
     let key = |at: usize| {
         let len = usize::from(footer[at] & 0x7f) | usize::from(footer[at + 1]) << 7;
         (Bytes::copy_from_slice(&footer[at + 2..at + 2 + len]), at + 2 + len)
     };
-    let (first, last_at) = key(176);
+    let (first, last_at) = key(184);
     let id = TableId { table: TableKind::Names, ordinal, epoch };
     let meta = TableMeta {
         id,
         first,
         last: key(last_at).0,
-        entry_count: u64::from_le_bytes(*footer[48..].first_chunk().unwrap()),
+        entry_count: number(48),
+        spare_count: number(112),
+        last_commit: number(104),
         file_bytes: bytes.len() as u64,
         footer_hash: trailer.footer_hash,
     };

@@ -52,7 +52,7 @@ fn a_segment_is_shown_field_by_field() {
     let bytes = common::file_bytes(&*rig.disk, name);
     expect![[r#"
         00000000  50494e53544f4e45  header.magic                 "PINSTONE"
-        00000008  0300              header.version               3
+        00000008  0400              header.version               4
         0000000a  01                header.file_kind             1, blob log
         0000000b  01                header.digest_kind           1, BLAKE3-256
         0000000c  00000000          header.compatible            0x00000000
@@ -62,7 +62,7 @@ fn a_segment_is_shown_field_by_field() {
         00000028  01000000          header.ordinal               1
         0000002c  01000000          header.epoch                 1
         00000030  000000000000..    header.reserved              12 bytes
-        0000003c  2721d949          header.header_crc            0x49d92127
+        0000003c  6275e53a          header.header_crc            0x3ae57562
         00000040  000000000000..    padding.zeros                448 bytes
         00000200  dac771f0          frame.crc                    0xf071c7da
         00000204  2b000000          frame.body_bytes             43

@@ -124,7 +124,7 @@ fn reheaded(edit: impl FnOnce(&mut [u8; 64])) -> Result<SegmentHeader, FormatErr
 fn unknown_formats_are_refused_by_name() {
     let refused = |edit: fn(&mut [u8; 64])| reheaded(edit).unwrap_err().to_string();
     expect_test::expect![[r#"
-        blob-00000003-00000001.log has an unsupported format: version 1; this build knows 3
+        blob-00000003-00000001.log has an unsupported format: version 1; this build knows 4
         blob-00000003-00000001.log has an unsupported format: digest kind 9; this build knows 1, BLAKE3-256
         blob-00000003-00000001.log has an unsupported format: feature bits 0x0 (incompatible), 0x1 (read-only compatible); this build knows none
         blob-00000003-00000001.log has an unsupported format: feature bits 0x80 (incompatible), 0x0 (read-only compatible); this build knows none

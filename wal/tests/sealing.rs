@@ -155,7 +155,7 @@ fn a_footer_of_an_unknown_format_is_refused_by_name() {
     let (start, end) = (bytes.len() - 240, bytes.len() - 64);
     for (at, byte, wanted) in [
         (12, 1, None),
-        (8, 9, Some("version 9; this build knows 3")),
+        (8, 9, Some("version 9; this build knows 4")),
         (11, 2, Some("digest kind 2; this build knows 1, BLAKE3-256")),
         (
             16,

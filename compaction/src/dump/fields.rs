@@ -108,8 +108,9 @@ pub(super) fn level_edit(fields: &mut Fields<'_, '_>) -> Result<(), Malformed> {
     for _ in 0..added_count {
         fields.u8("level", |level| level.to_string())?;
         table_id(fields)?;
-        fields.u64("entry_count")?;
-        fields.u64("file_bytes")?;
+        for field in ["entry_count", "spare_count", "last_commit", "file_bytes"] {
+            fields.u64(field)?;
+        }
         fields.digest("footer_hash")?;
         key(fields, kind, "first_key_bytes", "first_key")?;
         key(fields, kind, "last_key_bytes", "last_key")?;

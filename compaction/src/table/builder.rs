@@ -56,6 +56,8 @@ pub struct Contents {
     pub last: Bytes,
     /// The lowest and the highest number of a commit, where entries have one.
     pub commits: (u64, u64),
+    /// Spare entries; see [`TableMeta`].
+    pub spare_count: u64,
     /// The tables that this one was made from.
     pub replaced: Vec<Replaced>,
 }
@@ -165,6 +167,7 @@ impl TableBuilder {
             filters_end,
             filter_seed: self.filter_seed.unwrap_or(0),
             commits: contents.commits,
+            spare_count: contents.spare_count,
             units_hash: *self.hasher.finalize().as_bytes(),
             derived_hash,
             first: contents.first,
@@ -185,6 +188,8 @@ impl TableBuilder {
             first: footer.first,
             last: footer.last,
             entry_count: footer.entry_count,
+            spare_count: footer.spare_count,
+            last_commit: footer.commits.1,
             file_bytes: self.end(),
             footer_hash: trailer.footer_hash,
         })

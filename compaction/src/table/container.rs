@@ -179,8 +179,10 @@ impl TableFile {
         if !ends.is_sorted() || footer.filters_end != start {
             return Err(corrupt(start, "its footer's offsets do not fit the file"));
         }
-        let said = (footer.entry_count, &footer.first, &footer.last);
-        if said != (meta.entry_count, &meta.first, &meta.last) {
+        let counts = (footer.entry_count, footer.spare_count, footer.commits.1);
+        let said = (counts, &footer.first, &footer.last);
+        let named = (meta.entry_count, meta.spare_count, meta.last_commit);
+        if said != (named, &meta.first, &meta.last) {
             return Err(corrupt(start, "its footer does not say what the root says"));
         }
         Ok(footer)

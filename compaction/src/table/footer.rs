@@ -34,7 +34,7 @@ const _: () = assert!(
 );
 
 /// Where a footer's keys begin.
-const FIRST_KEY_OFFSET: usize = 176;
+const FIRST_KEY_OFFSET: usize = 184;
 
 /// Fewest bytes of a replaced table: two numbers, a key of one byte, no other key.
 const REPLACED_BYTES_MIN: usize = 4 + 4 + 2 + 1;
@@ -44,6 +44,9 @@ const NO_KEY: u8 = 0;
 
 /// Where a footer has the least and the greatest number of a commit.
 const COMMITS_OFFSET: usize = 96;
+
+/// Where it has the number of spare entries.
+const SPARE_COUNT_OFFSET: usize = 112;
 
 /// A table for which another one stands instead, and the keys of it that the other one replaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub struct Footer {
     pub filter_seed: u64,
     /// The lowest and the highest number of a commit in it; 0 where entries have none.
     pub commits: (u64, u64),
+    /// Spare entries, no more than there are entries; see [`TableMeta`](super::TableMeta). 0 in the index.
+    pub spare_count: u64,
     /// BLAKE3 of all units' checksums, in order.
     pub units_hash: [u8; 32],
     /// BLAKE3 of the directory's checksum and of all filters', in order.
@@ -111,6 +116,7 @@ impl Footer {
             self.filter_seed,
             self.commits.0,
             self.commits.1,
+            self.spare_count,
         ];
         for number in numbers {
             bytes.extend_from_slice(&number.to_le_bytes());
@@ -151,6 +157,14 @@ impl Footer {
         if tree == TableKind::Index && commits != (0, 0) {
             return Err(Malformed { offset: COMMITS_OFFSET, what: "no commits in the index" });
         }
+        let spare_count = reader.u64("a number")?;
+        let (spare_max, what) = match tree {
+            TableKind::Index => (0, "no spare entries in the index"),
+            TableKind::Names => (entry_count, "no more spare entries than entries"),
+        };
+        if spare_count > spare_max {
+            return Err(Malformed { offset: SPARE_COUNT_OFFSET, what });
+        }
         let (units_hash, derived_hash) = (reader.array("a hash")?, reader.array("a hash")?);
         let (first, last) = (key(tree, &mut reader)?, key(tree, &mut reader)?);
         let count = reader.varint_usize("a count of tables")?;
@@ -174,6 +188,7 @@ impl Footer {
             filters_end,
             filter_seed,
             commits,
+            spare_count,
             units_hash,
             derived_hash,
             first,
@@ -209,6 +224,7 @@ mod tests {
             filters_end: 8200,
             filter_seed: 0,
             commits: (0, 0),
+            spare_count: 0,
             units_hash: [1; 32],
             derived_hash: [2; 32],
             first: first.into(),
@@ -229,10 +245,10 @@ mod tests {
             let decode = |bytes: &[u8]| Footer::decode(tree, bytes);
             assert_eq!(decode(&bytes), Ok(footer.clone()));
             let (first, last) = (footer.first.len(), footer.last.len());
-            let last_at = 176 + 1 + first;
+            let last_at = 184 + 1 + first;
             let replaced_at = last_at + 1 + last + 1;
             let until_at = replaced_at + 8 + 1 + first;
-            for at in [176, last_at, replaced_at + 8, until_at] {
+            for at in [184, last_at, replaced_at + 8, until_at] {
                 // 0 is no key where there may be none: then what follows is no table's.
                 let lens: &[&[u8]] =
                     if at == until_at { &[&[0x81, 8]] } else { &[&[0], &[0x81, 8]] };
@@ -241,6 +257,17 @@ mod tests {
                     lying[at..at + len.len()].copy_from_slice(len);
                     assert_eq!(decode(&lying), Err(Malformed { offset: at, what }), "{tree:?}");
                 }
+            }
+            let (spare_max, what) = match tree {
+                TableKind::Index => (0, "no spare entries in the index"),
+                TableKind::Names => (1, "no more spare entries than entries"),
+            };
+            for spare_count in 0..3u8 {
+                let mut lying = bytes.clone();
+                lying[112] = spare_count;
+                let refused = Err(Malformed { offset: 112, what });
+                let wanted = if spare_count > spare_max { refused } else { Ok(spare_count.into()) };
+                assert_eq!(decode(&lying).map(|footer| footer.spare_count), wanted, "{tree:?}");
             }
             let places = (0..bytes.len()).filter(|at| !REPEATED.contains(at));
             for (at, byte) in places.flat_map(|at| [(at, 0), (at, 0x7f), (at, 0xff)]) {

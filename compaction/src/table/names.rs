@@ -44,6 +44,8 @@ pub struct NameBuilder {
     file: TableBuilder,
     block: BlockBuilder,
     entry_count: u64,
+    /// Names whose newest version is no deletion.
+    standing_count: u64,
     commits: (u64, u64),
     first: Bytes,
     /// The last entry's name and commit.
@@ -74,6 +76,7 @@ impl NameBuilder {
             file: TableBuilder::create(tables, id, filter_seed, FILTER_BLOCKS)?,
             block: BlockBuilder::new(),
             entry_count: 0,
+            standing_count: 0,
             commits: (u64::MAX, 0),
             first: Bytes::new(),
             last: Vec::new(),
@@ -123,6 +126,7 @@ impl NameBuilder {
         self.entry_count += 1;
         self.commits = (self.commits.0.min(commit), self.commits.1.max(commit));
         if is_new_name {
+            self.standing_count += u64::from(to.is_some());
             self.last.clear();
             self.last.extend_from_slice(name);
         }
@@ -161,6 +165,7 @@ impl NameBuilder {
             first: self.first,
             last: Bytes::from(self.last),
             commits: self.commits,
+            spare_count: self.entry_count - self.standing_count,
             replaced,
         };
         self.file.finish(&leads, contents)
@@ -343,7 +348,8 @@ impl NameTable {
         let directory = self.read_directory()?;
         let mut hasher = blake3::Hasher::new();
         let mut last: Option<NameEntry> = None;
-        let (mut first, mut entry_count, mut commits) = (None, 0, (u64::MAX, 0));
+        let (mut first, mut commits) = (None, (u64::MAX, 0));
+        let (mut entry_count, mut standing_count) = (0, 0);
         for index in 0..directory.ends.len() {
             let range = directory.range(index);
             let bytes = self.file.read(range.clone())?;
@@ -359,6 +365,8 @@ impl NameTable {
                 }
                 first.get_or_insert_with(|| entry.name.clone());
                 entry_count += 1;
+                let is_newest = last.as_ref().is_none_or(|last| last.name != entry.name);
+                standing_count += u64::from(is_newest && entry.to.is_some());
                 commits = (entry.commit.min(commits.0), entry.commit.max(commits.1));
                 each(&entry);
                 last = Some(entry);
@@ -369,7 +377,9 @@ impl NameTable {
             return bad(footer.filters_end, "its blocks are not the ones that it was written with");
         }
         let bounds = (first.unwrap_or_default(), last.map(|last| last.name).unwrap_or_default());
-        if (entry_count, commits) != (footer.entry_count, footer.commits)
+        let spare_count = entry_count - standing_count;
+        if (entry_count, spare_count) != (footer.entry_count, footer.spare_count)
+            || commits != footer.commits
             || bounds != (footer.first.clone(), footer.last.clone())
         {
             return bad(footer.filters_end, "its footer does not say what its blocks hold");

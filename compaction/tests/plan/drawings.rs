@@ -40,6 +40,8 @@ fn drawn(drawing: &str) -> Levels {
                 first: Bytes::copy_from_slice(first.as_bytes()),
                 last: Bytes::copy_from_slice(last.as_bytes()),
                 entry_count: 1,
+                spare_count: 0,
+                last_commit: 0,
                 file_bytes: mib << 20,
                 footer_hash: [0; 32],
             };
@@ -410,6 +412,8 @@ fn table(ordinal: u32, first: u32, last: u32, file_bytes: u64) -> TableMeta {
         first: key(first),
         last: key(last),
         entry_count: 1,
+        spare_count: 0,
+        last_commit: 0,
         file_bytes,
         footer_hash: [0; 32],
     }

@@ -97,6 +97,8 @@ impl Tree {
             first: key(keys.first()),
             last: key(keys.last()),
             entry_count: keys.len() as u64,
+            spare_count: 0,
+            last_commit: 0,
             file_bytes: keys.len() as u64 * self.key_bytes,
             footer_hash: [0; 32],
         };

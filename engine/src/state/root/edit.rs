@@ -420,6 +420,8 @@ mod tests {
             first: "a".into(),
             last: "b".into(),
             entry_count: 2,
+            spare_count: 1,
+            last_commit: 9,
             file_bytes: 5000,
             footer_hash: [9; 32],
         };
@@ -481,14 +483,19 @@ mod tests {
         let epoch = (1..3_u32).prop_map(Epoch);
         let keys =
             ("[a-e]{1,3}", "[a-e]{1,3}").prop_map(|(a, b)| (a.clone().min(b.clone()), a.max(b)));
-        (ordinal, epoch, keys, number(), number()).prop_map(
-            |(ordinal, epoch, (first, last), entry_count, file_bytes)| TableMeta {
-                id: TableId { table: TableKind::Names, ordinal, epoch },
-                first: first.into(),
-                last: last.into(),
-                entry_count: entry_count.max(1),
-                file_bytes,
-                footer_hash: [9; 32],
+        let counts = (number(), number(), number(), number());
+        (ordinal, epoch, keys, counts).prop_map(
+            |(ordinal, epoch, (first, last), (entries, spare, last_commit, file_bytes))| {
+                TableMeta {
+                    id: TableId { table: TableKind::Names, ordinal, epoch },
+                    first: first.into(),
+                    last: last.into(),
+                    entry_count: entries.max(1),
+                    spare_count: spare.min(entries),
+                    last_commit,
+                    file_bytes,
+                    footer_hash: [9; 32],
+                }
             },
         )
     }

@@ -102,6 +102,8 @@ pub struct LevelSums {
     pub file_bytes: u64,
     /// Entries in them.
     pub entry_count: u64,
+    /// Of these the spare ones; see [`TableMeta`].
+    pub spare_count: u64,
 }
 
 impl LevelSums {
@@ -112,6 +114,7 @@ impl LevelSums {
             sums.table_count += 1;
             sums.file_bytes = sums.file_bytes.saturating_add(table.file_bytes);
             sums.entry_count = sums.entry_count.saturating_add(table.entry_count);
+            sums.spare_count = sums.spare_count.saturating_add(table.spare_count);
         }
         sums
     }
@@ -166,6 +169,7 @@ impl Levels {
                 table_count: all.table_count + one.table_count,
                 file_bytes: all.file_bytes.saturating_add(one.file_bytes),
                 entry_count: all.entry_count.saturating_add(one.entry_count),
+                spare_count: all.spare_count.saturating_add(one.spare_count),
             }
         })
     }
@@ -326,7 +330,7 @@ mod tests {
             first: key(first),
             last: key(last),
             entry_count: 10,
-            spare_count: 0,
+            spare_count: 2,
             last_commit: 0,
             file_bytes: 100,
             footer_hash: [0; 32],
@@ -363,8 +367,14 @@ mod tests {
         let view = view();
         assert_eq!(ids(view.tables(0)), [1, 2]);
         assert_eq!(ids(view.tables(2)), [5, 3, 4]);
-        assert_eq!(view.sums(2), LevelSums { table_count: 3, file_bytes: 300, entry_count: 30 });
-        assert_eq!(view.total(), LevelSums { table_count: 5, file_bytes: 500, entry_count: 50 });
+        let sums = |table_count, file_bytes, entry_count, spare_count| LevelSums {
+            table_count,
+            file_bytes,
+            entry_count,
+            spare_count,
+        };
+        assert_eq!(view.sums(2), sums(3, 300, 30, 6));
+        assert_eq!(view.total(), sums(5, 500, 50, 10));
         assert!(view.tables(200).is_empty());
         assert!(view.check().is_empty());
     }

@@ -1,4 +1,4 @@
-//! What to rewrite next. Pure: the same levels and the same shape give the same plan.
+//! What to rewrite next. Pure: the same levels, the same shape and the same readers give the same plan.
 //!
 //! 1. Level 0 is due when it has enough tables; a level below it when it holds more bytes than its
 //!    target. The last level has no target: it holds what it holds. [`score`] is the share of that
@@ -19,13 +19,23 @@
 //! 6. What overlaps nothing in the level where it goes is moved as it is, but for small tables:
 //!    those of level 0 go together if all are small, and a run of small ones is written as fewer.
 //!    So tables do not stay as small as a store that is often closed flushes them.
+//! 7. A table *can be thinned* where nothing is below it, and everyone who reads sees the newest version of
+//!    each name in it: then its spare entries hide nothing, nobody sees them, and a rewriting leaves them out.
+//!    Such tables are not moved but rewritten (6) if an eighth of them goes.
+//! 8. When no level is due, a table below level 0 is that can be thinned, if an eighth of it is spare. It is
+//!    rewritten in place: with the smaller of its neighbours, if an eighth of both goes, so that tables do not
+//!    become ever smaller; else alone. So no more than seven entries are written for one that goes. Of anything
+//!    something stays (M3 of [`merge`](crate::merge)): what is left of a table of which all would go is one
+//!    deletion, which goes with a neighbour that is as small, or by a full compaction.
 //!
 //! - P1: newer versions of a key stand above older ones. Both trees could do without (the index is
 //!   a set; versions of names carry their commits), but readers of names may then stop at the first
 //!   level that answers, and a deletion may go once nothing is below it. It holds because a group
 //!   of level 0 goes down whole, or its oldest tables do, so that no newer table is left under an
 //!   older one that it overlaps; and because no plan passes over a level that holds anything.
-//! - P2: every plan brings tables to a deeper level, so that plans come to an end.
+//! - P2: plans come to an end. Each brings tables to a deeper level, and none to a higher one; or it rewrites
+//!   in place, and then fewer entries are spare than before: of those that it was made for one stays at most,
+//!   and only if others go; and no entry becomes spare that was not.
 //! - P3: below level 0 a plan takes all tables of the target that overlap its keys.
 //! - P4: a plan's input is bounded: by the shape's bound, but for one table and what it overlaps;
 //!   from level 0 by that bound, or by what level 0 should hold, and what the base holds. By
@@ -55,6 +65,7 @@
 //! How a plan is carried out, and at which rate, is not decided here.
 
 use std::ops::Range;
+use std::slice;
 use std::sync::Arc;
 
 use crate::edit::LevelEdit;
@@ -70,6 +81,9 @@ const RUN_TABLES_MAX: usize = 256;
 
 /// Tables of a plan at most (P4): those that are written from it may have to name them all.
 pub const INPUT_TABLES_MAX: usize = 16_000;
+
+/// Of so many entries one goes at least, or it is not worth the rewriting.
+const READ_FOR_ONE_MAX: u64 = 8;
 
 /// How large levels and tables should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,12 +126,12 @@ impl Shape {
     }
 }
 
-/// Tables to be merged, or to be moved, into a deeper level.
+/// Tables to be merged or moved into a deeper level, or rewritten where they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The level that gives.
     pub source: u8,
-    /// The level that takes; below `source`.
+    /// The level that takes: below `source`, or `source` itself.
     pub target: u8,
     /// Tables of the source, in the order in which they stand there.
     pub source_tables: Vec<Arc<TableMeta>>,
@@ -130,27 +144,34 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn new(
-        levels: &Levels,
-        shape: &Shape,
-        source: u8,
-        target: u8,
-        source_tables: Vec<Arc<TableMeta>>,
-    ) -> Self {
+    /// Down from `source` to `target`.
+    fn down(view: &View<'_>, source: u8, target: u8, source_tables: Vec<Arc<TableMeta>>) -> Self {
+        let levels = view.levels;
         let (first, last) = keys(&source_tables);
         let target_tables = levels.run(target, first, last).to_vec();
         let is_one = source_tables.len() == 1;
         // Tables of level 0 that go together overlap, or are small.
         let mean_bytes = bytes(&source_tables) / source_tables.len() as u64;
-        let are_small = source == 0 || mean_bytes < shape.small_bytes();
-        let is_move = target_tables.is_empty() && (is_one || !are_small);
-        let mut plan =
-            Self { source, target, source_tables, target_tables, is_move, is_bottom: false };
-        let (first, last) = plan.keys();
-        plan.is_bottom = (target + 1..LEVELS_MAX).all(|at| levels.run(at, first, last).is_empty());
+        let are_small = source == 0 || mean_bytes < view.shape.small_bytes();
+        let is_bottom = is_bottom(levels, target, source_tables.iter().chain(&target_tables));
+        let is_wasteful = is_bottom && view.is_wasteful(&source_tables);
+        let is_move = target_tables.is_empty() && (is_one || !are_small) && !is_wasteful;
+        let plan = Self { source, target, source_tables, target_tables, is_move, is_bottom };
         assert!(source < target && target < LEVELS_MAX, "P2: {source} to {target}");
         assert!((source + 1..target).all(|at| levels.tables(at).is_empty()), "P1: {plan:?}");
         plan
+    }
+
+    /// Neighbours at the bottom, rewritten where they are.
+    fn in_place(level: u8, tables: &[Arc<TableMeta>]) -> Self {
+        Self {
+            source: level,
+            target: level,
+            source_tables: tables.to_vec(),
+            target_tables: Vec::new(),
+            is_move: false,
+            is_bottom: true,
+        }
     }
 
     /// Every table that the plan takes, of the source first.
@@ -184,32 +205,37 @@ impl Plan {
     }
 }
 
-/// The next compaction that the levels need; `None` if they are at rest.
+/// The next compaction that the levels need; `None` if they are at rest. `oldest_seen` is the oldest commit
+/// as of which anyone reads names, `u64::MAX` if all read the present.
 ///
-/// Costs a few hundred steps for each table of the level that is due, and a look at each table below.
-pub fn plan(levels: &Levels, shape: &Shape) -> Option<Plan> {
+/// Costs a few hundred steps for each table of the level that is due, and a look at each table below; if none
+/// is due, a look at each table of a level with spare entries.
+pub fn plan(levels: &Levels, shape: &Shape, oldest_seen: u64) -> Option<Plan> {
+    let view = View { levels, shape, oldest_seen };
     let scores = score(levels, shape);
     let score_of = |level: u8| scores[usize::from(level)];
     let mut due: Vec<u8> = (0..LAST).filter(|level| score_of(*level) >= 1.0).collect();
     due.sort_by(|a, b| score_of(*b).total_cmp(&score_of(*a)));
     let targets = Targets::new(levels, shape);
-    due.into_iter().find_map(|source| {
+    let down = due.into_iter().find_map(|source| {
         let target = targets.below(levels, source, levels.sums(source).file_bytes);
-        plan_between(levels, shape, source, target)
-    })
+        plan_between(&view, source, target)
+    });
+    down.or_else(|| view.in_place(false).next())
 }
 
-/// The next compaction on the way to a single sorted level; `None` if there is none but one, and
-/// nothing in level 0. It may stand anywhere.
-pub fn plan_full(levels: &Levels, shape: &Shape) -> Option<Plan> {
+/// The next compaction on the way to a single sorted level in which nothing can be thinned; `None` if that is
+/// what the levels are. It may stand anywhere, but is not level 0. `oldest_seen` as for [`plan`].
+pub fn plan_full(levels: &Levels, shape: &Shape, oldest_seen: u64) -> Option<Plan> {
+    let view = View { levels, shape, oldest_seen };
     let mut filled = (0..LEVELS_MAX).filter(|level| !levels.tables(*level).is_empty());
     let source = filled.next()?;
     let target = match filled.next() {
         Some(next) => next,
         None if source == 0 => Targets::new(levels, shape).base,
-        None => return None,
+        None => return view.in_place(true).next(),
     };
-    plan_between(levels, shape, source, target)
+    plan_between(&view, source, target)
 }
 
 /// How due each level is: from 1 it is compacted. Of level 0 its tables to those that make it due,
@@ -223,15 +249,16 @@ pub fn score(levels: &Levels, shape: &Shape) -> [f64; LEVELS_MAX as usize] {
 }
 
 /// About how many bytes will be read by compactions until the levels are at rest; as many are
-/// written, less what is dropped.
-pub fn debt_bytes(levels: &Levels, shape: &Shape) -> u64 {
+/// written, less what is dropped. `oldest_seen` as for [`plan`].
+pub fn debt_bytes(levels: &Levels, shape: &Shape, oldest_seen: u64) -> u64 {
     let targets = Targets::new(levels, shape);
     let mut held = [0.0; LEVELS_MAX as usize];
     for level in 0..LEVELS_MAX {
         held[usize::from(level)] = levels.sums(level).file_bytes as f64;
     }
     let l0_is_due = levels.sums(0).table_count >= u64::from(shape.l0_tables.max(1));
-    let mut debt = 0.0;
+    let in_place = View { levels, shape, oldest_seen }.in_place(false);
+    let mut debt = in_place.map(|plan| plan.input_bytes() as f64).sum::<f64>();
     for level in 0..LAST {
         let here = held[usize::from(level)];
         let (is_due, excess) = match level {
@@ -251,9 +278,10 @@ pub fn debt_bytes(levels: &Levels, shape: &Shape) -> u64 {
     whole_bytes(debt)
 }
 
-/// About how many bytes compactions read on the way to a single sorted level; 0 if that is what the
-/// levels are.
-pub fn full_bytes(levels: &Levels) -> u64 {
+/// About how many bytes compactions read on the way to a single sorted level in which nothing can be thinned;
+/// 0 if that is what the levels are. What can be thinned is counted once there is a single level.
+/// `oldest_seen` as for [`plan`].
+pub fn full_bytes(levels: &Levels, shape: &Shape, oldest_seen: u64) -> u64 {
     let mut filled = (0..LEVELS_MAX).filter(|level| !levels.tables(*level).is_empty());
     let bytes_of = |level: u8| levels.sums(level).file_bytes;
     let Some(first) = filled.next() else { return 0 };
@@ -262,13 +290,80 @@ pub fn full_bytes(levels: &Levels) -> u64 {
         held = held.saturating_add(bytes_of(level));
         read = read.saturating_add(held);
     }
-    if first == 0 && read == 0 { held } else { read }
+    match (first, read) {
+        (0, 0) => held,
+        (_, 0) => {
+            let in_place = View { levels, shape, oldest_seen }.in_place(true);
+            in_place.fold(0, |sum, plan| sum.saturating_add(plan.input_bytes()))
+        }
+        _ => read,
+    }
 }
 
 /// The nearest number that there is.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
 pub(crate) fn whole_bytes(bytes: f64) -> u64 {
     bytes as u64
+}
+
+/// All that a plan follows from.
+#[derive(Clone, Copy, Debug)]
+struct View<'a> {
+    levels: &'a Levels,
+    shape: &'a Shape,
+    /// The oldest commit as of which anyone reads.
+    oldest_seen: u64,
+}
+
+impl<'a> View<'a> {
+    /// What is to be rewritten in place; `is_full`: for the least that goes.
+    fn in_place(self, is_full: bool) -> impl Iterator<Item = Plan> + 'a {
+        let levels = (1..LEVELS_MAX).filter(move |at| self.levels.sums(*at).spare_count > 0);
+        levels.flat_map(move |level| {
+            let places = 0..self.levels.tables(level).len();
+            places.filter_map(move |at| self.thinning(level, at, is_full))
+        })
+    }
+
+    /// How this table of the level is thinned, if it can be and is to be.
+    fn thinning(&self, level: u8, at: usize, is_full: bool) -> Option<Plan> {
+        let tables = self.levels.tables(level);
+        let alone = slice::from_ref(&tables[at]);
+        let TableMeta { entry_count, spare_count, last_commit, .. } = *tables[at];
+        let is_wasteful = spare_count.saturating_mul(READ_FOR_ONE_MAX) >= entry_count;
+        if spare_count == 0
+            || last_commit > self.oldest_seen
+            || !(is_wasteful || is_full)
+            || !is_bottom(self.levels, level, alone)
+        {
+            return None;
+        }
+        // What lies between them counts, too.
+        let fits = |pair: &&[Arc<TableMeta>]| {
+            bytes(*pair) <= self.shape.input_bytes_max && is_bottom(self.levels, level, *pair)
+        };
+        let pairs = [at.checked_sub(1), Some(at)].into_iter().flatten();
+        let pairs = pairs.filter_map(|from| tables.get(from..from + 2)).filter(fits);
+        let needs_other = is_full && spare_count == entry_count;
+        let takes = |pair: &&[Arc<TableMeta>]| needs_other || self.is_wasteful(pair);
+        let run = pairs.min_by_key(|pair| bytes(*pair)).filter(takes).unwrap_or(alone);
+        let is_due = if is_full { self.going(run) > 0 } else { self.is_wasteful(run) };
+        is_due.then(|| Plan::in_place(level, run))
+    }
+
+    /// Of these tables' entries enough go if they are rewritten at the bottom.
+    fn is_wasteful(&self, tables: &[Arc<TableMeta>]) -> bool {
+        let going = self.going(tables);
+        going > 0 && going.saturating_mul(READ_FOR_ONE_MAX) >= entry_count(tables)
+    }
+
+    /// Of these tables' entries so many go, at least, if they are rewritten at the bottom: M3 of
+    /// [`merge`](crate::merge) keeps one.
+    fn going(&self, tables: &[Arc<TableMeta>]) -> u64 {
+        let seen = tables.iter().filter(|table| table.last_commit <= self.oldest_seen);
+        let spare = seen.fold(0u64, |sum, table| sum.saturating_add(table.spare_count));
+        spare.min(entry_count(tables).saturating_sub(1))
+    }
 }
 
 /// What the levels below level 0 should hold.
@@ -320,14 +415,15 @@ impl Targets {
 }
 
 /// The best compaction from a level that holds something; none if all have too many tables.
-fn plan_between(levels: &Levels, shape: &Shape, source: u8, target: u8) -> Option<Plan> {
+fn plan_between(view: &View<'_>, source: u8, target: u8) -> Option<Plan> {
+    let (levels, shape) = (view.levels, view.shape);
     let tables = if source == 0 {
         l0_group(levels, shape, target)
     } else {
         let run = least_overlap(levels.tables(source), levels.tables(target), shape)?;
         levels.tables(source)[run].to_vec()
     };
-    let plan = Plan::new(levels, shape, source, target, tables);
+    let plan = Plan::down(view, source, target, tables);
     (plan.inputs().count() <= INPUT_TABLES_MAX).then_some(plan)
 }
 
@@ -427,8 +523,22 @@ fn ratio(bytes: u64, to_bytes: u64) -> f64 {
     bytes as f64 / to_bytes.max(1) as f64
 }
 
+fn entry_count(tables: &[Arc<TableMeta>]) -> u64 {
+    tables.iter().fold(0, |sum, table| sum.saturating_add(table.entry_count))
+}
+
 fn bytes<'a>(tables: impl IntoIterator<Item = &'a Arc<TableMeta>>) -> u64 {
     tables.into_iter().fold(0, |sum, table| sum.saturating_add(table.file_bytes))
+}
+
+/// Nothing deeper than `level` overlaps the keys from the first of these tables to the last.
+fn is_bottom<'a>(
+    levels: &Levels,
+    level: u8,
+    tables: impl IntoIterator<Item = &'a Arc<TableMeta>>,
+) -> bool {
+    let (first, last) = keys(tables);
+    (level + 1..LEVELS_MAX).all(|at| levels.run(at, first, last).is_empty())
 }
 
 fn keys<'a>(tables: impl IntoIterator<Item = &'a Arc<TableMeta>>) -> (&'a [u8], &'a [u8]) {

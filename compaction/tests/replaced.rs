@@ -118,8 +118,8 @@ impl Life {
     fn compact(&mut self, whole: bool) {
         loop {
             let plan = match whole {
-                true => plan_full(&self.levels, &self.shape),
-                false => plan(&self.levels, &self.shape),
+                true => plan_full(&self.levels, &self.shape, u64::MAX),
+                false => plan(&self.levels, &self.shape, u64::MAX),
             };
             let Some(plan) = plan else { return };
             match plan.is_move {

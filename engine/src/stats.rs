@@ -81,6 +81,9 @@ pub struct TreeStats {
     pub flushed_bytes: u64,
     /// Compactions begun.
     pub rewrite_count: u64,
+    /// Of these, those that rewrote tables where they are, for what goes then: deletions that hide nothing any
+    /// more, and versions that nobody sees.
+    pub thinning_count: u64,
     /// Compactions that only moved tables.
     pub move_count: u64,
     /// Bytes written to tables for each byte flushed; 0 before the first.

@@ -451,7 +451,8 @@ impl Store {
     }
 
     /// Rewrites the tables of the digest index and of the pointer table until each tree is one
-    /// sorted level: the fewest reads for a look-up, and no version of a name that no snapshot sees.
+    /// sorted level: the fewest reads for a look-up, and no version of a name that no snapshot sees, nor a
+    /// deletion; but in tables with later commits than that of the oldest snapshot some of these may stay.
     /// On return that is durable.
     ///
     /// Seals what is full and flushes what is sealed, and nothing else: what was put and committed

@@ -258,6 +258,7 @@ index.memtable_count       0
 index.memtable_entry_count 0
 index.move_count           0
 index.rewrite_count        0
+index.thinning_count       0
 index.write_amplification  3.00
 
 names       tables  bytes  entries  score  read  written  amplified  look-ups  filtered  found  device reads
@@ -271,6 +272,7 @@ names.memtable_count       0
 names.memtable_entry_count 0
 names.move_count           0
 names.rewrite_count        0
+names.thinning_count       0
 names.write_amplification  0.00
 
 memory                                  bytes  of the limit

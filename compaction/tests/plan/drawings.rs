@@ -1,8 +1,9 @@
 //! Drawings of levels, and the plans that they get.
 //!
 //! A line is a level: `L1: [a-f 10M] [h-k 5M]` has two tables, with their first and last key and
-//! their size. Tables are numbered as they are drawn. Answers give the levels' scores, and the plan
-//! with all that it takes.
+//! their size. `[a-f 10M 3/8 @5]` says besides that three of its eight entries are spare, and that 5 is its
+//! last commit: of a table without there is one entry, which is not spare, of commit 0. Tables are numbered as
+//! they are drawn. Answers give the levels' scores, and the plan with all that it takes.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::{Bytes, Epoch, Ordinal, TableKind};
 
 /// Four tables of 4 MiB in level 0, levels four times as large as the one above.
-const SHAPE: Shape = Shape {
+pub(crate) const SHAPE: Shape = Shape {
     l0_tables: 4,
     l0_bytes: 16 << 20,
     size_ratio_max: 4,
@@ -25,13 +26,16 @@ const SHAPE: Shape = Shape {
     input_bytes_max: 200 << 20,
 };
 
-fn drawn(drawing: &str) -> Levels {
+pub(crate) fn drawn(drawing: &str) -> Levels {
     let mut edit = LevelEdit::new(TableKind::Names);
     for line in drawing.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (level, tables) = line.split_once(": ").unwrap();
         let level = level.strip_prefix('L').unwrap().parse().unwrap();
         for table in tables.split_terminator(']') {
-            let (keys, size) = table.trim().strip_prefix('[').unwrap().split_once(' ').unwrap();
+            let mut words = table.trim().strip_prefix('[').unwrap().split(' ');
+            let (keys, size) = (words.next().unwrap(), words.next().unwrap());
+            let (spare, entries) = words.next().unwrap_or("0/1").split_once('/').unwrap();
+            let commit = words.next().unwrap_or("@0").strip_prefix('@').unwrap();
             let (first, last) = keys.split_once('-').unwrap();
             let mib: u64 = size.strip_suffix('M').unwrap().parse().unwrap();
             let ordinal = Ordinal(u32::try_from(edit.added.len() + 1).unwrap());
@@ -39,9 +43,9 @@ fn drawn(drawing: &str) -> Levels {
                 id: TableId { table: TableKind::Names, ordinal, epoch: Epoch(1) },
                 first: Bytes::copy_from_slice(first.as_bytes()),
                 last: Bytes::copy_from_slice(last.as_bytes()),
-                entry_count: 1,
-                spare_count: 0,
-                last_commit: 0,
+                entry_count: entries.parse().unwrap(),
+                spare_count: spare.parse().unwrap(),
+                last_commit: commit.parse().unwrap(),
                 file_bytes: mib << 20,
                 footer_hash: [0; 32],
             };
@@ -59,17 +63,22 @@ fn tables(tables: &[Arc<TableMeta>]) -> String {
     text.collect::<Vec<_>>().join(" ")
 }
 
-fn annotated(levels: &Levels, plan: Option<Plan>) -> String {
+fn annotated(levels: &Levels, oldest_seen: u64, plan: Option<Plan>) -> String {
     let mut out = String::from("scores");
     let scores = score(levels, &SHAPE);
     for level in (0..LEVELS_MAX).filter(|level| !levels.tables(*level).is_empty()) {
         write!(out, " L{level} {:.2}", scores[usize::from(level)]).unwrap();
     }
-    writeln!(out, "; debt {}M", debt_bytes(levels, &SHAPE) >> 20).unwrap();
+    writeln!(out, "; debt {}M", debt_bytes(levels, &SHAPE, oldest_seen) >> 20).unwrap();
     let Some(plan) = plan else { return out + "at rest\n" };
+    let mib = plan.input_bytes() >> 20;
+    if plan.source == plan.target {
+        writeln!(out, "thin {mib}M, in L{}: {}", plan.source, tables(&plan.source_tables)).unwrap();
+        assert!(plan.is_bottom && !plan.is_move && plan.target_tables.is_empty());
+        return out;
+    }
     let verb = if plan.is_move { "move" } else { "merge" };
     let place = if plan.is_bottom { ", the bottom" } else { "" };
-    let mib = plan.input_bytes() >> 20;
     writeln!(out, "{verb} {mib}M, L{} to L{}{place}", plan.source, plan.target).unwrap();
     writeln!(out, "  source {}", tables(&plan.source_tables)).unwrap();
     if !plan.target_tables.is_empty() {
@@ -79,15 +88,22 @@ fn annotated(levels: &Levels, plan: Option<Plan>) -> String {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
-fn planned(drawing: &str, expected: Expect) {
+pub(crate) fn planned(drawing: &str, expected: Expect) {
+    let (levels, all) = (drawn(drawing), u64::MAX);
+    expected.assert_eq(&annotated(&levels, all, plan(&levels, &SHAPE, all)));
+}
+
+/// Where commit 5 is the oldest that anyone sees.
+#[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
+pub(crate) fn planned_as_of_5(drawing: &str, expected: Expect) {
     let levels = drawn(drawing);
-    expected.assert_eq(&annotated(&levels, plan(&levels, &SHAPE)));
+    expected.assert_eq(&annotated(&levels, 5, plan(&levels, &SHAPE, 5)));
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
-fn planned_full(drawing: &str, expected: Expect) {
-    let levels = drawn(drawing);
-    expected.assert_eq(&annotated(&levels, plan_full(&levels, &SHAPE)));
+pub(crate) fn planned_full(drawing: &str, expected: Expect) {
+    let (levels, all) = (drawn(drawing), u64::MAX);
+    expected.assert_eq(&annotated(&levels, all, plan_full(&levels, &SHAPE, all)));
 }
 
 #[test]
@@ -167,7 +183,7 @@ fn small_tables_are_written_as_fewer_instead_of_moved() {
     {
         let levels = drawn(drawing);
         for (shape, is_move) in [(SHAPE, true), (small, false)] {
-            let plan = plan(&levels, &shape).unwrap();
+            let plan = plan(&levels, &shape, u64::MAX).unwrap();
             assert_eq!(plan.is_move, is_move, "{plan:?}");
             assert!(is_move || plan.source_tables.len() == levels.tables(plan.source).len());
         }
@@ -238,7 +254,7 @@ fn the_base_is_higher_the_more_there_is() {
             "L0: [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M]
              L6: [a-z {last}]"
         ));
-        let plan = plan(&levels, &SHAPE).unwrap();
+        let plan = plan(&levels, &SHAPE, u64::MAX).unwrap();
         let base = match last {
             "50M" => 6,
             "100M" => 5,
@@ -268,8 +284,8 @@ fn what_is_due_by_nothing_owes_something() {
         "L5: [a-c 16M]
          L6: [a-z 30M]",
     );
-    assert!(plan(&levels, &SHAPE).is_some());
-    assert!(debt_bytes(&levels, &SHAPE) > 0);
+    assert!(plan(&levels, &SHAPE, u64::MAX).is_some());
+    assert!(debt_bytes(&levels, &SHAPE, u64::MAX) > 0);
 }
 
 #[test]
@@ -427,14 +443,14 @@ fn a_plan_has_a_bounded_number_of_tables() {
         Levels::new(TableKind::Names).apply(&edit).unwrap()
     };
     let l0 = (1..=1000).map(|ordinal| (0, table(ordinal, 0, 9, 9000))).collect();
-    let taken = plan(&levels(l0), &SHAPE).unwrap().source_tables;
+    let taken = plan(&levels(l0), &SHAPE, u64::MAX).unwrap().source_tables;
     let ordinals = taken.iter().map(|table| table.id.ordinal.0);
     assert!(ordinals.eq(1..=256), "the oldest");
 
     // Each of ten tables overlaps 1,700.
     let source = (0..10u32).map(|n| (5, table(n + 1, n * 1700, n * 1700 + 1699, 10 << 20)));
     let target = (0..17_000u32).map(|n| (6, table(n + 11, n, n, 10)));
-    let nine = plan(&levels(source.chain(target).collect()), &SHAPE).unwrap();
+    let nine = plan(&levels(source.chain(target).collect()), &SHAPE, u64::MAX).unwrap();
     assert_eq!((nine.source, nine.source_tables.len()), (5, 9));
     assert!(nine.inputs().count() <= INPUT_TABLES_MAX);
 
@@ -442,9 +458,9 @@ fn a_plan_has_a_bounded_number_of_tables() {
     let target = || (0..17_000u32).map(|n| (6, table(n + 11, n, n, 10)));
     let wide = (5, table(1, 0, 16_998, 100 << 20));
     let alone = levels([wide.clone()].into_iter().chain(target()).collect());
-    assert_eq!(plan(&alone, &SHAPE), None);
-    assert_eq!(plan_full(&alone, &SHAPE), None);
+    assert_eq!(plan(&alone, &SHAPE, u64::MAX), None);
+    assert_eq!(plan_full(&alone, &SHAPE, u64::MAX), None);
     let beside = [wide, (5, table(2, 16_999, 16_999, 1))].into_iter().chain(target());
-    let narrow = plan(&levels(beside.collect()), &SHAPE).unwrap();
+    let narrow = plan(&levels(beside.collect()), &SHAPE, u64::MAX).unwrap();
     assert_eq!(narrow.source_tables[0].id.ordinal, Ordinal(2));
 }

@@ -8,3 +8,4 @@ mod drawings;
 mod model;
 mod properties;
 mod simulation;
+mod thinning;

@@ -41,7 +41,7 @@ proptest! {
             if to_rest {
                 tree.run(plan);
                 prop_assert!(score(&tree.levels, &shape).iter().all(|score| *score < 1.0));
-                prop_assert_eq!(debt_bytes(&tree.levels, &shape), 0);
+                prop_assert_eq!(debt_bytes(&tree.levels, &shape, u64::MAX), 0);
                 prop_assert!(tree.levels.sums(0).table_count < u64::from(shape.l0_tables));
             }
             if full == 0 {
@@ -49,8 +49,8 @@ proptest! {
                 let levels: BTreeSet<_> = tree.levels.all().map(|(level, _)| level).collect();
                 prop_assert!(levels.len() == 1 && !levels.contains(&0), "{:?}", levels);
             }
-            let is_one_level = plan_full(&tree.levels, &shape).is_none();
-            prop_assert_eq!(full_bytes(&tree.levels) == 0, is_one_level);
+            let is_one_level = plan_full(&tree.levels, &shape, u64::MAX).is_none();
+            prop_assert_eq!(full_bytes(&tree.levels, &shape, u64::MAX) == 0, is_one_level);
             prop_assert_eq!(tree.levels.check(), []);
             prop_assert_eq!(&tree.keys(), &keys);
         }
@@ -64,8 +64,8 @@ proptest! {
         let mut tree = Tree::new(shape, 2);
         for (flush, step) in flushes {
             tree.flush(flush);
-            let Some(plan) = plan(&tree.levels, &shape).filter(|_| step) else { continue };
-            prop_assert!(debt_bytes(&tree.levels, &shape) > 0);
+            let Some(plan) = plan(&tree.levels, &shape, u64::MAX).filter(|_| step) else { continue };
+            prop_assert!(debt_bytes(&tree.levels, &shape, u64::MAX) > 0);
             let levels = &tree.levels;
             let ids: BTreeSet<_> = plan.inputs().map(|table| table.id).collect();
             prop_assert_eq!(ids.len(), plan.inputs().count());
@@ -105,7 +105,7 @@ proptest! {
         let mut tree = Tree::new(shape, 2);
         for flush in flushes {
             tree.flush(flush);
-            while let Some(plan) = plan(&tree.levels, &shape) {
+            while let Some(plan) = plan(&tree.levels, &shape, u64::MAX) {
                 let given: u64 = plan.source_tables.iter().map(|table| table.file_bytes).sum();
                 let bounded = match plan.source {
                     _ if plan.source_tables.len() == 1 => true,

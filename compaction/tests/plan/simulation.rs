@@ -164,8 +164,8 @@ fn small_flushes_in_order_do_not_leave_as_many_tables() {
 }
 
 /// Where the planner would take a run of tables, the one with the lowest ordinal alone.
-fn the_oldest(levels: &Levels, shape: &Shape) -> Option<Plan> {
-    let plan = plan(levels, shape)?;
+fn the_oldest(levels: &Levels, shape: &Shape, oldest_seen: u64) -> Option<Plan> {
+    let plan = plan(levels, shape, oldest_seen)?;
     if plan.source == 0 {
         return Some(plan);
     }
@@ -175,7 +175,7 @@ fn the_oldest(levels: &Levels, shape: &Shape) -> Option<Plan> {
 
 /// Levels as RocksDB sizes them from the last one: each a tenth of the next, as long as more than
 /// 256 MB are left.
-fn tenfold(levels: &Levels, shape: &Shape) -> Option<Plan> {
+fn tenfold(levels: &Levels, shape: &Shape, _oldest_seen: u64) -> Option<Plan> {
     let mut base = LAST;
     let mut targets = [f64::INFINITY; LEVELS_MAX as usize];
     let held = |level| levels.sums(level).file_bytes as f64;

@@ -86,6 +86,9 @@ pub(crate) trait StoreTree: Tree {
     where
         Self: Sized;
 
+    /// The oldest commit as of which anyone reads the tables.
+    fn oldest_seen(inner: &Inner) -> u64;
+
     /// What of a merge stays.
     fn kept(inner: &Inner, plan: &Plan, merged: Merged<Self>) -> Self::Kept
     where
@@ -133,6 +136,10 @@ impl StoreTree for Index {
         inner.index.publish(levels, flushed);
     }
 
+    fn oldest_seen(_inner: &Inner) -> u64 {
+        u64::MAX
+    }
+
     fn kept(inner: &Inner, _plan: &Plan, merged: Merged<Self>) -> KeptRows {
         // Sorted.
         let ordinals = inner.segments.ordinals();
@@ -178,6 +185,10 @@ impl StoreTree for Names {
             Some(memtable) => inner.pointers.flushed(memtable, levels),
             None => inner.pointers.compacted(levels),
         }
+    }
+
+    fn oldest_seen(inner: &Inner) -> u64 {
+        inner.pointers.oldest_seen()
     }
 
     fn kept(inner: &Inner, plan: &Plan, merged: Merged<Self>) -> Self::Kept {
@@ -387,7 +398,8 @@ fn remove_retired(inner: &Inner, files: &mut Vec<FileName>) {
 fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
     if T::work(work).rewrite.is_none() {
         let levels = T::levels(inner);
-        let Some(plan) = plan::plan(levels.levels(), inner.trees.shape(T::KIND)) else {
+        let (shape, oldest_seen) = (inner.trees.shape(T::KIND), T::oldest_seen(inner));
+        let Some(plan) = plan::plan(levels.levels(), shape, oldest_seen) else {
             return Ok(false);
         };
         return begin_rewrite::<T>(inner, work, &levels, &plan);
@@ -437,6 +449,7 @@ fn begin_rewrite<T: StoreTree>(
     let rewrite = Rewrite::new(&inner.trees.tables, plan.clone(), &inputs, options, carried, kept);
     let figures = &mut T::work(work).figures;
     figures.rewrite_count += 1;
+    figures.thinning_count += u64::from(plan.source == plan.target);
     figures.read_bytes[usize::from(plan.target)] += plan.input_bytes();
     T::work(work).rewrite = Some(rewrite);
     Ok(true)

@@ -22,7 +22,9 @@
 //!   which the present goes on; see `pins.rs`.
 //! - N5: a flush or a rewrite may drop what the pins do not see that it was told of when it began, if
 //!   all that it reads was frozen by then. Who takes a pin later takes the present commit, which is
-//!   not before any commit in there: of that it sees the newest version of each name, which stays.
+//!   not before any commit in there: of that it sees the newest version of each name, which stays. So
+//!   what a plan is told of the oldest pin still holds when it is begun, if no table came meanwhile: pins
+//!   that end let more go, and those that are taken then see the newest version of each name in tables.
 //! - N6: of a memtable that is flushed, versions and table are never both missing from a view: they
 //!   are exchanged by one publication.
 //!
@@ -178,6 +180,12 @@ impl PointerTable {
     /// beside the present. To be asked after the memtable was frozen that is flushed (N5).
     pub(crate) fn views(&self) -> Vec<u64> {
         self.pinned.views()
+    }
+
+    /// The oldest commit that anyone sees: the oldest that is pinned, or `u64::MAX` if all see the present.
+    /// To be asked while no table comes (N5).
+    pub(crate) fn oldest_seen(&self) -> u64 {
+        self.pinned.oldest().map_or(u64::MAX, |commit| commit.0)
     }
 
     /// Applies a durable commit, the one after the last. By one thread at a time.

@@ -73,6 +73,7 @@ pub(crate) struct TreeFigures {
     pub(crate) flush_count: u64,
     pub(crate) flushed_bytes: u64,
     pub(crate) rewrite_count: u64,
+    pub(crate) thinning_count: u64,
     pub(crate) move_count: u64,
     /// By the level that it went to.
     pub(crate) read_bytes: [u64; LEVELS_MAX as usize],

@@ -1,5 +1,5 @@
 //! compact: what is full is sealed, what can be is flushed, and each tree is rewritten until it is
-//! one sorted level.
+//! one sorted level of which nothing can be left out.
 //!
 //! 1. What is rewritten is what stands in tables after these flushes. Tables that are flushed later
 //!    stay in level 0, so that it is not others' writing that decides when the work ends.
@@ -100,11 +100,14 @@ impl<T: StoreTree> Goal<T> {
     fn reach(&self, inner: &Inner, told: impl Fn(MutexGuard<'_, Work>)) -> Result<()> {
         loop {
             let mut work = inner.trees.work.lock();
+            // Once for both: a snapshot may end between them.
+            let oldest_seen = T::oldest_seen(inner);
             let goes_on = attempt::<T>(inner, &mut work, |work| {
-                Ok(step_flush::<T>(inner, work, STEP_ENTRIES)? || self.step(inner, work)?)
+                let flushed = step_flush::<T>(inner, work, STEP_ENTRIES)?;
+                Ok(flushed || self.step(inner, work, oldest_seen)?)
             })?;
             if !goes_on {
-                return self.check_reached(inner, &work);
+                return self.check_reached(inner, &work, oldest_seen);
             }
             told(work);
             env::yield_now();
@@ -112,11 +115,11 @@ impl<T: StoreTree> Goal<T> {
     }
 
     /// Does a little of it; false if there is nothing left to do, or it must wait.
-    fn step(&self, inner: &Inner, work: &mut Work) -> Result<bool> {
+    fn step(&self, inner: &Inner, work: &mut Work, oldest_seen: u64) -> Result<bool> {
         if T::work(work).rewrite.is_some() {
             return step_rewrite::<T>(inner, work, STEP_ENTRIES);
         }
-        match plan::plan_full(&self.levels(inner), inner.trees.shape(T::KIND)) {
+        match plan::plan_full(&self.levels(inner), inner.trees.shape(T::KIND), oldest_seen) {
             Some(plan) => begin_rewrite::<T>(inner, work, &T::levels(inner), &plan),
             None => Ok(false),
         }
@@ -126,12 +129,12 @@ impl<T: StoreTree> Goal<T> {
     ///
     /// # Errors
     /// What it waits for.
-    fn check_reached(&self, inner: &Inner, work: &Work) -> Result<()> {
-        let levels = self.levels(inner);
-        if plan::full_bytes(&levels) == 0 {
+    fn check_reached(&self, inner: &Inner, work: &Work, oldest_seen: u64) -> Result<()> {
+        let (levels, shape) = (self.levels(inner), inner.trees.shape(T::KIND));
+        if plan::full_bytes(&levels, shape, oldest_seen) == 0 {
             return Ok(());
         }
-        let (what, max, found) = match plan::plan_full(&levels, inner.trees.shape(T::KIND)) {
+        let (what, max, found) = match plan::plan_full(&levels, shape, oldest_seen) {
             Some(_) => {
                 let found = work.lingering.len() as u64;
                 ("replaced tables that readers hold on to", CARRIED_TABLES_MAX, found)
@@ -150,7 +153,8 @@ impl<T: StoreTree> Goal<T> {
 
     fn ahead_bytes(&self, inner: &Inner, work: &mut Work) -> u64 {
         let done_bytes = T::work(work).rewrite.as_ref().map_or(0, Rewrite::done_bytes);
-        plan::full_bytes(&self.levels(inner)).saturating_sub(done_bytes)
+        let (levels, shape) = (self.levels(inner), inner.trees.shape(T::KIND));
+        plan::full_bytes(&levels, shape, T::oldest_seen(inner)).saturating_sub(done_bytes)
     }
 }
 

@@ -51,6 +51,11 @@ impl Pinned {
         }
     }
 
+    /// The oldest commit that is pinned.
+    pub(super) fn oldest(&self) -> Option<CommitId> {
+        self.pins.lock().keys().next().copied()
+    }
+
     /// The pinned commits, ascending.
     pub(super) fn views(&self) -> Vec<u64> {
         self.pins.lock().keys().map(|commit| commit.0).collect()

@@ -75,7 +75,8 @@ impl Grown {
             input_bytes_max: 64 << 10,
         };
         let levels = self.table.levels();
-        if full { plan_full(levels.levels(), &shape) } else { plan(levels.levels(), &shape) }
+        let planner = if full { plan_full } else { plan };
+        planner(levels.levels(), &shape, self.table.oldest_seen())
     }
 
     fn rewrite(&self, plan: Plan, readers: Readers) {

@@ -110,12 +110,12 @@ fn name(number: usize) -> String {
 }
 
 /// Sets and deletes names while tables cannot be made or removed now and then, readers hold old ones, and the
-/// process dies. Returns how many tables could not be made.
-fn live(seed: u64) -> u64 {
+/// process dies. Returns how many tables could not be made, and how often tables were thinned.
+fn live(seed: u64) -> (u64, u64) {
     let mut dice = Dice::new(seed);
     let (space, mut disk) = (*dice.one_of(&[20, 80]), SimDisk::new(seed));
     let mut after: Vec<Standing> = vec![Standing::new()];
-    let mut failed = 0;
+    let (mut failed, mut thinned) = (0, 0);
     for _ in 0..3 {
         let builder = builder();
         let of_names = || Filter::any().tables(TableKind::Names);
@@ -174,16 +174,19 @@ fn live(seed: u64) -> u64 {
             let is_right = after[from..].contains(&standing);
             assert!(is_right, "seed {seed}, {commit:?}: files tell of no commit from {last} on");
         }
+        thinned += store.stats().names.thinning_count;
         disk.crash_now();
         disk = disk.after_crash(CrashState::Random(seed));
     }
-    failed
+    (failed, thinned)
 }
 
 #[test]
 fn no_deleted_name_comes_back_and_none_is_lost_in_what_files_tell() {
-    let failed: u64 = (1..=8).map(live).sum();
+    let lives: Vec<_> = (1..=8).map(live).collect();
+    let (failed, thinned) = lives.iter().fold((0, 0), |sum, life| (sum.0 + life.0, sum.1 + life.1));
     assert!(failed > 8, "{failed} rewritings failed");
+    assert!(thinned > 8, "{thinned} rewritings in place");
 }
 
 /// A life that dies before its `end`th change of the disk, perhaps between a table of names and the root that is

@@ -277,6 +277,7 @@ names.write_amplification  0.00
 
 memory                                  bytes  of the limit
 memtables of the index                    0 B         0.0 %
+copies known to be bad                    0 B         0.0 %
 memtables of names                        0 B         0.0 %
 directories and filters of tables         0 B         0.0 %
 cached pages and blocks            256.00 KiB        25.0 %

@@ -7,7 +7,7 @@
 //!   a clock: it only bounds the rate of compaction, if the options do.
 //! - M3: what cannot be done keeps no commit from being testified to.
 
-mod let_go;
+pub(crate) mod let_go;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -197,6 +197,7 @@ fn step(inner: &Inner) -> Result<bool> {
     if seal_next(inner)? {
         return Ok(true);
     }
+    let_go::end_bad(inner);
     let is_behind = inner.index.frozen_count() >= compact::FROZEN_MAX;
     if !inner.blob.wants_next() || is_behind || inner.growth_refused.load(Ordering::Relaxed) {
         return Ok(false);

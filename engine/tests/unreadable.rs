@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::told;
-use pinstone::{Batch, CheckOptions, Digest, Maintenance, Store, StoreBuilder};
+use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, FileName, LogKind, Operation};
 
@@ -163,4 +163,97 @@ fn a_check_goes_on_where_the_device_cannot_read() {
     let report = store.check(&options);
     let report = report.unwrap_or_else(|error| panic!("{}", told(&error)));
     assert!(report.findings.len() > 1, "{report:?}");
+}
+
+fn stands(disk: &SimDisk, log: LogKind, value: &[u8]) -> Option<(FileName, u64)> {
+    segments(disk, log).into_iter().find_map(|name| {
+        let bytes = disk.file_bytes(&name.to_string()).unwrap();
+        let at = bytes.windows(value.len()).position(|bytes| bytes == value)?;
+        Some((name, at as u64))
+    })
+}
+
+#[test]
+fn too_few_descriptors_make_no_copy_bad() {
+    let disk = SimDisk::new(1);
+    let options = builder()
+        .segment_bytes(8 << 10)
+        .open_files_max(1)
+        .pointer_segment_bytes(1 << 20)
+        .mmap(false);
+    let store = open_as(&disk, options).unwrap();
+    (0..60).for_each(|number| commit(&store, number));
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let number = (1..50).find(|number| stands(&disk, LogKind::Pointer, &value(*number)).is_some());
+    let number = number.unwrap();
+    disk.fail_when(Filter::any().operation(Operation::Open), Fault::Emfile);
+    assert_eq!(store.get(&Digest::of(&value(number))).unwrap().unwrap(), value(number));
+    disk.heal();
+    store.put(&value(number)).unwrap();
+    store.sync().unwrap();
+    let copies: usize = segments(&disk, LogKind::Blob)
+        .into_iter()
+        .map(|name| {
+            let bytes = disk.file_bytes(&name.to_string()).unwrap();
+            bytes.windows(400).filter(|bytes| *bytes == value(number)).count()
+        })
+        .sum();
+    assert_eq!(copies, 1, "{number}");
+}
+
+/// It cannot be read, and the file not be removed.
+#[test]
+fn the_header_of_a_file_that_was_copied_keeps_no_store_from_opening() {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder()).unwrap();
+    (0..3).for_each(|number| commit(&store, number));
+    let disk = disk.after_crash(CrashState::Everything);
+    let name = segments(&disk, LogKind::Blob)[0];
+    disk.fail_when(Filter::any().operation(Operation::Remove).file(name), Fault::Eio);
+    let store = open_as(&disk, builder()).unwrap();
+    (3..30).for_each(|number| commit(&store, number));
+    store.close().unwrap();
+    let disk = disk.clean_reopen();
+    assert!(segments(&disk, LogKind::Blob).contains(&name));
+    disk.fail_when(Filter::any().operation(Operation::Read).file(name), Fault::Eio);
+    let store = open_as(&disk, builder());
+    let store = store.unwrap_or_else(|error| panic!("{}: {:?}", told(&error), disk.names()));
+    for number in 0..30 {
+        assert_eq!(store.get(&Digest::of(&value(number))).unwrap().unwrap(), value(number));
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_briefly() {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().segment_bytes(256 << 10)).unwrap();
+    (0..2000).for_each(|number| commit(&store, number));
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let name = segments(&disk, LogKind::Blob)[0];
+    disk.fail_when(
+        Filter::any().operation(Operation::Read).file(name).bytes(4096..200_000),
+        Fault::Eio,
+    );
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    let report = store.check(&options).unwrap();
+    let unreadable =
+        report.findings.iter().filter(|finding| finding.what.contains("it cannot be read")).count();
+    assert!(unreadable < 5, "{unreadable} of {}", report.findings.len());
+}
+
+#[test]
+fn a_commit_does_not_call_missing_what_cannot_be_read_for_a_moment() {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().segment_bytes(4 << 10)).unwrap();
+    let digests: Vec<_> = (0..20).map(|number| store.put(&value(number)).unwrap().digest).collect();
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let name = segments(&disk, LogKind::Blob)[0];
+    disk.fail_when(Filter::any().operation(Operation::Read).file(name), Fault::Eio);
+    assert!(store.get(&digests[0]).is_err());
+    let committed = store.commit(Batch::new().set("name", digests[0]));
+    let is_missing = matches!(committed, Err(Error::ValueMissing { .. }));
+    assert!(!is_missing, "{committed:?}");
 }

@@ -95,26 +95,37 @@ impl<'a> CarriedRecord<'a> {
     }
 }
 
-/// The digests of the values in frames that stand from `from` on in the blob log of this store: up to the first
-/// byte that is not as it was written.
-pub fn digests_in(store_id: StoreId, from: LogPosition, frames: &[u8]) -> Vec<Digest> {
+/// The frames that stand from `from` on in the blob log of this store, each with where it begins there and the digests
+/// of its values; those that are not as they were written are left out.
+pub fn frames_in(
+    store_id: StoreId,
+    from: LogPosition,
+    frames: &Bytes,
+) -> Vec<(LogPosition, Bytes, Vec<Digest>)> {
     let log = LogKind::Blob;
     let seed = SegmentHeader { log, ordinal: from.ordinal(), epoch: Epoch::FIRST, store_id }.seed();
-    let (store, mut digests, mut at) = (StoreSeed::new(&store_id), Vec::new(), 0);
+    let (store, mut found, mut at) = (StoreSeed::new(&store_id), Vec::new(), 0);
     while let Some(rest) = frames.get(at..).filter(|rest| !rest.is_empty())
         && let Ok(header) = FrameHeader::decode(seed, from.offset_bytes() + at as u64, rest)
-        && check_body(store, &header, &rest[FRAME_HEADER_BYTES..]).is_ok()
     {
-        each_record(&header, &rest[FRAME_HEADER_BYTES..], |_, record| {
-            if record.kind == RecordKind::Value as u8
-                && let Ok(value) = ValueRecord::decode(record.payload)
-            {
-                digests.push(value.digest);
-            }
-        });
-        at += size(header.frame_bytes());
+        let frame_bytes = size(header.frame_bytes());
+        if check_body(store, &header, &rest[FRAME_HEADER_BYTES..]).is_ok()
+            && frame_bytes <= rest.len()
+        {
+            let mut digests = Vec::new();
+            each_record(&header, &rest[FRAME_HEADER_BYTES..], |_, record| {
+                if record.kind == RecordKind::Value as u8
+                    && let Ok(value) = ValueRecord::decode(record.payload)
+                {
+                    digests.push(value.digest);
+                }
+            });
+            let start = LogPosition::from_number(from.number() + at as u64);
+            found.push((start, frames.slice(at..at + frame_bytes), digests));
+        }
+        at += frame_bytes;
     }
-    digests
+    found
 }
 
 /// What the unsealed segments of a pointer log carry, by the segment of the blob log.

@@ -166,13 +166,20 @@ impl Check<'_> {
     /// The bytes of a file in this range, with zeros where the device cannot read them, which is noted.
     fn read_around(&mut self, file: &Arc<dyn File>, range: Range<usize>) -> Result<Bytes> {
         let mut bytes = vec![0; range.len()];
+        // Blocks that follow each other are told together: of a dead device there are very many.
+        let mut before_failed = false;
         for (nth, block) in bytes.chunks_mut(AROUND_BYTES).enumerate() {
             let offset_bytes = (range.start + nth * AROUND_BYTES) as u64;
             match self.inner.disk.read(file, offset_bytes, block.len()) {
-                Ok(read) => block[..read.len()].copy_from_slice(&read),
+                Ok(read) => {
+                    block[..read.len()].copy_from_slice(&read);
+                    before_failed = false;
+                }
                 Err(error) if error.is_unreadable() => {
-                    let what = format!("it cannot be read: {}", error.source);
-                    self.find(error.file, Some(offset_bytes), what);
+                    if !std::mem::replace(&mut before_failed, true) {
+                        let what = format!("from here on it cannot be read: {}", error.source);
+                        self.find(error.file, Some(offset_bytes), what);
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }

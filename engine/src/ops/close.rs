@@ -60,6 +60,7 @@ const LONG_SHARE: u64 = 8;
 /// Has the blob log go on in a further segment, if the next open would have much to read of the last. Where that
 /// cannot be had, the store is closed as it is.
 fn end_long_segment(inner: &Inner) {
+    maintain::let_go::end_bad(inner);
     let end_bytes = inner.blob.figures().end.offset_bytes();
     let has_written = inner.writing.load(Ordering::Acquire) && inner.writer.poison.check().is_ok();
     if !has_written || end_bytes <= inner.options.segment_bytes / LONG_SHARE {

@@ -94,12 +94,17 @@ fn resolve(inner: &Inner, parts: &Parts) -> Result<LogPosition> {
     let mut depends = LogPosition::START;
     for digest in parts.changes.values().flatten() {
         let mut found = lookup::intact(inner, digest);
-        if !matches!(found, Ok(Some(_)))
-            && let Ok(Some(value)) = get::read(inner, digest, Verify::Digest)
-        {
-            // No copy is to be relied on but one that it takes anew: hashed, as what is put is.
-            put::store(inner, *digest, &value)?;
-            found = lookup::intact(inner, digest);
+        if !matches!(found, Ok(Some(_))) {
+            match get::read(inner, digest, Verify::Digest) {
+                // No copy is to be relied on but one that it takes anew: hashed, as what is put is.
+                Ok(Some(value)) => {
+                    put::store(inner, *digest, &value)?;
+                    found = lookup::intact(inner, digest);
+                }
+                // It is held, and cannot be had now.
+                Err(error @ Error::Io { .. }) => return Err(error),
+                Ok(None) | Err(_) => {}
+            }
         }
         let place = found?.ok_or(Error::ValueMissing { digest: *digest })?;
         depends = depends.max(place.position());

@@ -8,7 +8,7 @@ use pinstone_disk::{Digest, DiskExt as _};
 use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, WalError, corrupt};
 
 use crate::error::{Error, Result};
-use crate::ops::put;
+use crate::ops::{lookup, put};
 use crate::options::Verify;
 use crate::state::inner::{Inner, count};
 
@@ -35,7 +35,7 @@ pub(crate) fn get(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Opti
 pub(crate) fn read(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
     let mut search = Search::new(inner, digest, verify);
     let found = search.all()?;
-    if let Some(value) = found.as_ref().filter(|_| search.was_carried)
+    if let Some(value) = found.as_ref().filter(|_| search.carried_at.is_some())
         && let Err(error) = put_anew(inner, digest, value)
     {
         tracing::warn!(%error, %digest, "only the pointer log has a good copy of this value");
@@ -47,6 +47,16 @@ pub(crate) fn read(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Opt
 fn put_anew(inner: &Inner, digest: &Digest, value: &[u8]) -> Result<()> {
     put::store(inner, *digest, value)?;
     Ok(inner.blob.sync_all()?)
+}
+
+/// Puts the value anew, if only the pointer log has a good copy, and begins nothing of what becomes due then; not
+/// durable on return. Says whether the blob log has a good copy now.
+pub(crate) fn keep(inner: &Inner, digest: &Digest) -> Result<bool> {
+    let mut search = Search::new(inner, digest, Verify::Digest);
+    let found = search.all()?;
+    let Some((value, place)) = found.zip(search.carried_at) else { return Ok(true) };
+    put::store_alone(inner, *digest, &value)?;
+    Ok(lookup::intact(inner, digest)? != Some(place))
 }
 
 /// As [`read`], and nothing is written.
@@ -63,8 +73,8 @@ pub(crate) struct Search<'a> {
     passed: Vec<(Place, Said)>,
     /// Why the first copy that could not be read could not.
     failed: Option<Error>,
-    /// What was found the pointer log carries, and the blob log has no more.
-    was_carried: bool,
+    /// What was found the pointer log carries, and the blob log has no more at this place.
+    carried_at: Option<Place>,
 }
 
 /// Who says that a copy is there.
@@ -78,7 +88,7 @@ pub(crate) enum Said {
 
 impl<'a> Search<'a> {
     pub(crate) fn new(inner: &'a Inner, digest: &'a Digest, verify: Verify) -> Self {
-        Self { inner, digest, verify, passed: Vec::new(), failed: None, was_carried: false }
+        Self { inner, digest, verify, passed: Vec::new(), failed: None, carried_at: None }
     }
 
     fn all(&mut self) -> Result<Option<Bytes>> {
@@ -99,6 +109,7 @@ impl<'a> Search<'a> {
         }
         for (place, said) in std::mem::take(&mut self.passed) {
             if let Some(value) = self.copy(place, said) {
+                self.forget_if_well(place, said);
                 return Ok(Some(value));
             }
         }
@@ -107,6 +118,15 @@ impl<'a> Search<'a> {
             (Some(error), _) => Err(error),
             (None, Err(error)) => Err(error.into()),
             (None, Ok(_)) => Ok(None),
+        }
+    }
+
+    /// What was known to be bad may be well again: written once more, or by a device that can read it by now.
+    fn forget_if_well(&self, place: Place, said: Said) {
+        if let Ok(Some(own)) = self.read_own(place, said)
+            && Digest::of(&own) == *self.digest
+        {
+            self.inner.index.forget_bad(self.digest, place);
         }
     }
 
@@ -149,14 +169,14 @@ impl<'a> Search<'a> {
         };
         // What failed once is no reason to write a value again that stands there well.
         let again = self.read_own(place, said);
-        if has_failed(&again) {
-            // Or else a put would not write the value anew.
-            match again {
-                Err(Error::Io { .. }) => self.inner.index.mark_unreadable(self.digest, place),
-                _ => self.inner.index.mark_bad(self.digest, place),
-            }
-            self.was_carried = true;
+        if is_unreadable(&again) {
+            self.inner.index.mark_unreadable(self.digest, place);
+        } else if matches!(again, Err(Error::Corrupt { .. })) {
+            self.inner.index.mark_bad(self.digest, place);
+        } else {
+            return Ok(Some(value));
         }
+        self.carried_at = Some(place);
         Ok(Some(value))
     }
 

@@ -31,6 +31,15 @@ pub(crate) fn hash(inner: &Inner, value: &[u8]) -> Result<Digest> {
 
 /// Appends the value, unless it is known; says whether it was new.
 pub(crate) fn store(inner: &Inner, digest: Digest, value: &[u8]) -> Result<bool> {
+    let is_new = store_alone(inner, digest, value)?;
+    if is_new {
+        after(inner);
+    }
+    Ok(is_new)
+}
+
+/// The same, and begins none of what became due: for what maintenance itself puts.
+pub(crate) fn store_alone(inner: &Inner, digest: Digest, value: &[u8]) -> Result<bool> {
     loop {
         // What is in tables is looked for now; under the append lock only what came since is.
         let asked = inner.index.view().flush_count();
@@ -38,7 +47,7 @@ pub(crate) fn store(inner: &Inner, digest: Digest, value: &[u8]) -> Result<bool>
             return Ok(false);
         }
         let prepared = PreparedValue::new(inner.writer.store, digest, value);
-        match append(inner, &prepared, asked)? {
+        match append_alone(inner, &prepared, asked)? {
             Outcome::New => return Ok(true),
             Outcome::Known => return Ok(false),
             Outcome::AskAgain => {}
@@ -90,23 +99,31 @@ const BESIDES_VALUE_BYTES: u64 = 4 << 10;
 
 /// Appends the value, unless it came since the view with the flush count `asked`.
 pub(crate) fn append(inner: &Inner, value: &PreparedValue<'_>, asked: u64) -> Result<Outcome> {
+    let outcome = append_alone(inner, value, asked)?;
+    if outcome == Outcome::New {
+        after(inner);
+    }
+    Ok(outcome)
+}
+
+/// The value is in; what maintenance meets is met again by whoever needs it done.
+fn after(inner: &Inner) {
+    if let Err(error) = maintain::after_write(inner) {
+        tracing::warn!(%error, "maintenance failed");
+    }
+}
+
+fn append_alone(inner: &Inner, value: &PreparedValue<'_>, asked: u64) -> Result<Outcome> {
     inner.begin_writing()?;
-    let outcome = match oversize_bytes(inner, value) {
+    match oversize_bytes(inner, value) {
         0 => loop {
             match append_once(inner, value, asked)? {
-                Some(outcome) => break outcome,
+                Some(outcome) => return Ok(outcome),
                 None => maintain::grow_blob_log(inner)?,
             }
         },
-        oversize_bytes => append_long(inner, value, asked, oversize_bytes)?,
-    };
-    // The value is in; what maintenance meets is met again by whoever needs it done.
-    if outcome == Outcome::New
-        && let Err(error) = maintain::after_write(inner)
-    {
-        tracing::warn!(%error, "maintenance failed");
+        oversize_bytes => append_long(inner, value, asked, oversize_bytes),
     }
-    Ok(outcome)
 }
 
 /// Bytes by which a segment with this value is longer than it should be; 0 if it is not.

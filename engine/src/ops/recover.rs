@@ -367,6 +367,8 @@ fn begin(
         pointer_due: AtomicBool::new(true),
         growing: Mutex::new(()),
         pointer_behind: AtomicBool::new(pointer_behind),
+        letting_go: Mutex::new(()),
+        to_end: AtomicU64::new(0),
         writing: AtomicBool::new(false),
         growth_refused: AtomicBool::new(false),
         maintaining: Mutex::new(()),

@@ -47,6 +47,14 @@ impl CarriedPlace {
         self.from == before.upto && self.ordinal == before.ordinal
     }
 
+    /// The bytes as the pointer log has them.
+    ///
+    /// # Errors
+    /// The machine's.
+    pub(crate) fn read(&self, disk: &dyn Disk) -> Result<Bytes, DiskError> {
+        disk.read_own(&self.file, self.offset_bytes, size(self.len_bytes()))
+    }
+
     /// The first of these places that follow each other, as many as are read at once, with the bytes of each as the
     /// pointer log has them; and the other places.
     ///

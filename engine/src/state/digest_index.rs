@@ -299,6 +299,11 @@ impl DigestIndex {
         self.bad.add(digest, place, false);
     }
 
+    /// Notes that a copy which was known to be bad was read as written.
+    pub(crate) fn forget_bad(&self, digest: &Digest, place: Place) {
+        self.bad.remove(digest, place);
+    }
+
     /// Bytes of memory that what is known to be bad takes.
     pub(crate) fn bad_bytes(&self) -> u64 {
         self.bad.memory_bytes()

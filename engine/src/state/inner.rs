@@ -49,6 +49,11 @@ pub(crate) struct Inner {
     pub(crate) growing: Mutex<()>,
     /// A full segment of the pointer log is yet to be sealed, or is being sealed.
     pub(crate) pointer_behind: AtomicBool,
+    /// Held by who sees to it that the blob log has what a segment of the pointer log carries.
+    pub(crate) letting_go: Mutex<()>,
+    /// The last segment of the blob log with bytes that are bad and that nothing carries: unsealed, it would keep the
+    /// store from opening. 0 if there is none.
+    pub(crate) to_end: AtomicU64,
     /// Something may have been appended since the store was opened.
     pub(crate) writing: AtomicBool,
     /// The next segment was asked for ahead of need, and there was no space for it.

@@ -70,6 +70,13 @@ impl AppendState {
         (active + queued + self.riding.memory_bytes() + self.spare.capacity()) as u64
     }
 
+    /// A segment that is not sealed, nor being sealed.
+    pub(super) fn unsealed(&self, ordinal: Ordinal) -> Option<&SegmentFile> {
+        let closing = self.closing.iter().map(|closing| &closing.segment);
+        let mut all = closing.chain(self.active.as_ref().map(|active| &active.segment));
+        all.find(|segment| segment.header.ordinal == ordinal)
+    }
+
     /// What will seal the unsealed segments, but for the one that is being sealed.
     pub(super) fn sealers(&self) -> impl Iterator<Item = &Sealer> {
         let closing = self.closing.iter().map(|closing| &closing.sealer);

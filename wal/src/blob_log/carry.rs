@@ -8,10 +8,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use pinstone_disk::LogKind;
+use bytes::Bytes;
 use pinstone_disk::codec::size;
 use pinstone_disk::env::Ordering;
 use pinstone_disk::planted::{self, Bug};
+use pinstone_disk::{DiskExt as _, LogKind};
 
 use super::BlobLog;
 use super::queue::Queued;
@@ -132,6 +133,38 @@ impl BlobLog {
         if let Some(last) = last {
             self.recycle(last);
         }
+    }
+
+    /// Writes these frames, as they stood there durably, once more where they stand, and syncs them: the bytes there
+    /// have gone bad. Takes no space. False if a segment is sealed: none of it is written any more. No segment may
+    /// be being sealed meanwhile.
+    ///
+    /// # Errors
+    /// What writing says; a failed sync ends writing.
+    pub fn lay(&self, frames: &[(LogPosition, Bytes)]) -> Result<bool, WalError> {
+        let guard = self.round.lock();
+        let write = self.write.lock();
+        self.writer.poison.check()?;
+        let (mut is_all, mut written) = (true, Ok(()));
+        for (from, bytes) in frames {
+            let mut state = self.append.lock();
+            state.check_open()?;
+            let Some(segment) = state.unsealed(from.ordinal()).cloned() else {
+                is_all = false;
+                continue;
+            };
+            state.unsynced.insert(from.ordinal(), Arc::clone(&segment.file));
+            drop(state);
+            written = self.writer.disk.write(&segment.file, from.offset_bytes(), bytes.clone());
+            if written.is_err() {
+                break;
+            }
+        }
+        drop(write);
+        // Whatever came of it: no later round is to sync what may be sealed by then (B6).
+        self.round_holding(guard).carry_out()?;
+        written?;
+        Ok(is_all)
     }
 
     /// Sees to it that the log itself is durable beyond everything that is carried (K2).

@@ -61,7 +61,7 @@ impl BlobLog {
         }
     }
 
-    fn round_holding<'a>(&'a self, guard: MutexGuard<'a, ()>) -> SyncRound<'a> {
+    pub(super) fn round_holding<'a>(&'a self, guard: MutexGuard<'a, ()>) -> SyncRound<'a> {
         let mut state = self.append.lock();
         // Between the writing and this lock more may have been written; it is in `unsynced` too,
         // and was written before the syncs to come are submitted.
@@ -198,7 +198,7 @@ impl SyncRound<'_> {
         drop(self);
     }
 
-    fn carry_out(self) -> Result<(), WalError> {
+    pub(super) fn carry_out(self) -> Result<(), WalError> {
         let results = self.log.writer.disk.run(Batch { chains: self.chains() });
         let failed = results.into_iter().find_map(Result::err);
         self.finish(failed.map_or(Ok(()), Err))

@@ -306,7 +306,12 @@ fn look_into(
 ) -> Result<Unnamed> {
     let file = name.file_name();
     let opened = disk.open(file, OpenMode::Write)?;
-    let bytes = disk.read(&opened, 0, HEADER_BYTES)?;
+    let bytes = match disk.read(&opened, 0, HEADER_BYTES) {
+        Err(error) if is_copied && error.operation == Operation::Read => {
+            return Ok(Unnamed::Remnant);
+        }
+        bytes => bytes?,
+    };
     match FileHeader::decode(&file, &bytes) {
         Ok(header) if header.store_id == current.store_id && is_of(&header, name) => {}
         // A crash leaves no sound header of another file, nor one of a later build.

@@ -1,6 +1,7 @@
 //! Copies of values that are known to be bad: damaged, or such that the device cannot read them, which may pass.
 //!
-//! - B1: no more are kept than may be. Of more, reads find out again, and putting the value does not heal it.
+//! - B1: no more are kept than may be: of more the last one, so that who finds one can put its value anew. Of those
+//!   that were forgotten reads find out again, and until then putting the value does not heal it.
 
 use std::hash::BuildHasher as _;
 
@@ -63,9 +64,25 @@ impl BadCopies {
         let is_it = |other: &BadCopy| other.digest == copy.digest && other.place == place;
         if let Some(known) = copies.find_mut(hash, is_it) {
             known.is_damaged |= is_damaged;
-        } else if (copies.len() as u64) < self.count_max {
-            copies.insert_unique(hash, copy, |copy| self.hash(&copy.digest));
-            self.count.fetch_add(1, Ordering::Release);
+            return;
+        }
+        if copies.len() as u64 >= self.count_max {
+            let Some(&BadCopy { digest, place, .. }) = copies.iter().next() else { return };
+            self.take(&mut copies, &digest, place);
+        }
+        copies.insert_unique(hash, copy, |copy| self.hash(&copy.digest));
+        self.count.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn remove(&self, digest: &Digest, place: Place) {
+        self.take(&mut self.copies.write(), digest, place);
+    }
+
+    fn take(&self, copies: &mut HashTable<BadCopy>, digest: &Digest, place: Place) {
+        let is_it = |copy: &BadCopy| copy.digest == *digest && copy.place == place;
+        if let Ok(entry) = copies.find_entry(self.hash(digest), is_it) {
+            entry.remove();
+            self.count.fetch_sub(1, Ordering::Release);
         }
     }
 
@@ -95,11 +112,16 @@ mod tests {
             bad.add(&digest(number), place(number), false);
             bad.add(&digest(number), place(number), number % 2 == 0);
         }
-        let had: Vec<_> = (0..1500).filter(|n| bad.has(&digest(*n), place(*n))).collect();
-        assert!(had.into_iter().eq(0..1000));
+        let had = |number: &u32| bad.has(&digest(*number), place(*number));
+        assert_eq!((0..1500).filter(had).count(), 1000);
+        // The last one always.
+        assert!(had(&1499));
         assert!(!bad.has(&digest(2), place(0)) && !bad.has(&digest(0), place(2)));
-        let is_damaged = |number| bad.has_damaged(&digest(number), place(number));
-        assert!((0..1500).filter(|number| is_damaged(*number)).eq((0..1000).step_by(2)));
+        let is_damaged = |number: &u32| bad.has_damaged(&digest(*number), place(*number));
+        assert!((0..1500).filter(is_damaged).eq((0..1500).step_by(2).filter(had)));
+        bad.remove(&digest(1499), place(1499));
+        assert!(!had(&1499));
+        assert_eq!((0..1500).filter(had).count(), 999);
         assert!((48_000..200_000).contains(&bad.memory_bytes()), "{}", bad.memory_bytes());
     }
 }

@@ -7,48 +7,18 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use common::small::{builder, commit, open, open_as, segments, value};
 use common::{Dice, caught, say, told};
 use pinstone::{Batch, CheckOptions, Digest, Maintenance, Store, StoreBuilder, Verify};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, FileName, LogKind, OpenMode, Operation};
 use pinstone_wal::{FrameBuilder, FramePlace, RecordKind, Scan, StoreSeed, read_header};
 
-fn builder() -> StoreBuilder {
-    Store::builder()
-        .segment_bytes(1 << 20)
-        .pointer_segment_bytes(64 << 10)
-        .maintenance(Maintenance::Inline)
-}
-
-fn open_as(disk: &Arc<SimDisk>, builder: StoreBuilder) -> pinstone::Result<Store> {
-    builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
-}
-
-fn open(disk: &Arc<SimDisk>) -> Store {
-    open_as(disk, builder()).unwrap()
-}
-
-fn value(number: u32) -> Vec<u8> {
-    number.to_le_bytes().repeat(100)
-}
-
-fn commit(store: &Store, number: u32) {
-    let digest = store.put(&value(number)).unwrap().digest;
-    store.commit(Batch::new().set(format!("name-{number}"), digest)).unwrap();
-}
-
 /// Commits that depend on no value.
 fn delete(store: &Store, count: u32) {
     for number in 0..count {
         store.commit(Batch::new().delete(format!("no-such-name-{number}"))).unwrap();
     }
-}
-
-fn segments(disk: &SimDisk, log: LogKind) -> Vec<FileName> {
-    let names = disk.names().into_iter().filter_map(|name| name.parse().ok());
-    let is_of_log =
-        |name: &FileName| matches!(name, FileName::Segment { log: of, .. } if *of == log);
-    names.filter(is_of_log).collect()
 }
 
 fn check(store: &Store) -> usize {

@@ -8,54 +8,20 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use common::small::{builder, commit, open_as, segments, stands, value};
 use common::{say, told};
 use pinstone::{Batch, Digest, Maintenance, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Disk, FileName, LogKind, Operation};
-
-fn builder() -> StoreBuilder {
-    Store::builder()
-        .segment_bytes(1 << 20)
-        .pointer_segment_bytes(64 << 10)
-        .maintenance(Maintenance::Inline)
-}
-
-fn open_as(disk: &Arc<SimDisk>, builder: StoreBuilder) -> pinstone::Result<Store> {
-    builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
-}
-
-fn value(number: u32) -> Vec<u8> {
-    number.to_le_bytes().repeat(100)
-}
+use pinstone_disk::{LogKind, Operation};
 
 fn short(number: u32) -> Vec<u8> {
     number.to_le_bytes().repeat(5)
-}
-
-fn commit(store: &Store, number: u32) {
-    let digest = store.put(&value(number)).unwrap().digest;
-    store.commit(Batch::new().set(format!("name-{number}"), digest)).unwrap();
-}
-
-fn segments(disk: &SimDisk, log: LogKind) -> Vec<FileName> {
-    let names = disk.names().into_iter().filter_map(|name| name.parse().ok());
-    let is_of_log =
-        |name: &FileName| matches!(name, FileName::Segment { log: of, .. } if *of == log);
-    names.filter(is_of_log).collect()
 }
 
 fn delete_until_sealed(disk: &SimDisk, store: &Store) {
     while segments(disk, LogKind::Pointer).len() == 1 {
         store.commit(Batch::new().delete("no such name")).unwrap();
     }
-}
-
-fn stands(disk: &SimDisk, log: LogKind, value: &[u8]) -> Option<(FileName, u64)> {
-    segments(disk, log).into_iter().find_map(|name| {
-        let bytes = disk.file_bytes(&name.to_string()).unwrap();
-        let at = bytes.windows(value.len()).position(|bytes| bytes == value)?;
-        Some((name, at as u64))
-    })
 }
 
 /// `count` short values, carried, all of which go bad in the blob log.

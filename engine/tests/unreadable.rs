@@ -4,43 +4,11 @@
 
 mod common;
 
-use std::sync::Arc;
-
+use common::small::{builder, commit, open, open_as, segments, stands, value};
 use common::told;
-use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store, StoreBuilder};
+use pinstone::{Batch, CheckOptions, Digest, Error};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Disk, FileName, LogKind, Operation};
-
-fn builder() -> StoreBuilder {
-    Store::builder()
-        .segment_bytes(1 << 20)
-        .pointer_segment_bytes(64 << 10)
-        .maintenance(Maintenance::Inline)
-}
-
-fn open_as(disk: &Arc<SimDisk>, builder: StoreBuilder) -> pinstone::Result<Store> {
-    builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
-}
-
-fn open(disk: &Arc<SimDisk>) -> Store {
-    open_as(disk, builder()).unwrap()
-}
-
-fn value(number: u32) -> Vec<u8> {
-    number.to_le_bytes().repeat(100)
-}
-
-fn commit(store: &Store, number: u32) {
-    let digest = store.put(&value(number)).unwrap().digest;
-    store.commit(Batch::new().set(format!("name-{number}"), digest)).unwrap();
-}
-
-fn segments(disk: &SimDisk, log: LogKind) -> Vec<FileName> {
-    let names = disk.names().into_iter().filter_map(|name| name.parse().ok());
-    let is_of_log =
-        |name: &FileName| matches!(name, FileName::Segment { log: of, .. } if *of == log);
-    names.filter(is_of_log).collect()
-}
+use pinstone_disk::{LogKind, Operation};
 
 /// A recovery that read around a bad sector may be cut short when it has taken over.
 #[test]
@@ -163,14 +131,6 @@ fn a_check_goes_on_where_the_device_cannot_read() {
     let report = store.check(&options);
     let report = report.unwrap_or_else(|error| panic!("{}", told(&error)));
     assert!(report.findings.len() > 1, "{report:?}");
-}
-
-fn stands(disk: &SimDisk, log: LogKind, value: &[u8]) -> Option<(FileName, u64)> {
-    segments(disk, log).into_iter().find_map(|name| {
-        let bytes = disk.file_bytes(&name.to_string()).unwrap();
-        let at = bytes.windows(value.len()).position(|bytes| bytes == value)?;
-        Some((name, at as u64))
-    })
 }
 
 #[test]

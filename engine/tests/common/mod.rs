@@ -9,6 +9,7 @@
 //! - `meddling`: a disk on which something else happens just before a write.
 //! - `race`: threads on one store, and the check that their history is linearizable.
 //! - `process`: what the system says of the process.
+//! - `small`: small values that commits carry, on a simulated disk.
 //! - `pool`: spreads independent cases over the machine's threads.
 //!
 //! Nothing here looks inside the engine: only its public interface, and the simulated disk.
@@ -25,6 +26,7 @@ pub mod process;
 pub mod race;
 pub mod replay;
 pub mod script;
+pub mod small;
 
 /// Options of a store with segments, memtables and tables so small that a few values make much of
 /// each.

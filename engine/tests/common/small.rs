@@ -1,0 +1,50 @@
+//! Small values that commits carry, on a simulated disk: for tests of what becomes of their copies.
+
+use std::sync::Arc;
+
+use pinstone::{Batch, Maintenance, Store, StoreBuilder};
+use pinstone_disk::sim::SimDisk;
+use pinstone_disk::{Disk, FileName, LogKind};
+
+/// Options of a store whose pointer log goes on in a further segment soon.
+pub fn builder() -> StoreBuilder {
+    Store::builder()
+        .segment_bytes(1 << 20)
+        .pointer_segment_bytes(64 << 10)
+        .maintenance(Maintenance::Inline)
+}
+
+pub fn open_as(disk: &Arc<SimDisk>, builder: StoreBuilder) -> pinstone::Result<Store> {
+    builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
+}
+
+pub fn open(disk: &Arc<SimDisk>) -> Store {
+    open_as(disk, builder()).expect("it opens")
+}
+
+pub fn value(number: u32) -> Vec<u8> {
+    number.to_le_bytes().repeat(100)
+}
+
+/// Puts a value, and names it.
+pub fn commit(store: &Store, number: u32) {
+    let digest = store.put(&value(number)).expect("it is put").digest;
+    store.commit(Batch::new().set(format!("name-{number}"), digest)).expect("it is committed");
+}
+
+/// The files of a log's segments, the oldest first.
+pub fn segments(disk: &SimDisk, log: LogKind) -> Vec<FileName> {
+    let names = disk.names().into_iter().filter_map(|name| name.parse().ok());
+    let is_of_log =
+        |name: &FileName| matches!(name, FileName::Segment { log: of, .. } if *of == log);
+    names.filter(is_of_log).collect()
+}
+
+/// Where a value's bytes stand first in a log.
+pub fn stands(disk: &SimDisk, log: LogKind, value: &[u8]) -> Option<(FileName, u64)> {
+    segments(disk, log).into_iter().find_map(|name| {
+        let bytes = disk.file_bytes(&name.to_string()).expect("it is there");
+        let at = bytes.windows(value.len()).position(|bytes| bytes == value)?;
+        Some((name, at as u64))
+    })
+}

@@ -4,21 +4,36 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::small::{builder, commit, open, open_as, segments, stands, value};
 use common::told;
-use pinstone::{Batch, CheckOptions, Digest, Error};
+use pinstone::{Batch, CheckOptions, Digest, Error, Store};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{LogKind, Operation};
+use pinstone_disk::{FileName, LogKind, Operation};
+
+/// A disk after a kill, with values 0 to 2 in an unsealed segment; that segment, and the reads of a sector of it which the
+/// pointer log carries.
+fn killed() -> (Arc<SimDisk>, FileName, Filter) {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    (0..3).for_each(|number| commit(&store, number));
+    let disk = disk.after_crash(CrashState::Everything);
+    let name = segments(&disk, LogKind::Blob)[0];
+    let sector = Filter::any().operation(Operation::Read).file(name).bytes(1024..1536);
+    (disk, name, sector)
+}
+
+fn holds(store: &Store, count: u32) {
+    for number in 0..count {
+        assert_eq!(store.get(&Digest::of(&value(number))).unwrap().unwrap(), value(number));
+    }
+}
 
 /// A recovery that read around a bad sector may be cut short when it has taken over.
 #[test]
 fn a_recovery_around_a_sector_that_cannot_be_read_may_crash_anywhere() {
-    let disk = SimDisk::new(1);
-    let store = open(&disk);
-    (0..3).for_each(|number| commit(&store, number));
-    let crashed = disk.after_crash(CrashState::Everything);
-    let name = segments(&crashed, LogKind::Blob)[0];
-    let sector = Filter::any().operation(Operation::Read).file(name).bytes(1024..1536);
+    let (crashed, _, sector) = killed();
     let mut refused = Vec::new();
     for mutation in 0.. {
         let disk = crashed.clean_reopen();
@@ -50,12 +65,7 @@ fn a_recovery_around_a_sector_that_cannot_be_read_may_crash_anywhere() {
 /// The file with the bad sector may not go at once.
 #[test]
 fn a_file_that_could_not_be_removed_and_cannot_be_read_keeps_no_store_from_opening() {
-    let disk = SimDisk::new(1);
-    let store = open(&disk);
-    (0..3).for_each(|number| commit(&store, number));
-    let disk = disk.after_crash(CrashState::Everything);
-    let name = segments(&disk, LogKind::Blob)[0];
-    let sector = Filter::any().operation(Operation::Read).file(name).bytes(1024..1536);
+    let (disk, name, sector) = killed();
     disk.fail_when(sector, Fault::Eio);
     disk.fail_when(Filter::any().operation(Operation::Remove).file(name), Fault::Eio);
     let store = open(&disk);
@@ -66,20 +76,13 @@ fn a_file_that_could_not_be_removed_and_cannot_be_read_keeps_no_store_from_openi
     disk.fail_when(sector, Fault::Eio);
     let store = open_as(&disk, builder());
     let store = store.unwrap_or_else(|error| panic!("{}: {:?}", told(&error), disk.names()));
-    for number in 0..300 {
-        assert_eq!(store.get(&Digest::of(&value(number))).unwrap().unwrap(), value(number));
-    }
+    holds(&store, 300);
 }
 
 /// The removal of what was copied is not synced by an open.
 #[test]
 fn an_open_around_a_sector_that_cannot_be_read_survives_a_power_loss_after_it() {
-    let disk = SimDisk::new(1);
-    let store = open(&disk);
-    (0..3).for_each(|number| commit(&store, number));
-    let disk = disk.after_crash(CrashState::Everything);
-    let name = segments(&disk, LogKind::Blob)[0];
-    let sector = Filter::any().operation(Operation::Read).file(name).bytes(1024..1536);
+    let (disk, _, sector) = killed();
     disk.fail_when(sector, Fault::Eio);
     let store = open(&disk);
     (3..10).for_each(|number| commit(&store, number));
@@ -87,9 +90,7 @@ fn an_open_around_a_sector_that_cannot_be_read_survives_a_power_loss_after_it() 
     disk.fail_when(sector, Fault::Eio);
     let store = open_as(&disk, builder());
     let store = store.unwrap_or_else(|error| panic!("{}", told(&error)));
-    for number in 0..10 {
-        assert_eq!(store.get(&Digest::of(&value(number))).unwrap().unwrap(), value(number));
-    }
+    holds(&store, 10);
 }
 
 /// A sector that the device cannot read, for good: the value is brought again.
@@ -165,11 +166,7 @@ fn too_few_descriptors_make_no_copy_bad() {
 /// It cannot be read, and the file not be removed.
 #[test]
 fn the_header_of_a_file_that_was_copied_keeps_no_store_from_opening() {
-    let disk = SimDisk::new(1);
-    let store = open_as(&disk, builder()).unwrap();
-    (0..3).for_each(|number| commit(&store, number));
-    let disk = disk.after_crash(CrashState::Everything);
-    let name = segments(&disk, LogKind::Blob)[0];
+    let (disk, name, _) = killed();
     disk.fail_when(Filter::any().operation(Operation::Remove).file(name), Fault::Eio);
     let store = open_as(&disk, builder()).unwrap();
     (3..30).for_each(|number| commit(&store, number));
@@ -179,9 +176,7 @@ fn the_header_of_a_file_that_was_copied_keeps_no_store_from_opening() {
     disk.fail_when(Filter::any().operation(Operation::Read).file(name), Fault::Eio);
     let store = open_as(&disk, builder());
     let store = store.unwrap_or_else(|error| panic!("{}: {:?}", told(&error), disk.names()));
-    for number in 0..30 {
-        assert_eq!(store.get(&Digest::of(&value(number))).unwrap().unwrap(), value(number));
-    }
+    holds(&store, 30);
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn lay(inner: &Inner, bad: &[(&CarriedPlace, Bytes)]) -> Result<bool> {
         let written: Vec<_> =
             frames.iter().map(|(from, frame, _)| (*from, frame.clone())).collect();
         match inner.blob.lay(&written) {
-            Ok(_) => {}
+            Ok(()) => {}
             Err(error @ WalError::Poisoned { .. }) => return Err(error.into()),
             Err(error) => tracing::warn!(%error, "bad bytes could not be written once more"),
         }

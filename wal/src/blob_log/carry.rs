@@ -136,21 +136,20 @@ impl BlobLog {
     }
 
     /// Writes these frames, as they stood there durably, once more where they stand, and syncs them: the bytes there
-    /// have gone bad. Takes no space. False if a segment is sealed: none of it is written any more. No segment may
-    /// be being sealed meanwhile.
+    /// have gone bad. Takes no space. What stands in a sealed segment is passed over: none of that is written any more.
+    /// No segment may be being sealed meanwhile.
     ///
     /// # Errors
     /// What writing says; a failed sync ends writing.
-    pub fn lay(&self, frames: &[(LogPosition, Bytes)]) -> Result<bool, WalError> {
+    pub fn lay(&self, frames: &[(LogPosition, Bytes)]) -> Result<(), WalError> {
         let guard = self.round.lock();
         let write = self.write.lock();
         self.writer.poison.check()?;
-        let (mut is_all, mut written) = (true, Ok(()));
+        let mut written = Ok(());
         for (from, bytes) in frames {
             let mut state = self.append.lock();
             state.check_open()?;
             let Some(segment) = state.unsealed(from.ordinal()).cloned() else {
-                is_all = false;
                 continue;
             };
             state.unsynced.insert(from.ordinal(), Arc::clone(&segment.file));
@@ -163,8 +162,7 @@ impl BlobLog {
         drop(write);
         // Whatever came of it: no later round is to sync what may be sealed by then (B6).
         self.round_holding(guard).carry_out()?;
-        written?;
-        Ok(is_all)
+        Ok(written?)
     }
 
     /// Sees to it that the log itself is durable beyond everything that is carried (K2).

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{tiny_tables, told};
 use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
-use pinstone_disk::{Disk, Operation};
+use pinstone_disk::{Disk, Epoch, FileName, LogKind, Operation, Ordinal, TableKind};
 
 fn open(disk: &Arc<SimDisk>) -> Store {
     let builder = Store::builder().maintenance(Maintenance::Inline);
@@ -82,22 +82,33 @@ fn a_closed_handle_does_not_check_what_may_be_anothers() {
     assert!(again.check(&CheckOptions::default()).unwrap().findings.is_empty());
 }
 
-/// Threads put, and segments fill up, while one closes.
+/// Threads put and name, segments fill up and memtables are flushed, while one closes.
 #[test]
-fn a_close_that_succeeded_leaves_nothing_to_mend() {
+fn a_close_that_succeeded_leaves_nothing_to_mend_and_nothing_out() {
     let dir = tempfile::tempdir().unwrap();
     let open = || {
         let builder = Store::builder().segment_bytes(16 << 10).append_buffer_bytes(4 << 10);
+        let builder = builder.pointer_segment_bytes(16 << 10).memtable_entries_max(200);
         builder.reserve_bytes(1 << 20).open(dir.path()).unwrap()
     };
-    let mut put_count = 0;
+    let value = |round: u64, thread: u64, id: u64| {
+        [round, thread, id].map(u64::to_le_bytes).concat().repeat(80)
+    };
+    let (mut put_count, mut flush_count) = (0, 0);
     for round in 0..40u64 {
         let store = open();
         let putting = |thread: u64| {
             let store = store.clone();
             move || {
-                let value = |id: u64| [round, thread, id].map(u64::to_le_bytes).concat().repeat(80);
-                (0..).take_while(|id| store.put(&value(*id)).is_ok()).count()
+                let put_one = |id: &u64| {
+                    let put = store.put(&value(round, thread, *id));
+                    put.is_ok_and(|put| {
+                        let name = format!("{round}-{thread}-{id}");
+                        let commit = || store.commit(Batch::new().set(name, put.digest));
+                        thread > 0 || commit().is_ok()
+                    })
+                };
+                (0..).take_while(put_one).count() as u64
             }
         };
         let start = |thread| pinstone_disk::env::spawn("put", putting(thread)).unwrap();
@@ -105,11 +116,122 @@ fn a_close_that_succeeded_leaves_nothing_to_mend() {
         while store.stats().since_open.put_count < 20 * (round % 7) {
             pinstone_disk::env::yield_now();
         }
+        let open_handle = store.clone();
+        let before = open_handle.stats().names.flush_count;
         store.close().unwrap();
-        put_count += threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>();
-        assert!(open().stats().recovery.clean, "round {round}");
+        flush_count += open_handle.stats().names.flush_count - before;
+        drop(open_handle);
+        let counts = threads.into_iter().map(|thread| thread.join().unwrap());
+        let counts: Vec<_> = (0..).zip(counts).collect();
+        let store = open();
+        assert!(store.stats().recovery.clean, "round {round}");
+        for (thread, count) in counts {
+            put_count += count;
+            for id in 0..count {
+                let digest = Digest::of(&value(round, thread, id));
+                assert!(store.contains(&digest).unwrap(), "{round}, {thread}, {id}");
+                let found = store.pointer(format!("{round}-{thread}-{id}")).unwrap();
+                assert_eq!(found, (thread == 0).then_some(digest), "{round}, {thread}, {id}");
+            }
+        }
+        assert!(store.check(&CheckOptions::default()).unwrap().findings.is_empty(), "{round}");
     }
-    assert!(put_count > 1000, "{put_count}");
+    assert!(put_count > 1000 && flush_count > 5, "{put_count}, {flush_count}");
+}
+
+/// An open then fills no memtable from the logs; and a store that is closed often has no table for each close.
+#[test]
+fn a_close_flushes_what_is_much() {
+    let open = |disk: &Arc<SimDisk>| {
+        let builder = Store::builder().maintenance(Maintenance::Inline).segment_bytes(64 << 10);
+        let builder = builder.memtable_entries_max(1600).append_buffer_bytes(4 << 10);
+        builder.open_on(Arc::clone(disk) as Arc<dyn Disk>).unwrap()
+    };
+    let disk = SimDisk::new(1);
+    let digest = |number: u32| Digest::of(&number.to_le_bytes().repeat(20));
+    let mut put_count = 0_u32;
+    for (count, is_much) in [(60, false), (60, true), (60, false), (1000, true), (3000, true)] {
+        let store = open(&disk);
+        let before = store.stats();
+        for number in put_count..put_count + count {
+            let digest = store.put(&number.to_le_bytes().repeat(20)).unwrap().digest;
+            store.commit(Batch::new().set(number.to_string(), digest)).unwrap();
+        }
+        put_count += count;
+        store.close().unwrap();
+
+        let names = disk.names();
+        let store = open(&disk);
+        let stats = store.stats();
+        assert!(stats.recovery.clean);
+        for (tree, before) in [(&stats.index, &before.index), (&stats.names, &before.names)] {
+            let in_tables = |levels: &[pinstone::LevelStats]| {
+                levels.iter().map(|level| level.entry_count).sum::<u64>()
+            };
+            let more = in_tables(&tree.levels) - in_tables(&before.levels);
+            // Of the index that stays which is in the last segment, if that is short.
+            let left = tree.memtable_entry_count;
+            assert_eq!(more > 0, is_much, "{count}: {more}, {left}");
+            assert_eq!(u64::from(put_count), in_tables(&tree.levels) + left, "{count}");
+            assert!(left < 100, "{count}: {left}");
+        }
+        for number in 0..put_count {
+            assert_eq!(store.pointer(number.to_string()).unwrap(), Some(digest(number)));
+            assert!(store.get(&digest(number)).unwrap().is_some());
+        }
+        let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+        assert!(store.check(&options).unwrap().findings.is_empty());
+        // Nothing was written: nothing is flushed, and no segment begun.
+        store.close().unwrap();
+        let logs = |names: &[String]| {
+            let is_log = |name: &&String| !name.starts_with("root-");
+            names.iter().filter(is_log).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(logs(&disk.names()), logs(&names), "{count}");
+    }
+}
+
+/// What a close writes for the next open's sake may fail.
+#[test]
+fn a_store_whose_memtables_cannot_be_flushed_is_closed_all_the_same() {
+    let next = FileName::Segment { log: LogKind::Pointer, ordinal: Ordinal(2), epoch: Epoch(1) };
+    let at = |operation| Filter::any().operation(operation);
+    // And which trees are flushed all the same.
+    let faults = [
+        (at(Operation::Create).tables(TableKind::Names), Fault::Eio, [true, false]),
+        (at(Operation::Write).tables(TableKind::Names), Fault::Enospc, [true, false]),
+        (at(Operation::Write).tables(TableKind::Index), Fault::Enospc, [false, true]),
+        (at(Operation::Create).file(next), Fault::Enospc, [true, false]),
+        (at(Operation::Write).file(next), Fault::Enospc, [true, false]),
+    ];
+    for (filter, fault, flushed) in faults {
+        let builder = || {
+            let builder = Store::builder().maintenance(Maintenance::Inline);
+            builder.segment_bytes(64 << 10).memtable_entries_max(160)
+        };
+        let open =
+            |disk: &Arc<SimDisk>| builder().open_on(Arc::clone(disk) as Arc<dyn Disk>).unwrap();
+        let disk = SimDisk::new(1);
+        let store = open(&disk);
+        let values = (0..100_u32).map(|number| number.to_le_bytes().repeat(150));
+        let digests: Vec<_> = values.map(|value| store.put(&value).unwrap().digest).collect();
+        for (number, digest) in digests.iter().enumerate() {
+            store.commit(Batch::new().set(number.to_string(), *digest)).unwrap();
+        }
+        disk.fail_when(filter, fault);
+        store.close().unwrap();
+        disk.heal();
+        let store = open(&disk);
+        let stats = store.stats();
+        assert!(stats.recovery.clean, "{fault:?}");
+        let has_tables = [!stats.index.levels.is_empty(), !stats.names.levels.is_empty()];
+        assert_eq!(has_tables, flushed, "{fault:?}");
+        for (number, digest) in digests.iter().enumerate() {
+            assert_eq!(store.pointer(number.to_string()).unwrap(), Some(*digest), "{fault:?}");
+            assert!(store.get(digest).unwrap().is_some(), "{fault:?}");
+        }
+        assert!(store.check(&CheckOptions::default()).unwrap().findings.is_empty(), "{fault:?}");
+    }
 }
 
 /// A list is read when the store is opened, and not the values.

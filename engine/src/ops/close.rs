@@ -1,5 +1,5 @@
-//! close: the blob log's last segment ended, if it is long -> full segments sealed -> half-written
-//! tables given up -> logs cut at their ends, and synced
+//! close: each log's last segment ended, if an open would have much to take from it -> full segments sealed ->
+//! memtables of many entries flushed -> half-written tables given up -> logs cut at their ends, and synced
 //! -> the root says so -> unlock.
 
 use pinstone_disk::DiskExt;
@@ -7,6 +7,7 @@ use pinstone_disk::env::Ordering;
 use pinstone_wal::LogPosition;
 
 use crate::error::Result;
+use crate::ops::compact::at_close;
 use crate::ops::{commit, compact};
 use crate::state::inner::{Access, Inner};
 use crate::state::root::Ends;
@@ -22,8 +23,17 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
     }
     inner.signal.stop();
     inner.compact_signal.stop();
-    end_long_segment(inner);
-    let closed = seal_all(inner).and_then(|()| settle(inner));
+    maintain::let_go::end_bad(inner);
+    let has_written = inner.writing.load(Ordering::Acquire) && inner.writer.poison.check().is_ok();
+    // What is written for the next open's sake does not take what this close needs.
+    let may_write = has_written && inner.options.reserve_bytes > 0 && inner.reserve.is_whole();
+    end_long_segments(inner, has_written, may_write);
+    let closed = seal_all(inner).and_then(|()| {
+        if may_write && let Err(error) = flush(inner) {
+            tracing::warn!(%error, "memtables stay unflushed");
+        }
+        settle(inner)
+    });
     let _ = inner.writer.poison.set("it was closed");
     wait_until_quiet(inner);
     // The lock is given back here.
@@ -57,19 +67,31 @@ fn wait_until_quiet(inner: &Inner) {
 /// instead. So an open and a close that add less make no segment of their own.
 const LONG_SHARE: u64 = 8;
 
-/// Has the blob log go on in a further segment, if the next open would have much to read of the last. Where that
-/// cannot be had, the store is closed as it is.
-fn end_long_segment(inner: &Inner) {
-    maintain::let_go::end_bad(inner);
+/// Has the blob log go on in a further segment, if the next open would have much to read of the last, and the
+/// pointer log, if there are many names to be flushed. Where that cannot be had, the store is closed as it is.
+fn end_long_segments(inner: &Inner, has_written: bool, may_write: bool) {
     let end_bytes = inner.blob.figures().end.offset_bytes();
-    let has_written = inner.writing.load(Ordering::Acquire) && inner.writer.poison.check().is_ok();
-    if !has_written || end_bytes <= inner.options.segment_bytes / LONG_SHARE {
-        return;
+    if has_written && end_bytes > inner.options.segment_bytes / LONG_SHARE {
+        let ended = maintain::grow_blob_log(inner).and_then(|()| Ok(inner.blob.go_on()?));
+        if let Err(error) = ended {
+            tracing::warn!(%error, "the last segment stays unsealed");
+        }
     }
-    let ended = maintain::grow_blob_log(inner).and_then(|()| Ok(inner.blob.go_on()?));
-    if let Err(error) = ended {
-        tracing::warn!(%error, "the last segment stays unsealed");
+    let mut log = inner.pointer_log.lock();
+    if may_write
+        && !log.closed
+        && !log.is_behind()
+        && let Err(error) = commit::end_segment(inner, &mut log, at_close::CLOSE_DIVISOR)
+    {
+        tracing::warn!(%error, "the last segment of names stays unsealed");
     }
+}
+
+/// Flushes what is much, and testifies to what that changed.
+fn flush(inner: &Inner) -> Result<()> {
+    at_close::flush(inner)?;
+    let mut log = inner.pointer_log.lock();
+    if log.closed { Ok(()) } else { commit::testify(inner, &mut log) }
 }
 
 /// Seals what is full. What cannot be sealed for want of space is whole all the same, and is sealed

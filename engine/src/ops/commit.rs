@@ -33,8 +33,8 @@ use pinstone_wal::{
     Appender, CARRIED_BYTES_MAX, Carried, Change, CommitRecord, LogPosition, SyncRound, WalError,
 };
 
-pub(crate) use self::frame::tail_bytes;
 use self::frame::{Appended, ahead_bytes, append, sync};
+pub(crate) use self::frame::{end_segment, tail_bytes, testify};
 use crate::batch::{Batch, Parts};
 use crate::error::{Error, Result};
 use crate::maintain;

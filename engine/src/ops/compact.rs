@@ -40,6 +40,7 @@ use crate::state::pointers::NameMemtable;
 use crate::state::root::{Edit, Flushed};
 use crate::state::trees::{Entries, Flush, TreeWork, Work};
 
+pub(crate) mod at_close;
 pub(crate) mod full;
 
 /// Memtables of a tree that wait to be written, at most: a log whose values would need another waits.

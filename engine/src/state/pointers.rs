@@ -222,15 +222,20 @@ impl PointerTable {
 
     /// The active memtable is to be flushed when the log goes on in segment `next`: it holds enough for
     /// a table, or so many segments that reading them at open would take long, however little is left
-    /// of what they say.
-    pub(crate) fn is_worth_flushing(&self, options: &Options, next: Ordinal) -> bool {
+    /// of what they say. `divisor`: what part of enough is enough, as for [`PointerTable::holds_share`].
+    pub(crate) fn is_worth_flushing(&self, options: &Options, next: Ordinal, divisor: u64) -> bool {
+        let first = self.view.read().active.first();
+        let segment_count = next.0.saturating_sub(first.0);
+        segment_count >= MEMTABLE_SEGMENTS_MAX || self.holds_share(options, divisor)
+    }
+
+    /// The active memtable holds this share, 1 : `divisor`, of what is enough for a table.
+    pub(crate) fn holds_share(&self, options: &Options, divisor: u64) -> bool {
         let view = self.view.read();
-        if next.0.saturating_sub(view.active.first().0) >= MEMTABLE_SEGMENTS_MAX {
-            return true;
-        }
         let half_bytes = options.budget().names_memtable_bytes / 2;
-        view.active.memory_bytes() as u64 >= half_bytes
-            || view.active.entry_count() >= options.memtable_entries_max
+        let entry_count = view.active.entry_count();
+        let is_many = entry_count >= options.memtable_entries_max / divisor;
+        entry_count > 0 && (is_many || view.active.memory_bytes() as u64 >= half_bytes / divisor)
     }
 
     /// The memtable that commits are applied to.

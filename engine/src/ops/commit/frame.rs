@@ -103,7 +103,7 @@ fn append_frame(
         maintain::cover(inner, log, ahead_bytes(log, body_bytes))?;
     }
     if full || (is_tight && is_long) {
-        go_on(inner, log, if is_tight { 0 } else { max })?;
+        go_on(inner, log, if is_tight { 0 } else { max }, 1)?;
         if is_tight && end.is_some() {
             maintain::testify(inner)?;
         }
@@ -149,8 +149,31 @@ pub(crate) fn tail_bytes(end: LogPosition) -> u64 {
     if is_long { copy_bytes(end, LogPosition::START) } else { 0 }
 }
 
-/// Has the pointer log go on in a further segment.
-fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64) -> Result<()> {
+/// Ends the pointer log's segment, so that it can be sealed, and the memtable, so that it can be flushed, if that
+/// holds this share of what is enough for a table, 1 : `divisor`.
+pub(crate) fn end_segment(inner: &Inner, log: &mut PointerLog, divisor: u64) -> Result<()> {
+    let has_frames = log.appender.as_ref().is_some_and(|appender| !appender.is_empty());
+    match has_frames && inner.pointers.holds_share(&inner.options, divisor) {
+        true => go_on(inner, log, 0, divisor),
+        false => Ok(()),
+    }
+}
+
+/// Appends a frame that only testifies to a segment of the pointer log that is empty, and syncs it. What was said
+/// of the log's other segments, which may be gone, is then not taken for a tail of the root that a crash tore off.
+pub(crate) fn testify(inner: &Inner, log: &mut PointerLog) -> Result<()> {
+    match &mut log.appender {
+        Some(appender) if appender.is_empty() => {
+            appender.append(FrameBuilder::with_capacity(0), false)?;
+            sync(inner, log, None).map_err(|error| error.for_one())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Has the pointer log go on in a further segment, and names in a further memtable if that share of what is
+/// enough for a table is there.
+fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64, divisor: u64) -> Result<()> {
     let add = || inner.root.add_segment(LogKind::Pointer, reserve_bytes);
     let Some(appender) = &mut log.appender else {
         let (writer, sealer) = (inner.writer.clone(), Sealer::default());
@@ -160,7 +183,7 @@ fn go_on(inner: &Inner, log: &mut PointerLog, reserve_bytes: u64) -> Result<()> 
     let full =
         if appender.has_spare() { appender.rotate_to_spare()? } else { appender.rotate(add()?)? };
     let next = appender.segment().header.ordinal;
-    if inner.pointers.is_worth_flushing(&inner.options, next) {
+    if inner.pointers.is_worth_flushing(&inner.options, next, divisor) {
         inner.pointers.freeze(next, log.depends_upto);
     }
     log.closing.push_back(full);

@@ -54,7 +54,7 @@ pub(crate) fn compact(inner: &Inner, progress: impl Fn(u64, u64)) -> Result<()> 
 }
 
 /// Flushes as many memtables as wait now, but those that wait for their segments.
-fn flush<T: StoreTree>(inner: &Inner) -> Result<()> {
+pub(super) fn flush<T: StoreTree>(inner: &Inner) -> Result<()> {
     let flush_count = |work: &mut Work| T::work(work).figures.flush_count;
     let until = flush_count(&mut inner.trees.work.lock()) + T::frozen_count(inner);
     loop {

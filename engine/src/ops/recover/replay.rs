@@ -131,7 +131,7 @@ impl Replay<'_> {
     /// not met. The commits of one frame were acknowledged together, or not at all.
     fn scan(&mut self, scan: &Scan, whole_upto: LogPosition) -> Result<Option<u64>> {
         let ordinal = scan.header.ordinal;
-        if self.pointers.is_worth_flushing(self.options, ordinal) {
+        if self.pointers.is_worth_flushing(self.options, ordinal, 1) {
             self.pointers.freeze(ordinal, self.depends_upto);
         }
         let mut commits: Vec<(u64, u64, CommitRecord)> = Vec::new();

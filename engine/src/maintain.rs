@@ -197,7 +197,7 @@ fn step(inner: &Inner) -> Result<bool> {
     if seal_next(inner)? {
         return Ok(true);
     }
-    let_go::end_bad(inner);
+    let_go::keep_left(inner);
     let is_behind = inner.index.frozen_count() >= compact::FROZEN_MAX;
     if !inner.blob.wants_next() || is_behind || inner.growth_refused.load(Ordering::Relaxed) {
         return Ok(false);

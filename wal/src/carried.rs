@@ -19,14 +19,15 @@ use std::ops::Range;
 use bytes::Bytes;
 use pinstone_disk::codec::{Malformed, Reader, size};
 use pinstone_disk::planted::{self, Bug};
-use pinstone_disk::{Digest, Epoch, LogKind, Ordinal, StoreId};
+use pinstone_disk::{Epoch, LogKind, Ordinal, StoreId};
 
 use crate::commit::CommitRecord;
+use crate::digest_list::ListEntry;
 use crate::error::{WalError, corrupt};
 use crate::frame::{
     FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, check_body, each_record,
 };
-use crate::position::LogPosition;
+use crate::position::{LogPosition, SizeClass};
 use crate::record::{RecordKind, StoreSeed, ValueRecord};
 use crate::scan::{Frame, SEGMENT_BYTES_MAX, Scan};
 use crate::segment::{FRAMES_START_BYTES, SegmentHeader};
@@ -95,13 +96,13 @@ impl<'a> CarriedRecord<'a> {
     }
 }
 
-/// The frames that stand from `from` on in the blob log of this store, each with where it begins there and the digests
-/// of its values; those that are not as they were written are left out.
+/// The frames that stand from `from` on in the blob log of this store, each with where it begins there and its
+/// values; those that are not as they were written are left out.
 pub fn frames_in(
     store_id: StoreId,
     from: LogPosition,
     frames: &Bytes,
-) -> Vec<(LogPosition, Bytes, Vec<Digest>)> {
+) -> Vec<(LogPosition, Bytes, Vec<ListEntry>)> {
     let log = LogKind::Blob;
     let seed = SegmentHeader { log, ordinal: from.ordinal(), epoch: Epoch::FIRST, store_id }.seed();
     let (store, mut found, mut at) = (StoreSeed::new(&store_id), Vec::new(), 0);
@@ -112,16 +113,18 @@ pub fn frames_in(
         if check_body(store, &header, &rest[FRAME_HEADER_BYTES..]).is_ok()
             && frame_bytes <= rest.len()
         {
-            let mut digests = Vec::new();
-            each_record(&header, &rest[FRAME_HEADER_BYTES..], |_, record| {
+            let start = LogPosition::from_number(from.number() + at as u64);
+            let mut values = Vec::new();
+            each_record(&header, &rest[FRAME_HEADER_BYTES..], |offset, record| {
                 if record.kind == RecordKind::Value as u8
                     && let Ok(value) = ValueRecord::decode(record.payload)
+                    && let Ok(offset_bytes) = u32::try_from(start.offset_bytes() + offset as u64)
                 {
-                    digests.push(value.digest);
+                    let class = SizeClass::covering(record.len_bytes as u64);
+                    values.push(ListEntry { digest: value.digest, offset_bytes, class });
                 }
             });
-            let start = LogPosition::from_number(from.number() + at as u64);
-            found.push((start, frames.slice(at..at + frame_bytes), digests));
+            found.push((start, frames.slice(at..at + frame_bytes), values));
         }
         at += frame_bytes;
     }

@@ -2,67 +2,72 @@
 //! (decision 0015).
 //!
 //! 1. The blob log is synced beyond it (K2 of `carried` in `pinstone_wal`).
-//! 2. What is carried is compared with the blob log's own bytes. Where they differ, each value there is read by its
-//!    digest: one of which the blob log has no good copy is put anew.
-//! 3. What was put anew, by whomever, is synced. A segment in which bytes differ, and that is not sealed, is ended
-//!    and sealed: of a sealed one the next open reads the list, an unsealed one it would refuse, once nothing carries
-//!    what is bad there. If that cannot be had now, it is tried again, at the latest when the store is closed.
+//! 2. What is carried is compared with the blob log's own bytes. Where they differ, or cannot be compared, each value
+//!    that stands there by its segment's list, or by the index, is read by its digest: one of which the blob log has
+//!    no good copy is put anew.
+//! 3. What was put anew, by whomever, is synced. A segment with such bytes that is not sealed is ended and sealed: of
+//!    a sealed one the next open reads the list, an unsealed one it would refuse, once nothing carries what is bad
+//!    there.
 //! 4. Where there is no space for that, what is carried is written once more where it stands in an unsealed segment,
-//!    which takes none.
+//!    which takes none. What is not well by then stays, and is tried again by maintenance and when the store is
+//!    closed: it keeps no segment of the pointer log from being sealed, since deletions, which make space, need the
+//!    log to go on.
+//! 5. Where anything else fails, and may not the next time, the segment is not sealed now.
 //!
-//! So it does not matter whether anybody noticed damage. A value of a sealed segment for which there is no space keeps
-//! no segment of the pointer log from being sealed: deletions, which make space, need it to go on. Its copy there is
-//! read, and the next segment tries to put it anew again, until the store is closed.
+//! So it does not matter whether anybody noticed damage. What neither log has any more is let go of: reads tell of it.
 //!
 //! - L1: nothing that is put here begins maintenance, which would come here.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use pinstone_disk::env::Ordering;
 use pinstone_disk::{LogKind, Ordinal};
-use pinstone_wal::{LogPosition, WalError, frames_in};
+use pinstone_wal::{ListEntry, LogPosition, WalError, frames_in};
 
 use super::{grow_blob_log, seal_next_of_blob};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::get;
 use crate::options::Verify;
 use crate::state::carried::CarriedPlace;
 use crate::state::inner::Inner;
 
+/// What the blob log has otherwise, or what cannot be compared.
+struct Doubt<'a> {
+    place: &'a CarriedPlace,
+    /// What is carried, if that can be read.
+    bytes: Option<Bytes>,
+}
+
 /// Sees to it that the blob log has what this segment of the pointer log and those before it carry; then that is
 /// no more looked for there.
 ///
 /// # Errors
-/// The blob log cannot be synced.
+/// The blob log cannot be synced; or a value may be had the next time, and cannot now.
 pub(super) fn keep_carried(inner: &Inner, ordinal: Ordinal) -> Result<()> {
     let _one_at_a_time = inner.letting_go.lock();
     inner.blob.sync_carried()?;
     let places = inner.carried.upto(ordinal);
-    let (bad, mut has_all) = differing(inner, &places);
-    if let Some(last_bad) = bad.iter().map(|(place, _)| place.from.ordinal()).max() {
-        for (place, frames) in &bad {
-            has_all &= put_anew(inner, place.from, frames);
-        }
-        match inner.blob.sync_all() {
-            Err(WalError::Disk(error)) if error.is_no_space() => has_all = false,
-            synced => synced?,
-        }
-        inner.to_end.fetch_max(last_bad.0.into(), Ordering::AcqRel);
-        if !end_bad(inner) || !has_all {
-            has_all = lay(inner, &bad)?;
-        }
-    }
-    if has_all {
-        inner.carried.leave(ordinal);
-    }
+    let doubts = doubts(inner, &places);
+    let staying = if doubts.is_empty() { Vec::new() } else { keep(inner, &doubts)? };
+    inner.carried.leave(ordinal, &staying);
     Ok(())
 }
 
-/// What the blob log has otherwise, with the bytes that are carried; and whether all that is carried could be read.
-fn differing<'a>(
-    inner: &Inner,
-    places: &'a [CarriedPlace],
-) -> (Vec<(&'a CarriedPlace, Bytes)>, bool) {
-    let (mut bad, mut is_read, mut left) = (Vec::new(), true, places);
+/// Tries again what there was no space for.
+pub(crate) fn keep_left(inner: &Inner) {
+    let ended = end_bad(inner);
+    let sealed_below = inner.root.sealed_below(LogKind::Pointer);
+    let left = inner.carried.first().filter(|first| *first < sealed_below);
+    let kept = left.map_or(Ok(()), |first| keep_carried(inner, first));
+    if let Err(error) = ended.and(kept) {
+        tracing::warn!(%error, "what is bad in the blob log cannot be mended now");
+    }
+}
+
+/// What of these places is in doubt.
+fn doubts<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<Doubt<'a>> {
+    let (mut doubts, mut left) = (Vec::new(), places);
     while !left.is_empty() {
         let (run, others, carried) = CarriedPlace::read_first(&*inner.disk, left);
         left = others;
@@ -71,31 +76,82 @@ fn differing<'a>(
         }
         for place in run {
             // Alone: what cannot be read of one says nothing of the others.
-            match place.read(&*inner.disk) {
-                Ok(frames) if is_there(inner, place.from, std::slice::from_ref(&frames)) => {}
-                Ok(frames) => bad.push((place, frames)),
-                Err(error) => {
-                    tracing::warn!(%error, "what the pointer log carries cannot be read");
-                    is_read = false;
-                }
+            let read = || place.read(&*inner.disk);
+            let bytes = read().or_else(|_| read()).ok();
+            let is_there = |bytes: &Bytes| is_there(inner, place.from, std::slice::from_ref(bytes));
+            if !bytes.as_ref().is_some_and(is_there) {
+                tracing::warn!(position = %place.from, "the blob log may not have what is carried");
+                doubts.push(Doubt { place, bytes });
             }
         }
     }
-    (bad, is_read)
+    doubts
 }
 
-/// Sees to it that no segment with bad bytes is unsealed; false if one is, for now.
-pub(crate) fn end_bad(inner: &Inner) -> bool {
+/// Sees to it that the blob log has what is in doubt; returns what has to stay, for want of space.
+fn keep<'a>(inner: &Inner, doubts: &[Doubt<'a>]) -> Result<Vec<&'a CarriedPlace>> {
+    let mut lists = BTreeMap::new();
+    let mut has_space = true;
+    for doubt in doubts {
+        let ordinal = doubt.place.from.ordinal();
+        let listed = lists.entry(ordinal).or_insert_with(|| listed(inner, ordinal));
+        for value in values(inner, doubt, listed.as_deref()) {
+            match get::keep(inner, &value.digest, value.place(ordinal)) {
+                Ok(true) => {}
+                Ok(false) => tracing::warn!(digest = %value.digest, "no copy can be read any more"),
+                Err(Error::NoSpace { .. }) => has_space = false,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let synced = inner.blob.sync_all().map_err(Error::from);
+    let bad = doubts.iter().map(|doubt| doubt.place.from.ordinal()).max();
+    inner.to_end.fetch_max(bad.map_or(0, |last| last.0.into()), Ordering::AcqRel);
+    let ended = synced.and_then(|()| end_bad(inner));
+    match ended {
+        Ok(()) if has_space => Ok(Vec::new()),
+        Ok(()) | Err(Error::NoSpace { .. }) => lay(inner, doubts),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the segment's list says is there; none if there is no list, or it cannot be read.
+fn listed(inner: &Inner, ordinal: Ordinal) -> Option<Vec<ListEntry>> {
+    inner.segments.whole_list(ordinal).unwrap_or_else(|error| {
+        tracing::warn!(%error, "a segment's list cannot be read");
+        None
+    })
+}
+
+/// The values that stand in a place: by the segment's list, or else by memtables and by what is carried.
+fn values(inner: &Inner, doubt: &Doubt<'_>, listed: Option<&[ListEntry]>) -> Vec<ListEntry> {
+    let (from, range) = (doubt.place.from, doubt.place.range());
+    let is_in = |value: &ListEntry| range.contains(&value.offset_bytes.into());
+    if let Some(listed) = listed {
+        return listed.iter().copied().filter(is_in).collect();
+    }
+    let frames = doubt.bytes.as_ref().map(|bytes| frames_in(store_id(inner), from, bytes));
+    let carried = frames.into_iter().flatten().flat_map(|(.., values)| values);
+    inner.index.list(from.ordinal()).into_iter().filter(is_in).chain(carried).collect()
+}
+
+/// Sees to it that no segment with bad bytes is unsealed.
+///
+/// # Errors
+/// One is, for now.
+fn end_bad(inner: &Inner) -> Result<()> {
     let to_end = inner.to_end.load(Ordering::Acquire);
-    let Ok(last_bad) = u32::try_from(to_end).map(Ordinal) else { return true };
+    let last_bad = Ordinal(u32::try_from(to_end).expect("it was an ordinal"));
     if to_end == 0 || last_bad < inner.root.sealed_below(LogKind::Blob) {
-        return true;
+        return Ok(());
     }
-    let ended = end_segment(inner, last_bad);
-    if let Err(error) = &ended {
-        tracing::warn!(%error, "a segment in which a copy is bad stays unsealed");
+    if inner.blob.figures().end.ordinal() == last_bad {
+        inner.begin_writing()?;
+        grow_blob_log(inner)?;
+        inner.blob.go_on()?;
     }
-    ended.is_ok()
+    while seal_next_of_blob(inner)? {}
+    Ok(())
 }
 
 /// These bytes, one after the other, stand in the blob log from this position on.
@@ -113,28 +169,15 @@ fn is_there(inner: &Inner, from: LogPosition, carried: &[Bytes]) -> bool {
     }
 }
 
-/// Puts those values in these frames anew of which the blob log has no good copy; whether it has one of all now.
-fn put_anew(inner: &Inner, from: LogPosition, frames: &Bytes) -> bool {
-    tracing::warn!(position = %from, "the blob log has not what the pointer log carries of it");
-    let mut has_all = true;
-    for (.., digests) in frames_in(inner.trees.tables.store_id(), from, frames) {
-        for digest in digests {
-            has_all &= get::keep(inner, &digest).unwrap_or_else(|error| {
-                tracing::warn!(%error, %digest, "a value has no good copy that stays");
-                false
-            });
-        }
-    }
-    has_all
-}
-
-/// Writes what is carried where it stands, as far as that is not sealed; whether all of it stands there now.
-fn lay(inner: &Inner, bad: &[(&CarriedPlace, Bytes)]) -> Result<bool> {
+/// Writes what is carried where it stands, as far as that is not sealed; returns what does not stand there even so.
+fn lay<'a>(inner: &Inner, doubts: &[Doubt<'a>]) -> Result<Vec<&'a CarriedPlace>> {
     // Nothing is sealed meanwhile.
     let _one_at_a_time = inner.maintaining.lock();
-    let mut is_laid = true;
-    for (place, bytes) in bad {
-        let frames = frames_in(inner.trees.tables.store_id(), place.from, bytes);
+    let mut staying = Vec::new();
+    for Doubt { place, bytes } in doubts {
+        let whole = bytes.as_slice();
+        let frames = whole.iter().flat_map(|bytes| frames_in(store_id(inner), place.from, bytes));
+        let frames: Vec<_> = frames.collect();
         let written: Vec<_> =
             frames.iter().map(|(from, frame, _)| (*from, frame.clone())).collect();
         match inner.blob.lay(&written) {
@@ -142,25 +185,20 @@ fn lay(inner: &Inner, bad: &[(&CarriedPlace, Bytes)]) -> Result<bool> {
             Err(error @ WalError::Poisoned { .. }) => return Err(error.into()),
             Err(error) => tracing::warn!(%error, "bad bytes could not be written once more"),
         }
-        for digest in frames.iter().flat_map(|(.., digests)| digests) {
+        for value in frames.iter().flat_map(|(.., values)| values) {
             // So that it is known to be well.
-            let _found = get::find(inner, digest, Verify::Digest);
+            let _found = get::find(inner, &value.digest, Verify::Digest);
         }
-        is_laid &= is_there(inner, place.from, std::slice::from_ref(bytes));
+        if whole.is_empty() || !is_there(inner, place.from, whole) {
+            staying.push(*place);
+        }
     }
-    if !is_laid {
+    if !staying.is_empty() {
         tracing::warn!("there is no space to keep all that the pointer log carried");
     }
-    Ok(is_laid)
+    Ok(staying)
 }
 
-/// Has the blob log end this segment, if it is the last, and seals it and those before it.
-fn end_segment(inner: &Inner, ordinal: Ordinal) -> Result<()> {
-    if inner.blob.figures().end.ordinal() == ordinal {
-        inner.begin_writing()?;
-        grow_blob_log(inner)?;
-        inner.blob.go_on()?;
-    }
-    while seal_next_of_blob(inner)? {}
-    Ok(())
+fn store_id(inner: &Inner) -> pinstone_disk::StoreId {
+    inner.trees.tables.store_id()
 }

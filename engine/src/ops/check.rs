@@ -23,6 +23,7 @@ use pinstone_wal::{
 };
 
 use crate::error::{Error, Result};
+use crate::ops::get;
 use crate::state::digest_index::IndexView;
 use crate::state::inner::{Access, Inner};
 use crate::state::root::{Seal, SegmentState};
@@ -486,7 +487,7 @@ impl Check<'_> {
     /// A copy cannot be read as written: putting the value anew heals it.
     fn note_bad(&mut self, entry: &ListEntry, ordinal: Ordinal) {
         self.bad.insert(entry.digest);
-        self.inner.index.mark_bad(&entry.digest, entry.place(ordinal));
+        get::judge(self.inner, &entry.digest, entry.place(ordinal));
     }
 
     /// Reads each value of a damaged segment by its list.
@@ -528,7 +529,7 @@ impl Check<'_> {
                 Ok(false) => format!("its value {digest} is not held"),
                 Err(error) => format!("its value cannot be looked up: {}", Chain(&error)),
                 Ok(true) if self.bad.contains(&digest) => {
-                    match damage(|| super::get::find(inner, &digest, crate::Verify::Digest))? {
+                    match damage(|| get::find(inner, &digest, crate::Verify::Digest))? {
                         Ok(_) => continue,
                         Err(error) => format!("its value cannot be read: {}", Chain(&error)),
                     }

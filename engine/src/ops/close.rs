@@ -23,7 +23,7 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
     }
     inner.signal.stop();
     inner.compact_signal.stop();
-    maintain::let_go::end_bad(inner);
+    maintain::let_go::keep_left(inner);
     let has_written = inner.writing.load(Ordering::Acquire) && inner.writer.poison.check().is_ok();
     // What is written for the next open's sake does not take what this close needs.
     let may_write = has_written && inner.options.reserve_bytes > 0 && inner.reserve.is_whole();

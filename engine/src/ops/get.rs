@@ -8,7 +8,7 @@ use pinstone_disk::{Digest, DiskExt as _};
 use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, WalError, corrupt};
 
 use crate::error::{Error, Result};
-use crate::ops::{lookup, put};
+use crate::ops::put;
 use crate::options::Verify;
 use crate::state::inner::{Inner, count};
 
@@ -35,7 +35,7 @@ pub(crate) fn get(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Opti
 pub(crate) fn read(inner: &Inner, digest: &Digest, verify: Verify) -> Result<Option<Bytes>> {
     let mut search = Search::new(inner, digest, verify);
     let found = search.all()?;
-    if let Some(value) = found.as_ref().filter(|_| search.carried_at.is_some())
+    if let Some(value) = found.as_ref().filter(|_| search.is_only_carried)
         && let Err(error) = put_anew(inner, digest, value)
     {
         tracing::warn!(%error, %digest, "only the pointer log has a good copy of this value");
@@ -49,14 +49,45 @@ fn put_anew(inner: &Inner, digest: &Digest, value: &[u8]) -> Result<()> {
     Ok(inner.blob.sync_all()?)
 }
 
-/// Puts the value anew, if only the pointer log has a good copy, and begins nothing of what becomes due then; not
-/// durable on return. Says whether the blob log has a good copy now.
-pub(crate) fn keep(inner: &Inner, digest: &Digest) -> Result<bool> {
+/// Sees to it that the blob log has a good copy of this value, of which the pointer log carries what should stand at
+/// `at`: puts it anew, if need be, and begins nothing of what becomes due then; not durable on return. False if
+/// there is no copy any more that can be read.
+///
+/// # Errors
+/// *No space*; or it cannot be told now what is left of the value.
+pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
+    if has_own(inner, digest, at)? {
+        return Ok(true);
+    }
     let mut search = Search::new(inner, digest, Verify::Digest);
-    let found = search.all()?;
-    let Some((value, place)) = found.zip(search.carried_at) else { return Ok(true) };
+    let carried = search.carried(at, Said::Known).map(Some);
+    let value = match carried.map_or_else(|| search.all(), Ok) {
+        Ok(Some(value)) => value,
+        Err(error) if may_pass(&error) => return Err(error),
+        Ok(None) | Err(_) => return Ok(false),
+    };
     put::store_alone(inner, *digest, &value)?;
-    Ok(lookup::intact(inner, digest)? != Some(place))
+    has_own(inner, digest, at)
+}
+
+/// The blob log itself has a copy that can be read, at `at` or elsewhere.
+fn has_own(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
+    let new = Search::new(inner, digest, Verify::Digest);
+    let mut search = Search { asks_carried: false, ..new };
+    if search.copy(at, Said::Known).is_some() {
+        return Ok(true);
+    }
+    match search.all() {
+        Ok(found) => Ok(found.is_some()),
+        Err(error) if may_pass(&error) => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Reads one copy, and notes if it is bad, and how.
+pub(crate) fn judge(inner: &Inner, digest: &Digest, at: Place) {
+    let new = Search::new(inner, digest, Verify::Digest);
+    let _found = Search { asks_carried: false, ..new }.copy(at, Said::Known);
 }
 
 /// As [`read`], and nothing is written.
@@ -71,10 +102,14 @@ pub(crate) struct Search<'a> {
     verify: Verify,
     /// Copies known to be bad, passed over at first.
     passed: Vec<(Place, Said)>,
-    /// Why the first copy that could not be read could not.
+    /// Copies that could not be read.
+    tried: Vec<Place>,
+    /// Why the first of them could not, or the first for a reason that may pass.
     failed: Option<Error>,
-    /// What was found the pointer log carries, and the blob log has no more at this place.
-    carried_at: Option<Place>,
+    /// What the pointer log carries counts.
+    asks_carried: bool,
+    /// What was found the pointer log carries, and the blob log has no more where it stood.
+    is_only_carried: bool,
 }
 
 /// Who says that a copy is there.
@@ -88,10 +123,30 @@ pub(crate) enum Said {
 
 impl<'a> Search<'a> {
     pub(crate) fn new(inner: &'a Inner, digest: &'a Digest, verify: Verify) -> Self {
-        Self { inner, digest, verify, passed: Vec::new(), failed: None, carried_at: None }
+        Self {
+            inner,
+            digest,
+            verify,
+            passed: Vec::new(),
+            tried: Vec::new(),
+            failed: None,
+            asks_carried: true,
+            is_only_carried: false,
+        }
     }
 
     fn all(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let found = self.all_now();
+            // Somebody may have put it anew since the index was looked at, and let go of what was carried.
+            let is_tried = |place| self.tried.contains(&place);
+            if found.is_ok() || self.inner.index.view().in_memory(self.digest).all(is_tried) {
+                return found;
+            }
+        }
+    }
+
+    fn all_now(&mut self) -> Result<Option<Bytes>> {
         let index = &self.inner.index;
         let view = index.view();
         for place in view.in_memory(self.digest) {
@@ -114,10 +169,16 @@ impl<'a> Search<'a> {
             }
         }
         // What could not be read may have been it, or have led to it.
-        match (self.failed.take(), looked) {
-            (Some(error), _) => Err(error),
-            (None, Err(error)) => Err(error.into()),
-            (None, Ok(_)) => Ok(None),
+        if let Err(error) = looked {
+            self.note_failed(error.into());
+        }
+        self.failed.take().map_or(Ok(None), Err)
+    }
+
+    fn note_failed(&mut self, error: Error) {
+        let is_first = self.failed.is_none();
+        if is_first || (may_pass(&error) && !self.failed.as_ref().is_some_and(may_pass)) {
+            self.failed = Some(error);
         }
     }
 
@@ -143,10 +204,8 @@ impl<'a> Search<'a> {
         match self.read(place, said) {
             Ok(value) => value,
             Err(error) => {
-                if matches!(error, Error::Corrupt { .. }) {
-                    self.inner.index.mark_bad(self.digest, place);
-                }
-                self.failed.get_or_insert(error);
+                self.tried.push(place);
+                self.note_failed(error);
                 None
             }
         }
@@ -155,28 +214,26 @@ impl<'a> Search<'a> {
     /// Reads and checks one copy; none if it is another value's. Who cannot read the blob log's own bytes, or
     /// finds them bad, asks what the pointer log carries of them.
     fn read(&mut self, place: Place, said: Said) -> Result<Option<Bytes>> {
-        let has_failed =
-            |read: &Result<_>| matches!(read, Err(Error::Corrupt { .. } | Error::Io { .. }));
         let read = self.read_own(place, said);
-        if !has_failed(&read) {
+        if !matches!(read, Err(Error::Corrupt { .. } | Error::Io { .. })) {
             return read;
         }
-        let Some(value) = self.carried(place, said) else {
-            if is_unreadable(&read) && is_unreadable(&self.read_own(place, said)) {
-                self.inner.index.mark_unreadable(self.digest, place);
-            }
-            return read;
-        };
+        let carried = if self.asks_carried { self.carried(place, said) } else { None };
         // What failed once is no reason to write a value again that stands there well.
         let again = self.read_own(place, said);
-        if is_unreadable(&again) {
-            self.inner.index.mark_unreadable(self.digest, place);
-        } else if matches!(again, Err(Error::Corrupt { .. })) {
-            self.inner.index.mark_bad(self.digest, place);
-        } else {
-            return Ok(Some(value));
-        }
-        self.carried_at = Some(place);
+        let is_bad = match &again {
+            Err(Error::Corrupt { .. }) => {
+                self.inner.index.mark_bad(self.digest, place);
+                true
+            }
+            Err(Error::Io { source }) if source.is_unreadable() => {
+                self.inner.index.mark_unreadable(self.digest, place);
+                true
+            }
+            _ => false,
+        };
+        let Some(value) = carried else { return again };
+        self.is_only_carried |= is_bad;
         Ok(Some(value))
     }
 
@@ -197,7 +254,8 @@ impl<'a> Search<'a> {
     fn carried(&self, place: Place, said: Said) -> Option<Bytes> {
         let (file, offset_bytes, left_bytes) = self.inner.carried.find(place.position())?;
         let len_bytes = size(left_bytes.min(place.class.bytes_max()));
-        let bytes = self.inner.disk.read_own(&file, offset_bytes, len_bytes).ok()?;
+        let read = || self.inner.disk.read_own(&file, offset_bytes, len_bytes);
+        let bytes = read().or_else(|_| read()).ok()?;
         let value = self.checked(place, said, bytes).ok()??;
         (Digest::of(&value) == *self.digest).then_some(value)
     }
@@ -249,9 +307,12 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The device cannot read it.
-fn is_unreadable<T>(read: &Result<T>) -> bool {
-    matches!(read, Err(Error::Io { source }) if source.is_unreadable())
+/// It says nothing of what is on the device, and may be otherwise the next time.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Io { source } => !source.is_unreadable(),
+        error => !matches!(error, Error::Corrupt { .. } | Error::Unsupported { .. }),
+    }
 }
 
 /// The bytes from a record's start to its end or beyond; none if the log does not have the segment.

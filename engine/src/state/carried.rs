@@ -1,6 +1,7 @@
 //! Where the unsealed segments of the pointer log carry what of the blob log (decision 0015), for who finds the
 //! blob log's own copy bad.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -40,6 +41,11 @@ impl CarriedPlace {
 
     fn len_bytes(&self) -> u64 {
         self.upto.number() - self.from.number()
+    }
+
+    /// Where in its segment of the blob log it stands.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.from.offset_bytes()..self.upto.offset_bytes()
     }
 
     /// It begins where `before` ends in the blob log, and stands in the same file behind that.
@@ -107,10 +113,17 @@ impl CarriedPlaces {
         ((places.len() - before) * size_of::<CarriedPlace>()) as u64
     }
 
-    /// Lets go of what this segment of the pointer log and those before it carry, which the blob log has.
-    pub(crate) fn leave(&self, ordinal: Ordinal) {
+    /// The first segment of the pointer log of which anything is noted.
+    pub(crate) fn first(&self) -> Option<Ordinal> {
+        self.0.lock().iter().map(|place| place.ordinal).min()
+    }
+
+    /// Lets go of what this segment of the pointer log and those before it carry, which the blob log has, but for
+    /// `staying`.
+    pub(crate) fn leave(&self, ordinal: Ordinal, staying: &[&CarriedPlace]) {
         let mut places = self.0.lock();
-        places.retain(|place| place.ordinal > ordinal);
+        let stays = |place: &CarriedPlace| staying.iter().any(|other| other.from == place.from);
+        places.retain(|place| place.ordinal > ordinal || stays(place));
         places.shrink_to(64);
     }
 
@@ -167,7 +180,7 @@ mod tests {
         assert_eq!(found(1023), Some((false, 1111, 1)));
         assert_eq!(found(1100), Some((true, 776, 948)));
         assert_eq!(found(4096), Some((true, 9000, 512)));
-        places.leave(Ordinal(1));
+        places.leave(Ordinal(1), &[]);
         assert_eq!((found(600), found(1100)), (None, Some((true, 776, 948))));
     }
 }

@@ -24,7 +24,7 @@ use crate::stats::Recovery;
 
 /// The parts of an open store.
 ///
-/// Lock order, outermost first: `lock`, the work on trees, `maintaining`, `pointer_log`, `growing`, the
+/// Lock order, outermost first: `lock`, `letting_go`, the work on trees, `maintaining`, `pointer_log`, `growing`, the
 /// blob log's for rounds, the reserve's, the blob log's for writing and appending, the root's. The
 /// commit queue (and below it a gathering), the pointer table and the index are each locked alone and briefly.
 #[derive(Debug)]

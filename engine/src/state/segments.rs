@@ -16,7 +16,8 @@ use pinstone_disk::{
     FormatError, InTurn, LogKind, OpenMode, Ordinal, Part, StoreId,
 };
 use pinstone_wal::{
-    DigestList, Place, SegmentFile, SegmentHeader, WalError, corrupt, read_footer, read_header,
+    DigestList, ListEntry, Place, SegmentFile, SegmentHeader, WalError, corrupt, read_footer,
+    read_header, read_list,
 };
 
 /// Reads up to this length are asked for as they are.
@@ -277,6 +278,23 @@ impl Segments {
             DigestList::open(&*self.disk, &segment, &footer).map(Arc::new)
         };
         self.lists.get_or_insert_with(&segment.ordinal, open).map(Some)
+    }
+
+    /// All that the sealed segment lists, read from its file; none of one that is not sealed.
+    ///
+    /// # Errors
+    /// As [`Segments::lists`].
+    pub(crate) fn whole_list(&self, ordinal: Ordinal) -> Result<Option<Vec<ListEntry>>, WalError> {
+        let list = self.with(ordinal, |segment| {
+            if segment.footer_hash.is_none() {
+                return Ok(None);
+            }
+            let file = self.with_file(segment, Arc::clone)?;
+            let segment = SegmentFile { header: segment.header(self.store_id), file };
+            let (footer, _) = read_footer(&*self.disk, &segment)?;
+            read_list(&*self.disk, &segment, &footer).map(Some)
+        });
+        list.unwrap_or(Ok(None))
     }
 
     /// The same as [`Segments::lists`] of each: the pages of lists are read in flight together, in the order

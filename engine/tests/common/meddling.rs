@@ -1,5 +1,5 @@
 //! A disk on which something else happens at a moment of the test's choice: just before the next
-//! write to a file, or before a table is next opened. It remembers which reads went at once.
+//! write to a file, after the next read of one, or before a table is next opened. It remembers which reads went at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,6 +28,8 @@ type Meddling = (Moment, Box<dyn FnOnce() + Send>);
 enum Moment {
     /// Before a write to this file.
     Write(FileName),
+    /// After a read of this file.
+    Read(FileName),
     /// Before a table of this tree is opened.
     Open(TableKind),
 }
@@ -53,6 +55,11 @@ impl MeddlingDisk {
     /// Runs `meddle` once, on the thread that next writes to `file`, before it does.
     pub fn before_write(&self, file: FileName, meddle: impl FnOnce() + Send + 'static) {
         *self.next.lock() = Some((Moment::Write(file), Box::new(meddle)));
+    }
+
+    /// Runs `meddle` once, on the thread that next reads `file`, after it did.
+    pub fn after_read(&self, file: FileName, meddle: impl FnOnce() + Send + 'static) {
+        *self.next.lock() = Some((Moment::Read(file), Box::new(meddle)));
     }
 
     /// Runs `meddle` once, on the thread that next opens a table of `tree`, before it does.
@@ -178,7 +185,9 @@ impl File for MeddlingFile {
     }
 
     fn read_at(&self, offset_bytes: u64, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        self.file.read_at(offset_bytes, buffer)
+        let read = self.file.read_at(offset_bytes, buffer);
+        meddle(&self.next, Moment::Read(self.file.name()));
+        read
     }
 
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<usize> {

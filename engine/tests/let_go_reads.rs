@@ -1,0 +1,286 @@
+//! Letting go of what is carried while operations fail that may go the next time, beside bad copies, and while others
+//! read.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::meddling::MeddlingDisk;
+use common::small::{builder, commit, open, open_as, segments, stands, value};
+use common::told;
+use pinstone::{Batch, CheckOptions, Digest, Store, StoreBuilder};
+use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
+use pinstone_disk::{Disk, FileName, LogKind, Operation, TableKind, env};
+
+const COMMITS_MAX: u32 = 20_000;
+
+/// Commits that depend on no value, until the first segment of the pointer log is sealed or a commit fails.
+fn delete_until_sealed(disk: &SimDisk, store: &Store) {
+    let deletion = || store.commit(Batch::new().delete("no such name"));
+    let is_one = || segments(disk, LogKind::Pointer).len() == 1;
+    let count = (0..COMMITS_MAX).take_while(|_| is_one() && deletion().is_ok()).count();
+    assert!(count < COMMITS_MAX as usize);
+}
+
+/// Values that a reading does not find as they were put.
+fn lost(store: &Store, numbers: impl IntoIterator<Item = u32>) -> Vec<(u32, String)> {
+    let lost = |number| match store.get(&Digest::of(&value(number))) {
+        Ok(Some(found)) if found == value(number) => None,
+        Ok(_) => Some((number, "absent or wrong".to_owned())),
+        Err(error) => Some((number, told(&error))),
+    };
+    numbers.into_iter().filter_map(lost).collect()
+}
+
+fn make_bad(disk: &SimDisk, log: LogKind, number: u32) -> FileName {
+    let (name, at) = stands(disk, log, &value(number)).unwrap();
+    disk.corrupt(&name.to_string(), at, |rest| rest[0] ^= 1);
+    name
+}
+
+/// Reads of what a sector has that a value begins in.
+fn sector_reads(disk: &SimDisk, log: LogKind, number: u32) -> Filter {
+    let (name, at) = stands(disk, log, &value(number)).unwrap();
+    let sector = (at + 200) / 512 * 512;
+    Filter::any().operation(Operation::Read).file(name).bytes(sector..sector + 512)
+}
+
+/// The store after a crash, and after a close.
+fn ended(disk: &SimDisk, store: Store, is_closed: bool, options: StoreBuilder) -> Store {
+    let disk = match is_closed {
+        true => {
+            store.close().unwrap();
+            disk.clean_reopen()
+        }
+        false => disk.after_crash(CrashState::Everything),
+    };
+    let opened = open_as(&disk, options);
+    opened.unwrap_or_else(|error| panic!("closed: {is_closed}: {}", told(&error)))
+}
+
+/// Of what carries a value whose copy is bad, of its place, of its record.
+#[test]
+fn one_read_that_fails_once_or_twice_loses_no_value_and_ends_no_store() {
+    for (nth, is_closed) in (1..9).flat_map(|nth| [(nth, false), (nth, true)]) {
+        let disk = SimDisk::new(1);
+        let store = open(&disk);
+        (0..60).for_each(|number| commit(&store, number));
+        store.sync().unwrap();
+        make_bad(&disk, LogKind::Blob, 30);
+        let (name, at) = stands(&disk, LogKind::Pointer, &value(30)).unwrap();
+        let reads = Filter::any().operation(Operation::Read).file(name).bytes(at..at + 400);
+        disk.fail_when(reads.nth(nth), Fault::Eio);
+        delete_until_sealed(&disk, &store);
+        store.maintain().unwrap();
+        disk.heal();
+        let store = ended(&disk, store, is_closed, builder());
+        assert_eq!(lost(&store, 0..60), [], "{nth}, {is_closed}");
+    }
+}
+
+/// The value cannot be looked up for a moment.
+#[test]
+fn one_table_that_cannot_be_opened_once_loses_no_value() {
+    let options = || {
+        let small = builder().segment_bytes(8 << 10).pointer_segment_bytes(16 << 10);
+        let small = small.reserve_bytes(64 << 10).append_buffer_bytes(4 << 10);
+        small.memtable_entries_max(4).mmap(false).open_files_max(1)
+    };
+    for nth in 1..30 {
+        let disk = SimDisk::new(3);
+        let store = open_as(&disk, options()).unwrap();
+        (0..8).for_each(|number| commit(&store, number));
+        store.sync().unwrap();
+        for number in [1, 5, 6] {
+            make_bad(&disk, LogKind::Blob, number);
+        }
+        let opens = Filter::any().operation(Operation::Open).tables(TableKind::Index);
+        disk.fail_when(opens.nth(nth), Fault::Emfile);
+        let first = segments(&disk, LogKind::Pointer)[0];
+        let is_there = || segments(&disk, LogKind::Pointer).contains(&first);
+        (100..160).take_while(|_| is_there()).for_each(|number| commit(&store, number));
+        disk.heal();
+        let store = ended(&disk, store, true, options());
+        assert_eq!(lost(&store, 0..8), [], "{nth}");
+    }
+}
+
+/// Nothing can be compared then.
+#[test]
+fn too_few_descriptors_for_a_moment_lose_no_value() {
+    let disk = SimDisk::new(1);
+    let options = builder().segment_bytes(8 << 10).open_files_max(1).mmap(false);
+    let store = open_as(&disk, options).unwrap();
+    (0..50).for_each(|number| commit(&store, number));
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    assert_eq!(segments(&disk, LogKind::Pointer).len(), 1);
+    let is_carried = |number: &u32| stands(&disk, LogKind::Pointer, &value(*number)).is_some();
+    let name = make_bad(&disk, LogKind::Blob, (1..50).find(is_carried).unwrap());
+    disk.fail_when(Filter::any().operation(Operation::Open).file(name), Fault::Emfile);
+    delete_until_sealed(&disk, &store);
+    disk.heal();
+    assert_eq!(lost(&store, 0..50), []);
+    delete_until_sealed(&disk, &store);
+    assert_eq!(lost(&store, 0..50), []);
+}
+
+/// Twenty values in one frame.
+fn of_one_frame() -> (Arc<SimDisk>, Store) {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    let values: Vec<_> = (0..20).map(value).collect();
+    let mut batch = Batch::new();
+    for (number, put) in store.put_many(&values).into_iter().enumerate() {
+        batch = batch.set(format!("name-{number}"), put.unwrap().digest);
+    }
+    store.commit(batch).unwrap();
+    store.sync().unwrap();
+    (disk, store)
+}
+
+/// Each value has a good copy: one carried, the other where it was put.
+#[test]
+fn a_carried_sector_that_cannot_be_read_ends_no_store_and_costs_no_other_value() {
+    for is_closed in [false, true] {
+        let (disk, store) = of_one_frame();
+        make_bad(&disk, LogKind::Blob, 12);
+        disk.fail_when(sector_reads(&disk, LogKind::Pointer, 3), Fault::Eio);
+        delete_until_sealed(&disk, &store);
+        store.maintain().unwrap();
+        assert_eq!(lost(&store, 0..20), []);
+        let store = ended(&disk, store, is_closed, builder());
+        assert_eq!(lost(&store, 0..20), []);
+    }
+}
+
+#[test]
+fn a_bad_carried_record_costs_no_other_value_of_its_frame() {
+    let (disk, store) = of_one_frame();
+    make_bad(&disk, LogKind::Pointer, 3);
+    make_bad(&disk, LogKind::Blob, 7);
+    delete_until_sealed(&disk, &store);
+    assert_eq!(lost(&store, 0..20), []);
+}
+
+#[test]
+fn what_is_written_once_more_says_nothing_of_what_could_not_be_read() {
+    let disk = SimDisk::new(1);
+    let options = builder().segment_bytes(256 << 10).reserve_bytes(1 << 20);
+    let store = open_as(&disk, options).unwrap();
+    (0..30).for_each(|number| commit(&store, number));
+    store.sync().unwrap();
+    for number in [7, 20] {
+        make_bad(&disk, LogKind::Blob, number);
+    }
+    disk.fail_when(sector_reads(&disk, LogKind::Pointer, 7).nth(2), Fault::Eio);
+    disk.set_capacity(Some(disk.used_bytes()));
+    delete_until_sealed(&disk, &store);
+    disk.set_capacity(None);
+    disk.heal();
+    assert_eq!(lost(&store, 0..30), []);
+}
+
+/// In a sealed segment, where nothing is written once more.
+#[test]
+fn a_value_that_there_was_no_space_for_is_put_anew_once_there_is() {
+    for is_closed in [false, true] {
+        let options = || builder().segment_bytes(8 << 10);
+        let disk = SimDisk::new(1);
+        let store = open_as(&disk, options()).unwrap();
+        (1..50).for_each(|number| commit(&store, number));
+        store.sync().unwrap();
+        store.maintain().unwrap();
+        let is_carried = |number: &u32| stands(&disk, LogKind::Pointer, &value(*number)).is_some();
+        let number = (1..50).find(is_carried).unwrap();
+        make_bad(&disk, LogKind::Blob, number);
+        disk.set_capacity(Some(disk.used_bytes()));
+        delete_until_sealed(&disk, &store);
+        store.maintain().unwrap();
+        assert_eq!(lost(&store, [number]), []);
+        disk.set_capacity(None);
+        if !is_closed {
+            store.maintain().unwrap();
+        }
+        let store = ended(&disk, store, is_closed, options());
+        assert_eq!(lost(&store, [number]), [], "{is_closed}");
+    }
+}
+
+/// What is let go of beside it goes: it is not read again with each further segment.
+#[test]
+fn a_sector_that_cannot_be_read_does_not_keep_what_is_carried_later() {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().memtable_entries_max(1)).unwrap();
+    (0..20).for_each(|number| commit(&store, number));
+    disk.fail_when(sector_reads(&disk, LogKind::Pointer, 3), Fault::Eio);
+    let mut op_counts = Vec::new();
+    for some in 0..5 {
+        let before = disk.op_count();
+        (0..600).for_each(|number| commit(&store, 20 + some * 600 + number));
+        store.maintain().unwrap();
+        op_counts.push(disk.op_count() - before);
+    }
+    assert!(segments(&disk, LogKind::Pointer)[0].to_string().as_str() > "pointer-00000020");
+    assert!(op_counts[4] < op_counts[0] * 5 / 4, "{op_counts:?}");
+}
+
+/// What another thread does after the first read of a bad copy.
+fn racing(act: impl FnOnce(&Store, &Digest)) {
+    let disk = SimDisk::new(1);
+    let meddling = MeddlingDisk::new(&disk);
+    let small = builder().pointer_segment_bytes(16 << 10);
+    let store = small.open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
+    (0..8).for_each(|number| commit(&store, number));
+    store.sync().unwrap();
+    let name = make_bad(&disk, LogKind::Blob, 2);
+    store.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).unwrap();
+    let other = store.clone();
+    let let_go = move || {
+        for number in 0..60 {
+            other.commit(Batch::new().delete(format!("none-{number}"))).unwrap();
+        }
+        other.maintain().unwrap();
+    };
+    let on_another_thread = || env::spawn("let-go", let_go).unwrap().join().unwrap();
+    meddling.after_read(name, on_another_thread);
+    act(&store, &Digest::of(&value(2)));
+    assert!(meddling.has_meddled());
+}
+
+#[test]
+fn a_get_finds_what_was_put_anew_while_it_read() {
+    racing(|store, digest| {
+        let found = store.get(digest).map_err(|error| told(&error));
+        assert_eq!(found, Ok(Some(value(2).into())));
+    });
+}
+
+#[test]
+fn a_commit_finds_what_was_put_anew_while_it_read() {
+    racing(|store, digest| {
+        let committed = store.commit(Batch::new().set("again", *digest));
+        assert!(committed.is_ok(), "{}", told(&committed.unwrap_err()));
+    });
+}
+
+/// A check finds zeros where the device does not answer.
+#[test]
+fn after_a_check_what_cannot_be_read_is_held_still() {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().segment_bytes(4 << 10)).unwrap();
+    let digests: Vec<_> = (0..20).map(|number| store.put(&value(number)).unwrap().digest).collect();
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let name = segments(&disk, LogKind::Blob)[0];
+    let reads = Filter::any().operation(Operation::Read).file(name).bytes(512..1024);
+    disk.fail_when(reads, Fault::Eio);
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    assert!(!store.check(&options).unwrap().findings.is_empty());
+    assert!(store.get(&digests[0]).is_err());
+    assert!(store.contains(&digests[0]).unwrap());
+    disk.heal();
+    assert!(store.contains(&digests[0]).unwrap());
+}

@@ -76,8 +76,7 @@ fn doubts<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<Doubt<'a>> {
         }
         for place in run {
             // Alone: what cannot be read of one says nothing of the others.
-            let read = || place.read(&*inner.disk);
-            let bytes = read().or_else(|_| read()).ok();
+            let bytes = place.read(&*inner.disk).ok();
             let is_there = |bytes: &Bytes| is_there(inner, place.from, std::slice::from_ref(bytes));
             if !bytes.as_ref().is_some_and(is_there) {
                 tracing::warn!(position = %place.from, "the blob log may not have what is carried");

@@ -254,8 +254,7 @@ impl<'a> Search<'a> {
     fn carried(&self, place: Place, said: Said) -> Option<Bytes> {
         let (file, offset_bytes, left_bytes) = self.inner.carried.find(place.position())?;
         let len_bytes = size(left_bytes.min(place.class.bytes_max()));
-        let read = || self.inner.disk.read_own(&file, offset_bytes, len_bytes);
-        let bytes = read().or_else(|_| read()).ok()?;
+        let bytes = self.inner.disk.read_own(&file, offset_bytes, len_bytes).ok()?;
         let value = self.checked(place, said, bytes).ok()??;
         (Digest::of(&value) == *self.digest).then_some(value)
     }

@@ -142,7 +142,9 @@ impl Grown {
         while let Some(plan) = plan(&self.levels, &SHAPE, u64::MAX) {
             let before = OpenLevels::<T>::open(&self.tables, self.levels.clone()).unwrap();
             self.carry_out::<T>(&plan, dooms).unwrap();
-            let ids = |levels: &Levels| levels.all().map(|(_, meta)| meta.id).collect::<Vec<_>>();
+            let ids = |levels: &Levels| {
+                levels.all().map(|(level, meta)| (level, meta.id)).collect::<Vec<_>>()
+            };
             let (old, new) = (ids(before.levels()), ids(&self.levels));
             let gone =
                 |(level, meta): &(u8, &Arc<TableMeta>)| !self.levels.tables(*level).contains(meta);

@@ -101,7 +101,8 @@ pub struct Options {
     /// open: what no table has yet is read there, up to four memtables of each tree. At least 1.
     pub memtable_entries_max: u64,
     /// Tables in level 0 of a tree that make it due to be rewritten into the next level. Default:
-    /// 6, 1 to 64 ([`Options::LEVEL0_TABLES`]); a look-up may ask each of them.
+    /// 6, 1 to 64 ([`Options::LEVEL0_TABLES`]); a look-up may ask each of them. Fewer do while all that is below has no
+    /// more than twice their bytes.
     pub level0_tables: u32,
     /// How many times as large as the level above it a level is, at most. Default: 4, 2 to 64
     /// ([`Options::LEVEL_RATIO`]); less costs look-ups, more costs rewriting.

@@ -137,6 +137,36 @@ fn level_0_waits_until_it_has_enough_tables() {
 }
 
 #[test]
+fn level_0_does_not_wait_while_half_as_much_is_below() {
+    planned(
+        "L0: [a-z 4M]",
+        expect![[r#"
+        scores L0 1.00; debt 4M
+        move 4M, L0 to L5, the bottom
+          source 1:[a-z]
+    "#]],
+    );
+    planned(
+        "L0: [a-z 4M]
+         L6: [a-m 4M] [n-z 4M]",
+        expect![[r#"
+            scores L0 1.00 L6 0.00; debt 4M
+            move 4M, L0 to L5
+              source 1:[a-z]
+        "#]],
+    );
+    planned(
+        "L0: [a-z 4M]
+         L5: [a-m 4M]
+         L6: [n-z 5M]",
+        expect![[r#"
+            scores L0 0.25 L5 0.25 L6 0.00; debt 0M
+            at rest
+        "#]],
+    );
+}
+
+#[test]
 fn level_0_goes_down_whole_and_takes_what_it_overlaps() {
     planned(
         "L0: [b-y 4M] [c-z 4M] [b-y 4M] [b-x 4M]
@@ -386,7 +416,7 @@ fn a_full_compaction_takes_the_uppermost_level_that_is_not_alone() {
     planned_full(
         "L0: [a-z 4M]",
         expect![[r#"
-            scores L0 0.25; debt 0M
+            scores L0 1.00; debt 4M
             move 4M, L0 to L6, the bottom
               source 1:[a-z]
         "#]],

@@ -164,11 +164,11 @@ fn what_can_not_go_is_left() {
     );
     // In level 0 order is not that of keys.
     planned(
-        "L0: [a-c 1M 4/8]",
+        "L0: [a-c 1M 4/8]\nL6: [k-z 4M]",
         expect![[r#"
-        scores L0 0.25; debt 0M
-        at rest
-    "#]],
+            scores L0 0.25 L6 0.00; debt 0M
+            at rest
+        "#]],
     );
 }
 

@@ -16,11 +16,12 @@ use pinstone_disk::{Disk, FileName, LogKind, Operation, TableKind, env};
 
 const COMMITS_MAX: u32 = 20_000;
 
-/// Commits that depend on no value, until the first segment of the pointer log is sealed or a commit fails.
+/// Commits that depend on no value, until the pointer log's segment is not the only one or has left, or a commit fails.
 fn delete_until_sealed(disk: &SimDisk, store: &Store) {
     let deletion = || store.commit(Batch::new().delete("no such name"));
-    let is_one = || segments(disk, LogKind::Pointer).len() == 1;
-    let count = (0..COMMITS_MAX).take_while(|_| is_one() && deletion().is_ok()).count();
+    let before = segments(disk, LogKind::Pointer);
+    let is_alone = || before.len() == 1 && segments(disk, LogKind::Pointer) == before;
+    let count = (0..COMMITS_MAX).take_while(|_| is_alone() && deletion().is_ok()).count();
     assert!(count < COMMITS_MAX as usize);
 }
 
@@ -128,9 +129,9 @@ fn too_few_descriptors_for_a_moment_lose_no_value() {
 }
 
 /// Twenty values in one frame.
-fn of_one_frame() -> (Arc<SimDisk>, Store) {
+fn of_one_frame(options: StoreBuilder) -> (Arc<SimDisk>, Store) {
     let disk = SimDisk::new(1);
-    let store = open(&disk);
+    let store = open_as(&disk, options).unwrap();
     let values: Vec<_> = (0..20).map(value).collect();
     let mut batch = Batch::new();
     for (number, put) in store.put_many(&values).into_iter().enumerate() {
@@ -145,7 +146,7 @@ fn of_one_frame() -> (Arc<SimDisk>, Store) {
 #[test]
 fn a_carried_sector_that_cannot_be_read_ends_no_store_and_costs_no_other_value() {
     for is_closed in [false, true] {
-        let (disk, store) = of_one_frame();
+        let (disk, store) = of_one_frame(builder());
         make_bad(&disk, LogKind::Blob, 12);
         disk.fail_when(sector_reads(&disk, LogKind::Pointer, 3), Fault::Eio);
         delete_until_sealed(&disk, &store);
@@ -158,11 +159,26 @@ fn a_carried_sector_that_cannot_be_read_ends_no_store_and_costs_no_other_value()
 
 #[test]
 fn a_bad_carried_record_costs_no_other_value_of_its_frame() {
-    let (disk, store) = of_one_frame();
+    let (disk, store) = of_one_frame(builder());
     make_bad(&disk, LogKind::Pointer, 3);
     make_bad(&disk, LogKind::Blob, 7);
     delete_until_sealed(&disk, &store);
     assert_eq!(lost(&store, 0..20), []);
+}
+
+/// No memtable has the values of such a segment.
+#[test]
+fn nor_does_it_where_the_segment_stands_in_tables() {
+    let (disk, store) = of_one_frame(builder().segment_bytes(16 << 10).memtable_entries_max(1));
+    (20..60).for_each(|number| drop(store.put(&value(number)).unwrap()));
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let stats = store.stats();
+    assert!(stats.index.memtable_entry_count < 40 && segments(&disk, LogKind::Pointer).len() == 1);
+    make_bad(&disk, LogKind::Pointer, 3);
+    make_bad(&disk, LogKind::Blob, 7);
+    delete_until_sealed(&disk, &store);
+    assert_eq!(lost(&store, 0..60), []);
 }
 
 #[test]

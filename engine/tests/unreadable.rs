@@ -212,3 +212,35 @@ fn a_commit_does_not_call_missing_what_cannot_be_read_for_a_moment() {
     let is_missing = matches!(committed, Err(Error::ValueMissing { .. }));
     assert!(!is_missing, "{committed:?}");
 }
+
+/// It may be there: that is no damage of the value, whatever became of its other copy.
+#[test]
+fn what_cannot_be_read_for_a_moment_is_not_called_damaged_for_another_copys_sake() {
+    let disk = SimDisk::new(1);
+    let options = || builder().segment_bytes(4 << 10).mmap(false).open_files_max(1);
+    let store = open_as(&disk, options()).unwrap();
+    let puts = |numbers: std::ops::Range<u32>| {
+        numbers.for_each(|number| drop(store.put(&value(number)).unwrap()));
+        store.sync().unwrap();
+        stands(&disk, LogKind::Blob, &value(100)).unwrap()
+    };
+    let flip = |(name, at): (FileName, u64)| {
+        disk.corrupt(&name.to_string(), at, |rest| rest[0] ^= 1);
+    };
+    let digest = store.put(&value(100)).unwrap().digest;
+    let older = puts(1..40);
+    flip(older);
+    assert!(store.get(&digest).is_err());
+    assert!(store.put(&value(100)).unwrap().new);
+    let newer = puts(40..80);
+    assert_ne!(older.0, newer.0);
+    store.close().unwrap();
+    flip(older);
+    flip(newer);
+    let store = open_as(&disk, options()).unwrap();
+    disk.fail_when(Filter::any().operation(Operation::Open).file(older.0), Fault::Emfile);
+    let failed = store.get(&digest).unwrap_err();
+    assert!(matches!(failed, Error::Io { .. }), "{}", told(&failed));
+    disk.heal();
+    assert_eq!(store.get(&digest).unwrap().unwrap(), value(100));
+}

@@ -10,7 +10,7 @@ use common::small::{builder, commit, open, open_as, segments, stands, value};
 use common::told;
 use pinstone::{Batch, CheckOptions, Digest, Error, Store};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{FileName, LogKind, Operation};
+use pinstone_disk::{Epoch, FileName, LogKind, Operation, Ordinal, TableKind};
 
 /// A disk after a kill, with values 0 to 2 in an unsealed segment; that segment, and the reads of a sector of it which the
 /// pointer log carries.
@@ -22,6 +22,23 @@ fn killed() -> (Arc<SimDisk>, FileName, Filter) {
     let name = segments(&disk, LogKind::Blob)[0];
     let sector = Filter::any().operation(Operation::Read).file(name).bytes(1024..1536);
     (disk, name, sector)
+}
+
+/// All that the device cannot read of a file in turn: its header, what comes after it, and both.
+const UNREADABLE: [std::ops::Range<u64>; 3] = [0..512, 4096..4608, 0..1 << 32];
+
+fn fails_to_read(disk: &SimDisk, file: FileName, bytes: std::ops::Range<u64>) {
+    let reads = Filter::any().operation(Operation::Read).file(file).bytes(bytes);
+    disk.fail_when(reads, Fault::Eio);
+}
+
+/// The first file of which this holds.
+fn first_file(disk: &SimDisk, is: impl Fn(&FileName) -> bool) -> FileName {
+    disk.names().into_iter().filter_map(|name| name.parse().ok()).find(is).unwrap()
+}
+
+fn is_root(name: &FileName) -> bool {
+    matches!(name, FileName::Segment { log: LogKind::Root, .. })
 }
 
 fn holds(store: &Store, count: u32) {
@@ -243,4 +260,169 @@ fn what_cannot_be_read_for_a_moment_is_not_called_damaged_for_another_copys_sake
     assert!(matches!(failed, Error::Io { .. }), "{}", told(&failed));
     disk.heal();
     assert_eq!(store.get(&digest).unwrap().unwrap(), value(100));
+}
+
+/// A disk after a power loss that brought back the first segment of the pointer log, all of which stands in tables;
+/// that segment, and the number of values.
+fn retired() -> (Arc<SimDisk>, FileName, u32) {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().memtable_entries_max(1)).unwrap();
+    commit(&store, 0);
+    let first = segments(&disk, LogKind::Pointer)[0];
+    let mut count = 1;
+    while segments(&disk, LogKind::Pointer).contains(&first) {
+        commit(&store, count);
+        count += 1;
+        assert!(count < 3000, "nothing is flushed");
+    }
+    let disk = disk.after_crash(CrashState::Nothing);
+    assert!(segments(&disk, LogKind::Pointer).contains(&first), "it is back");
+    (disk, first, count)
+}
+
+/// The removal of what is flushed is not synced.
+#[test]
+fn a_retired_segment_that_is_back_and_cannot_be_read_keeps_no_store_from_opening() {
+    let (crashed, first, count) = retired();
+    for bytes in UNREADABLE {
+        let disk = crashed.clean_reopen();
+        fails_to_read(&disk, first, bytes.clone());
+        let store = open_as(&disk, builder().memtable_entries_max(1));
+        let store = store.unwrap_or_else(|error| panic!("{bytes:?}: {}", told(&error)));
+        holds(&store, count);
+        assert!(!segments(&disk, LogKind::Pointer).contains(&first), "{bytes:?}: it is removed");
+    }
+}
+
+/// That may pass, and what it is told of is the machine.
+#[test]
+fn a_file_that_cannot_be_opened_is_told_whoever_needs_it() {
+    let (disk, first, _) = retired();
+    disk.fail_when(Filter::any().operation(Operation::Open).file(first), Fault::Emfile);
+    let refused = open_as(&disk, builder()).map(drop);
+    assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+}
+
+/// Nor is the removal of an older root log synced.
+#[test]
+fn a_replaced_root_log_that_cannot_be_read_keeps_no_store_from_opening() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    (0..10).for_each(|number| commit(&store, number));
+    let root = first_file(&disk, is_root);
+    let disk = disk.after_crash(CrashState::Nothing);
+    drop(open(&disk));
+    let crashed = disk.after_crash(CrashState::Nothing);
+    assert_eq!(first_file(&crashed, is_root), root, "it is back");
+    for bytes in UNREADABLE {
+        let disk = crashed.clean_reopen();
+        fails_to_read(&disk, root, bytes.clone());
+        let store = open_as(&disk, builder());
+        let store = store.unwrap_or_else(|error| panic!("{bytes:?}: {}", told(&error)));
+        holds(&store, 10);
+        assert!(disk.names().iter().all(|name| *name != root.to_string()), "it is removed");
+    }
+}
+
+/// It could not be removed, either.
+#[test]
+fn a_replaced_table_that_cannot_be_read_keeps_no_store_from_opening() {
+    let disk = SimDisk::new(1);
+    let options = || {
+        let builder = builder().memtable_entries_max(1).segment_bytes(8 << 10);
+        builder.level0_tables(1).level_ratio(2)
+    };
+    let store = open_as(&disk, options()).unwrap();
+    (0..60).for_each(|number| commit(&store, number));
+    let is_table =
+        |name: &FileName| matches!(name, FileName::Table { table: TableKind::Index, .. });
+    let table = first_file(&disk, is_table);
+    disk.fail_when(Filter::any().operation(Operation::Remove).file(table), Fault::Eio);
+    (60..120).for_each(|number| commit(&store, number));
+    store.maintain().unwrap();
+    store.compact().unwrap();
+    store.close().unwrap();
+    let closed = disk.clean_reopen();
+    assert_eq!(first_file(&closed, is_table), table, "it stays");
+    for bytes in UNREADABLE {
+        let disk = closed.clean_reopen();
+        fails_to_read(&disk, table, bytes.clone());
+        let store = open_as(&disk, options());
+        let store = store.unwrap_or_else(|error| panic!("{bytes:?}: {}", told(&error)));
+        holds(&store, 120);
+        assert!(disk.names().iter().all(|name| *name != table.to_string()), "it is removed");
+    }
+}
+
+/// What the root does not say it is done with may have testified, or be another store's.
+#[test]
+fn a_file_of_which_nothing_is_known_and_that_cannot_be_read_is_told() {
+    let (disk, ..) = retired();
+    drop(open(&disk));
+    let crashed = disk.clean_reopen();
+    let FileName::Segment { epoch, .. } = segments(&crashed, LogKind::Root)[0] else {
+        unreachable!("it is a segment's")
+    };
+    let (ordinal, later) = (Ordinal(1_000), Epoch(epoch.0 + 1));
+    let segment = |log| FileName::Segment { log, ordinal, epoch };
+    let table = |ordinal, epoch| FileName::Table { table: TableKind::Names, ordinal, epoch };
+    let unknown = [
+        segment(LogKind::Pointer),
+        segment(LogKind::Blob),
+        segment(LogKind::Root),
+        FileName::Segment { log: LogKind::Blob, ordinal: Ordinal::FIRST, epoch: later },
+        FileName::Segment { log: LogKind::Pointer, ordinal: Ordinal::FIRST, epoch: later },
+        FileName::Segment { log: LogKind::Root, ordinal: Ordinal::FIRST, epoch: later },
+        table(ordinal, epoch),
+        table(Ordinal::FIRST, later),
+    ];
+    for file in unknown {
+        let disk = crashed.clean_reopen();
+        disk.put_file(&file.to_string(), vec![0; 8192]);
+        fails_to_read(&disk, file, 0..512);
+        let names = disk.names();
+        let refused = open_as(&disk, builder()).map(drop).map_err(|error| told(&error));
+        let says = refused.expect_err(&file.to_string());
+        assert!(says.contains(&file.to_string()), "{says}");
+        assert_eq!(disk.names(), names, "nothing is changed");
+    }
+}
+
+/// Damages each sector of the root in force, and lets each file in turn be unreadable besides: what is told is told
+/// all the same. Returns in how many sectors damage is told.
+fn told_of_root(crashed: &SimDisk) -> usize {
+    let root = segments(crashed, LogKind::Root).pop().unwrap().to_string();
+    let is_refused = |disk: &Arc<SimDisk>| open_as(disk, builder()).is_err();
+    let len = crashed.file_bytes(&root).unwrap().len() as u64;
+    let damaged = (512..len).step_by(512).map(|offset| {
+        let disk = crashed.clean_reopen();
+        disk.corrupt(&root, offset, |rest| rest[0] ^= 1);
+        (offset, disk)
+    });
+    let mut told_count = 0;
+    for (offset, damaged) in damaged.filter(|(_, disk)| is_refused(&disk.clean_reopen())) {
+        told_count += 1;
+        for file in damaged.names().into_iter().filter_map(|name| name.parse().ok()) {
+            let disk = damaged.clean_reopen();
+            fails_to_read(&disk, file, 0..1 << 32);
+            assert!(is_refused(&disk), "{offset} of {root}, and {file}");
+        }
+    }
+    told_count
+}
+
+/// What the root is done with says nothing of the root's end that no other file says.
+#[test]
+fn no_file_that_cannot_be_read_hides_damage_of_the_root() {
+    let (crashed, _, count) = retired();
+    assert!(told_of_root(&crashed) > 5);
+    // A replaced root log is back.
+    let store = open(&crashed);
+    for number in count..count + 10 {
+        commit(&store, number);
+        store.maintain().unwrap();
+    }
+    let crashed = crashed.after_crash(CrashState::Nothing);
+    assert!(segments(&crashed, LogKind::Root).len() > 1, "{:?}", crashed.names());
+    assert!(told_of_root(&crashed) > 9);
 }

@@ -9,7 +9,7 @@ use pinstone_compaction::TableId;
 use pinstone_disk::codec::size;
 use pinstone_disk::{
     Disk, DiskError, DiskExt, Epoch, File, FileHeader, FileKind, FileName, FormatError,
-    HEADER_BYTES, LogKind, OpenMode, Operation, Ordinal, StoreId, TableKind,
+    HEADER_BYTES, LogKind, OpenMode, Ordinal, StoreId, TableKind,
 };
 use pinstone_wal::{
     CarriedFrames, LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan,
@@ -156,7 +156,7 @@ pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader)
         if in_force == Some(name.epoch) || name.file_name() == current.file_name() {
             continue;
         }
-        match look_into(disk, name, &current, in_force > Some(name.epoch))? {
+        match look_into(disk, name, &current, is_done_with(name, &root, &current))? {
             Unnamed::Remnant | Unnamed::Leftover => {}
             Unnamed::Stranger => {
                 strangers.insert(name);
@@ -260,6 +260,8 @@ fn strange_tables(
         .flat_map(|tree| root.tree(tree).levels.all())
         .map(|(_, meta)| meta.id)
         .collect();
+    let is_spent =
+        |id: TableId| id.epoch <= current.epoch && id.ordinal < root.tree(id.table).next_ordinal;
     let mut strange = BTreeSet::new();
     for &id in found.tables.difference(&named) {
         let name = id.file_name();
@@ -268,7 +270,11 @@ fn strange_tables(
             Err(error) if error.is_not_found() => continue,
             file => file?,
         };
-        let bytes = disk.read(&file, 0, HEADER_BYTES)?;
+        let bytes = match disk.read(&file, 0, HEADER_BYTES) {
+            // Its ordinal was given, by the root's own writers, to a table that is not among its tables now.
+            Err(error) if error.is_unreadable() && is_spent(id) => continue,
+            bytes => bytes?,
+        };
         match FileHeader::decode(&name, &bytes) {
             Ok(header) if header == id.header(current.store_id) => {
                 if id.epoch > current.epoch {
@@ -293,23 +299,41 @@ enum Unnamed {
     Leftover,
     /// Another store's, or under another file's name: whoever put it here may want it.
     Stranger,
-    /// It has no whole header: what a crash left of a creation.
+    /// It has no whole header: what a crash left of a creation. Or the root is done with it, and it cannot be read.
     Remnant,
 }
 
-/// Of one that was copied, what it says was judged when it was copied: it may be that it cannot be read.
+/// Whether the root itself says that nothing of this file is needed, not even its testimony: then it may be that
+/// it cannot be read. The root says so in a frame that is newer than all of the file's, and that testifies to
+/// as much; so no damage behind that frame can have made it say so.
+///
+/// Of any other file it is not known what it would say. The end of the root's log may have been lost, and with
+/// it all that names a segment of the pointer log from where names do not stand in tables, or of the blob log.
+fn is_done_with(name: SegmentName, root: &RootState, current: &SegmentHeader) -> bool {
+    let SegmentName { log, ordinal, epoch } = name;
+    if log == LogKind::Root {
+        // One that this one replaced.
+        return epoch <= current.epoch && ordinal < current.ordinal;
+    }
+    let is_retired = log == LogKind::Pointer && ordinal < root.names.flushed.below;
+    match root.log(log).segments.get(&ordinal) {
+        // A recovery judged what it says, and copied it.
+        Some(in_force) => epoch < in_force.epoch,
+        None => epoch <= current.epoch && is_retired,
+    }
+}
+
+/// Of one that the root is done with it may be that it cannot be read.
 fn look_into(
     disk: &dyn Disk,
     name: SegmentName,
     current: &SegmentHeader,
-    is_copied: bool,
+    is_done_with: bool,
 ) -> Result<Unnamed> {
     let file = name.file_name();
     let opened = disk.open(file, OpenMode::Write)?;
     let bytes = match disk.read(&opened, 0, HEADER_BYTES) {
-        Err(error) if is_copied && error.operation == Operation::Read => {
-            return Ok(Unnamed::Remnant);
-        }
+        Err(error) if is_done_with && error.is_unreadable() => return Ok(Unnamed::Remnant),
         bytes => bytes?,
     };
     match FileHeader::decode(&file, &bytes) {
@@ -320,7 +344,7 @@ fn look_into(
     }
     let scan = match scan_segment(disk, file, &current.store_id, &CarriedFrames::default()) {
         Ok(unnamed) => unnamed.scan,
-        Err(Error::Io { source }) if is_copied && source.operation == Operation::Read => {
+        Err(Error::Io { source }) if is_done_with && source.is_unreadable() => {
             return Ok(Unnamed::Remnant);
         }
         // What it would have said is not known: no reason to cut anything, or to remove it.

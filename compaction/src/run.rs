@@ -496,7 +496,8 @@ impl<T: Tree> Rewrite<T> {
     /// Of the plan's bytes, those that it has gone through, about: as if all entries were as long.
     pub fn done_bytes(&self) -> u64 {
         let bytes = self.plan.input_bytes();
-        let entry_count: u64 = self.plan.inputs().map(|table| table.entry_count).sum();
+        let counts = self.plan.inputs().map(|table| table.entry_count);
+        let entry_count = counts.fold(0, u64::saturating_add);
         let share = self.passed_count as f64 / entry_count.max(1) as f64;
         whole_bytes(bytes as f64 * share).min(bytes)
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::{STORE_ID, names, tables};
 use pinstone_compaction::merge::NameEntry;
+use pinstone_compaction::table::container::UNITS_START;
 use pinstone_compaction::table::names::{NameBuilder, NameTable, TableCursor};
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
@@ -351,6 +352,36 @@ fn a_table_that_miscounts_its_spare_entries_is_found() {
             let at = format!("at offset {}: ", footer_start + 112);
             assert!(checked.contains(&at) && said == checked, "{said}, {checked}");
         }
+    }
+}
+
+/// Forged so that all hashes agree, and the root says the same.
+#[test]
+fn a_table_that_counts_more_entries_than_its_blocks_have_room_for_is_damage() {
+    let disk = SimDisk::new(1);
+    let meta = write(&disk, &[entry("a", 1)], None);
+    let name = ID.file_name().to_string();
+    let bytes = disk.file_bytes(&name).unwrap();
+    let trailer = Trailer::decode(&ID.file_name(), bytes.len() as u64, &bytes).unwrap();
+    let footer_start = usize::try_from(trailer.footer_offset_bytes).unwrap();
+    let blocks_bytes = NameTable::open(&tables(&disk), meta.clone()).unwrap();
+    let blocks_bytes = blocks_bytes.file().footer().units_end - UNITS_START;
+    for (entry_count, is_possible) in [
+        (blocks_bytes / 4, true),
+        (blocks_bytes / 4 + 1, false),
+        (1 << 63, false),
+        (u64::MAX, false),
+    ] {
+        let mut footer = bytes[footer_start..bytes.len() - TRAILER_BYTES].to_vec();
+        footer[48..56].copy_from_slice(&entry_count.to_le_bytes());
+        let trailer = Trailer::of(&footer, footer_start as u64);
+        disk.put_file(&name, [&bytes[..footer_start], &footer, &trailer.encode()].concat());
+        let meta = TableMeta { entry_count, footer_hash: trailer.footer_hash, ..meta.clone() };
+        let opened = NameTable::open(&tables(&disk), meta).map(drop);
+        let opened = opened.map_err(|error| error.to_string());
+        let what = "its blocks do not hold as many entries as it counts";
+        let refused = format!("{name} is corrupt at offset {footer_start}: {what}");
+        assert_eq!(opened, if is_possible { Ok(()) } else { Err(refused) }, "{entry_count}");
     }
 }
 

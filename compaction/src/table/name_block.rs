@@ -43,6 +43,9 @@ pub const BLOCK_BYTES_MAX: usize = 16 << 20;
 /// Entries of a run: the first has its name whole.
 pub const RUN_ENTRIES: usize = 16;
 
+/// The shortest entry: two lengths, a commit and a kind, of a byte each, and nothing of its name.
+pub(crate) const ENTRY_BYTES_MIN: u64 = 4;
+
 const CRC_BYTES: usize = 4;
 const OFFSET_BYTES: usize = 4;
 const COUNT_BYTES: usize = 4;

@@ -25,7 +25,7 @@ use crate::table::container::{TableFile, UNITS_START};
 use crate::table::filter::name_key;
 use crate::table::filter_set::FilterSet;
 use crate::table::footer::Replaced;
-use crate::table::name_block::{Block, BlockBuilder, Cursor, Entry, Found, order};
+use crate::table::name_block::{Block, BlockBuilder, Cursor, ENTRY_BYTES_MIN, Entry, Found, order};
 use crate::table::name_directory::{Directory, Keys};
 use crate::table::probes::{ProbeFigures, count};
 use crate::table::shared::{Tables, Unit};
@@ -151,6 +151,7 @@ impl NameBuilder {
         if !self.block.is_empty() {
             self.end_block()?;
         }
+        assert!(self.entry_count <= self.len_bytes() / ENTRY_BYTES_MIN, "no entry is shorter");
         let mut leads = Vec::new();
         for (index, len) in self.block_lens.iter().enumerate() {
             let (name, commit) = self.keys.get(index);
@@ -190,7 +191,13 @@ impl NameTable {
     /// # Errors
     /// Damage, or whatever the machine says.
     pub fn open(tables: &Arc<Tables>, meta: TableMeta) -> Result<Self, TableError> {
-        Ok(Self { file: TableFile::open(tables, meta)?, directory: OnceLock::new() })
+        let file = TableFile::open(tables, meta)?;
+        let footer = file.footer();
+        if footer.entry_count > (footer.units_end - UNITS_START) / ENTRY_BYTES_MIN {
+            let what = "its blocks do not hold as many entries as it counts";
+            return Err(TableError::corrupt(file.name(), footer.filters_end, what));
+        }
+        Ok(Self { file, directory: OnceLock::new() })
     }
 
     /// Its file.

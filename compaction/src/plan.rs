@@ -24,10 +24,11 @@
 //! 7. A table *can be thinned* where nothing is below it, and everyone who reads sees the newest version of
 //!    each name in it: then its spare entries hide nothing, nobody sees them, and a rewriting leaves them out.
 //!    Such tables are not moved but rewritten (6) if an eighth of them goes.
-//! 8. When no level is due, a table below level 0 is that can be thinned, if an eighth of it is spare. It is
-//!    rewritten in place: with the smaller of its neighbours, if an eighth of both goes, so that tables do not
-//!    become ever smaller; else alone. So no more than seven entries are written for one that goes. Of anything
-//!    something stays (M3 of [`merge`](crate::merge)): what is left of a table of which all would go is one
+//! 8. When no level is due, tables below level 0 are that can be thinned, if an eighth of each is spare. They
+//!    are rewritten in place: neighbours together, as many as one input may have (P4); one that has no such
+//!    neighbour with the smaller of those that it has, if an eighth of both goes, so that tables do not become
+//!    ever smaller; else alone. So no more than seven entries are written for one that goes. Of anything
+//!    something stays (M3 of [`merge`](crate::merge)): what is left of tables of which all would go is one
 //!    deletion, which goes with a neighbour that is as small, or by a full compaction.
 //!
 //! - P1: newer versions of a key stand above older ones. Both trees could do without (the index is
@@ -69,8 +70,8 @@
 //!
 //! How a plan is carried out, and at which rate, is not decided here.
 
+use std::iter;
 use std::ops::Range;
-use std::slice;
 use std::sync::Arc;
 
 use crate::edit::LevelEdit;
@@ -161,7 +162,8 @@ impl Plan {
         // Tables of level 0 that go together overlap, or are small.
         let mean_bytes = bytes(&source_tables) / source_tables.len() as u64;
         let are_small = source == 0 || mean_bytes < view.shape.small_bytes();
-        let is_bottom = is_bottom(levels, target, source_tables.iter().chain(&target_tables));
+        let all = keys(source_tables.iter().chain(&target_tables));
+        let is_bottom = is_bottom(levels, target, all);
         let is_wasteful = is_bottom && view.is_wasteful(&source_tables);
         let is_move = target_tables.is_empty() && (is_one || !are_small) && !is_wasteful;
         let plan = Self { source, target, source_tables, target_tables, is_move, is_bottom };
@@ -229,7 +231,7 @@ pub fn plan(levels: &Levels, shape: &Shape, oldest_seen: u64) -> Option<Plan> {
         let target = targets.below(levels, source, levels.sums(source).file_bytes);
         plan_between(&view, source, target)
     });
-    down.or_else(|| view.in_place(false).next())
+    down.or_else(|| view.in_place(false))
 }
 
 /// The next compaction on the way to a single sorted level in which nothing can be thinned; `None` if that is
@@ -241,7 +243,7 @@ pub fn plan_full(levels: &Levels, shape: &Shape, oldest_seen: u64) -> Option<Pla
     let target = match filled.next() {
         Some(next) => next,
         None if source == 0 => Targets::new(levels, shape).base,
-        None => return view.in_place(true).next(),
+        None => return view.in_place(true),
     };
     plan_between(&view, source, target)
 }
@@ -271,8 +273,8 @@ pub fn debt_bytes(levels: &Levels, shape: &Shape, oldest_seen: u64) -> u64 {
         held[usize::from(level)] = levels.sums(level).file_bytes as f64;
     }
     let l0_is_due = score(levels, shape)[0] >= 1.0;
-    let in_place = View { levels, shape, oldest_seen }.in_place(false);
-    let mut debt = in_place.map(|plan| plan.input_bytes() as f64).sum::<f64>();
+    let thinnings = View { levels, shape, oldest_seen }.thinnings(false);
+    let mut debt = thinnings.map(|(_, tables)| bytes(tables) as f64).sum::<f64>();
     for level in 0..LAST {
         let here = held[usize::from(level)];
         let (is_due, excess) = match level {
@@ -307,8 +309,8 @@ pub fn full_bytes(levels: &Levels, shape: &Shape, oldest_seen: u64) -> u64 {
     match (first, read) {
         (0, 0) => held,
         (_, 0) => {
-            let in_place = View { levels, shape, oldest_seen }.in_place(true);
-            in_place.fold(0, |sum, plan| sum.saturating_add(plan.input_bytes()))
+            let thinnings = View { levels, shape, oldest_seen }.thinnings(true);
+            thinnings.fold(0, |sum, (_, tables)| sum.saturating_add(bytes(tables)))
         }
         _ => read,
     }
@@ -330,39 +332,84 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// What is to be rewritten in place; `is_full`: for the least that goes.
-    fn in_place(self, is_full: bool) -> impl Iterator<Item = Plan> + 'a {
+    /// The first rewriting in place, if any; `is_full`: for the least that goes.
+    fn in_place(self, is_full: bool) -> Option<Plan> {
+        self.thinnings(is_full).next().map(|(level, tables)| Plan::in_place(level, tables))
+    }
+
+    /// What is to be rewritten in place: levels with neighbours, one run after the other.
+    fn thinnings(self, is_full: bool) -> impl Iterator<Item = (u8, &'a [Arc<TableMeta>])> {
         let levels = (1..LEVELS_MAX).filter(move |at| self.levels.sums(*at).spare_count > 0);
         levels.flat_map(move |level| {
-            let places = 0..self.levels.tables(level).len();
-            places.filter_map(move |at| self.thinning(level, at, is_full))
+            let tables = self.levels.tables(level);
+            let mut passed = 0;
+            iter::from_fn(move || {
+                let mut places = passed..tables.len();
+                let run = places.find_map(|at| self.thinning(level, at, is_full))?;
+                passed = run.end;
+                Some((level, &tables[run]))
+            })
         })
     }
 
-    /// How this table of the level is thinned, if it can be and is to be.
-    fn thinning(&self, level: u8, at: usize, is_full: bool) -> Option<Plan> {
+    /// With which of its neighbours this table of the level is thinned, if it can be and is to be.
+    fn thinning(&self, level: u8, at: usize, is_full: bool) -> Option<Range<usize>> {
         let tables = self.levels.tables(level);
-        let alone = slice::from_ref(&tables[at]);
-        let TableMeta { entry_count, spare_count, last_commit, .. } = *tables[at];
-        let is_wasteful = spare_count.saturating_mul(READ_FOR_ONE_MAX) >= entry_count;
-        if spare_count == 0
-            || last_commit > self.oldest_seen
-            || !(is_wasteful || is_full)
-            || !is_bottom(self.levels, level, alone)
-        {
+        if !self.has_enough(&tables[at], is_full) || !self.is_bottom(level, &(at..at + 1)) {
             return None;
         }
-        // What lies between them counts, too.
-        let fits = |pair: &&[Arc<TableMeta>]| {
-            bytes(*pair) <= self.shape.input_bytes_max && is_bottom(self.levels, level, *pair)
+        let run = match self.with_followers(level, at, is_full) {
+            alone if alone.len() == 1 => self.with_smaller(level, at, is_full).unwrap_or(alone),
+            run => run,
         };
-        let pairs = [at.checked_sub(1), Some(at)].into_iter().flatten();
-        let pairs = pairs.filter_map(|from| tables.get(from..from + 2)).filter(fits);
-        let needs_other = is_full && spare_count == entry_count;
-        let takes = |pair: &&[Arc<TableMeta>]| needs_other || self.is_wasteful(pair);
-        let run = pairs.min_by_key(|pair| bytes(*pair)).filter(takes).unwrap_or(alone);
-        let is_due = if is_full { self.going(run) > 0 } else { self.is_wasteful(run) };
-        is_due.then(|| Plan::in_place(level, run))
+        let thinned = &tables[run.clone()];
+        let is_due = if is_full { self.going(thinned) > 0 } else { self.is_wasteful(thinned) };
+        is_due.then_some(run)
+    }
+
+    /// This table of the level, and those that follow it and can be thinned, too.
+    fn with_followers(&self, level: u8, at: usize, is_full: bool) -> Range<usize> {
+        let tables = self.levels.tables(level);
+        let mut run_bytes = tables[at].file_bytes;
+        let ends = (at + 2..=tables.len()).take(RUN_TABLES_MAX - 1);
+        let fitting = ends.take_while(|end| {
+            let last = &tables[end - 1];
+            run_bytes = run_bytes.saturating_add(last.file_bytes);
+            self.has_enough(last, is_full)
+                && run_bytes <= self.shape.input_bytes_max
+                && self.is_bottom(level, &(at..*end))
+        });
+        at..fitting.last().unwrap_or(at + 1)
+    }
+
+    /// This table of the level and the smaller of its neighbours, if that is worth it.
+    fn with_smaller(&self, level: u8, at: usize, is_full: bool) -> Option<Range<usize>> {
+        let tables = self.levels.tables(level);
+        let of = |run: &Range<usize>| &tables[run.clone()];
+        let fits = |pair: &Range<usize>| {
+            pair.end <= tables.len()
+                && bytes(of(pair)) <= self.shape.input_bytes_max
+                && self.is_bottom(level, pair)
+        };
+        let firsts = [at.checked_sub(1), Some(at)].into_iter().flatten();
+        let pairs = firsts.map(|first| first..first + 2).filter(fits);
+        let smaller = pairs.min_by_key(|pair| bytes(of(pair)))?;
+        let needs_other = is_full && tables[at].spare_count == tables[at].entry_count;
+        (needs_other || self.is_wasteful(of(&smaller))).then_some(smaller)
+    }
+
+    /// Nothing is below these neighbours of the level, nor below what lies between them.
+    fn is_bottom(&self, level: u8, run: &Range<usize>) -> bool {
+        let tables = &self.levels.tables(level)[run.clone()];
+        let ends = (&tables[0].first[..], &tables[tables.len() - 1].last[..]);
+        is_bottom(self.levels, level, ends)
+    }
+
+    /// Everyone sees the newest versions in this table, and enough of it is spare.
+    fn has_enough(&self, table: &TableMeta, is_full: bool) -> bool {
+        let TableMeta { entry_count, spare_count, last_commit, .. } = *table;
+        let is_wasteful = spare_count.saturating_mul(READ_FOR_ONE_MAX) >= entry_count;
+        spare_count > 0 && last_commit <= self.oldest_seen && (is_wasteful || is_full)
     }
 
     /// Of these tables' entries enough go if they are rewritten at the bottom.
@@ -545,13 +592,8 @@ fn bytes<'a>(tables: impl IntoIterator<Item = &'a Arc<TableMeta>>) -> u64 {
     tables.into_iter().fold(0, |sum, table| sum.saturating_add(table.file_bytes))
 }
 
-/// Nothing deeper than `level` overlaps the keys from the first of these tables to the last.
-fn is_bottom<'a>(
-    levels: &Levels,
-    level: u8,
-    tables: impl IntoIterator<Item = &'a Arc<TableMeta>>,
-) -> bool {
-    let (first, last) = keys(tables);
+/// Nothing deeper than `level` overlaps the keys from the first of these to the last.
+fn is_bottom(levels: &Levels, level: u8, (first, last): (&[u8], &[u8])) -> bool {
     (level + 1..LEVELS_MAX).all(|at| levels.run(at, first, last).is_empty())
 }
 

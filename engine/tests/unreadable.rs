@@ -269,14 +269,15 @@ fn retired() -> (Arc<SimDisk>, FileName, u32) {
     let store = open_as(&disk, builder().memtable_entries_max(1)).unwrap();
     commit(&store, 0);
     let first = segments(&disk, LogKind::Pointer)[0];
-    let mut count = 1;
-    while segments(&disk, LogKind::Pointer).contains(&first) {
+    let (mut count, mut removed) = (1, Vec::new());
+    while let Some(bytes) = disk.file_bytes(&first.to_string()) {
+        removed = bytes;
         commit(&store, count);
         count += 1;
         assert!(count < 3000, "nothing is flushed");
     }
-    let disk = disk.after_crash(CrashState::Nothing);
-    assert!(segments(&disk, LogKind::Pointer).contains(&first), "it is back");
+    let disk = disk.after_crash(CrashState::Everything);
+    disk.put_file(&first.to_string(), removed);
     (disk, first, count)
 }
 

@@ -168,3 +168,32 @@ fn versions_of_ended_snapshots_go_without_a_compaction_that_is_asked_for() {
     assert!(left < pinned / 4, "{left} of {pinned}");
     assert!(grown.store.stats().names.thinning_count > 0);
 }
+
+/// Half of each of many small tables goes at once. No plan for each of them.
+#[test]
+fn many_tables_with_much_to_go_are_thinned_by_few_rewritings() {
+    let by_compact = |grown: &Grown| grown.store.compact().unwrap();
+    let by_maintain = |grown: &Grown| grown.store.maintain().unwrap();
+    for thin in [&by_compact as &dyn Fn(&Grown), &by_maintain] {
+        let builder = small().table_bytes(4 << 10).memtable_entries_max(1);
+        let grown = Grown::new(builder, 0);
+        let fill = || {
+            for first in (0..10_000).step_by(500) {
+                grown.set((first..first + 500).map(name));
+            }
+        };
+        fill();
+        let snapshot = grown.store.snapshot();
+        fill();
+        grown.store.compact().unwrap();
+        let names = grown.store.stats().names;
+        let table_count: u64 = names.levels.iter().map(|level| level.table_count).sum();
+        let thinned_before = names.thinning_count;
+        drop(snapshot);
+        thin(&grown);
+        let thinning_count = grown.store.stats().names.thinning_count - thinned_before;
+        assert!(table_count > 300, "{table_count} tables");
+        assert!((1..10).contains(&thinning_count), "{thinning_count} for {table_count} tables");
+        assert_eq!(grown.compacted(), 10_000);
+    }
+}

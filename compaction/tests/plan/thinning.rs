@@ -210,6 +210,78 @@ fn a_neighbour_with_something_below_or_between_is_left() {
     );
 }
 
+#[test]
+fn neighbours_that_can_be_thinned_go_together() {
+    planned(
+        "L6: [a-b 4M 0/8] [c-d 4M 1/8] [e-f 3M 8/8] [g-h 2M 4/8] [i-j 1M 0/8] [k-l 5M 4/8]",
+        expect![[r#"
+        scores L6 0.00; debt 15M
+        thin 9M, in L6: 2:[c-d] 3:[e-f] 4:[g-h]
+    "#]],
+    );
+    // One that would only be copied is not gone through.
+    planned(
+        "L6: [a-b 4M 4/8] [c-d 4M 4/8] [e-f 4M 1/9] [g-h 4M 4/8] [i-j 4M 4/8]",
+        expect![[r#"
+        scores L6 0.00; debt 16M
+        thin 8M, in L6: 1:[a-b] 2:[c-d]
+    "#]],
+    );
+    planned_full(
+        "L6: [a-b 4M 0/9] [c-d 4M 4/8] [e-f 4M 1/9] [g-h 4M 1/99] [i-j 4M 0/9]",
+        expect![[r#"
+        scores L6 0.00; debt 8M
+        thin 12M, in L6: 2:[c-d] 3:[e-f] 4:[g-h]
+    "#]],
+    );
+}
+
+#[test]
+fn neighbours_that_can_be_thinned_go_together_up_to_the_bound() {
+    planned(
+        "L6: [a-b 100M 4/8] [c-d 99M 4/8] [e-f 1M 4/8] [g-h 1M 4/8] [i-j 1M 4/8]",
+        expect![[r#"
+        scores L6 0.00; debt 202M
+        thin 200M, in L6: 1:[a-b] 2:[c-d] 3:[e-f]
+    "#]],
+    );
+    // One that is larger goes alone.
+    planned(
+        "L6: [a-b 201M 4/8] [c-d 1M 4/8] [e-f 1M 4/8]",
+        expect![[r#"
+        scores L6 0.00; debt 203M
+        thin 201M, in L6: 1:[a-b]
+    "#]],
+    );
+    // By number.
+    let many = (0..600).map(|at| format!("[{at:04}-{at:04}+ 0M 4/8]")).collect::<Vec<_>>();
+    let levels = drawn(&format!("L6: {}", many.join(" ")));
+    for plan in [plan(&levels, &SHAPE, u64::MAX), plan_full(&levels, &SHAPE, u64::MAX)] {
+        assert_eq!(plan.unwrap().source_tables, levels.tables(6)[..256]);
+    }
+}
+
+#[test]
+fn neighbours_that_can_be_thinned_go_together_up_to_one_that_cannot() {
+    // Somebody sees it.
+    planned_as_of_5(
+        "L6: [a-b 4M 4/8 @5] [c-d 4M 4/8 @4] [e-f 4M 4/8 @6] [g-h 4M 4/8 @5]",
+        expect![[r#"
+        scores L6 0.00; debt 16M
+        thin 8M, in L6: 1:[a-b] 2:[c-d]
+    "#]],
+    );
+    // It hides what is below, or something is below what lies between.
+    for below in ["f-f", "dd-de"] {
+        let drawing = format!(
+            "L5: [a-b 1M 4/8] [c-d 1M 4/8] [e-f 1M 4/8] [g-h 1M 4/8]
+             L6: [{below} 20M]"
+        );
+        let plan = plan(&drawn(&drawing), &SHAPE, u64::MAX).unwrap();
+        assert_eq!((plan.source_tables.len(), plan.source), (2, 5), "{below}: {plan:?}");
+    }
+}
+
 /// What is left of tables of which all has gone is one deletion.
 #[test]
 fn single_deletions_go_together_and_with_little_else() {
@@ -223,7 +295,7 @@ fn single_deletions_go_together_and_with_little_else() {
     planned(
         "L6: [a-c 20M 0/99] [d-d 1M 1/1] [e-e 1M 1/1] [f-z 20M 0/99]",
         expect![[r#"
-        scores L6 0.00; debt 4M
+        scores L6 0.00; debt 2M
         thin 2M, in L6: 2:[d-d] 3:[e-e]
     "#]],
     );
@@ -376,7 +448,12 @@ impl Tree {
             self.rewritten_bytes += outputs.iter().map(|table| table.file_bytes).sum::<u64>();
         }
         self.apply(&plan.edit(outputs));
-        self.thinning_count += u64::from(plan.source == plan.target);
+        if plan.source == plan.target {
+            self.thinning_count += 1;
+            let table_count = plan.source_tables.len();
+            let is_small = plan.input_bytes() <= self.shape.input_bytes_max;
+            assert!(table_count == 1 || (is_small && table_count <= 256), "P4: {plan:?}");
+        }
         // P2.
         assert!(self.measure() < before, "{plan:?} brings {before:?} to {:?}", self.measure());
     }
@@ -393,7 +470,12 @@ impl Tree {
 
     fn rest(&mut self) {
         while let Some(plan) = plan(&self.levels, &self.shape, self.oldest_seen()) {
+            let before_count = self.levels.total().entry_count;
             self.carry_out(&plan);
+            let gone_count = before_count - self.levels.total().entry_count;
+            let read_count: u64 = plan.inputs().map(|table| table.entry_count).sum();
+            let is_worth_it = read_count <= 8 * gone_count;
+            assert!(plan.source != plan.target || is_worth_it, "{gone_count} go: {plan:?}");
         }
     }
 

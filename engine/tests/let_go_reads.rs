@@ -170,7 +170,8 @@ fn a_bad_carried_record_costs_no_other_value_of_its_frame() {
 #[test]
 fn nor_does_it_where_the_segment_stands_in_tables() {
     let (disk, store) = of_one_frame(builder().segment_bytes(16 << 10).memtable_entries_max(1));
-    (20..60).for_each(|number| drop(store.put(&value(number)).unwrap()));
+    let others: Vec<_> = (20..60).map(value).collect();
+    assert!(store.put_many(&others).iter().all(Result::is_ok));
     store.sync().unwrap();
     store.maintain().unwrap();
     let stats = store.stats();

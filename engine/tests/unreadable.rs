@@ -237,7 +237,8 @@ fn what_cannot_be_read_for_a_moment_is_not_called_damaged_for_another_copys_sake
     let options = || builder().segment_bytes(4 << 10).mmap(false).open_files_max(1);
     let store = open_as(&disk, options()).unwrap();
     let puts = |numbers: std::ops::Range<u32>| {
-        numbers.for_each(|number| drop(store.put(&value(number)).unwrap()));
+        let values: Vec<_> = numbers.map(value).collect();
+        assert!(store.put_many(&values).iter().all(Result::is_ok));
         store.sync().unwrap();
         stands(&disk, LogKind::Blob, &value(100)).unwrap()
     };

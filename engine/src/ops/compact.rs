@@ -333,7 +333,7 @@ fn step_flush<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) ->
         let entries = T::in_order(inner, &memtable, work.lingering.is_empty());
         let options = inner.trees.run_options(T::KIND, 0, u64::MAX)?;
         let writer = RunWriter::new(&inner.trees.tables, options, Vec::new(), Vec::new());
-        T::work(work).flush = Some(Flush { memtable, flushed, entries, writer });
+        T::work(work).flush = Some(Flush { memtable, is_whole: true, flushed, entries, writer });
     }
     let flush = T::work(work).flush.as_mut().expect("it was just begun");
     for done in 0..entry_count {
@@ -354,7 +354,7 @@ fn step_flush<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) ->
 }
 
 fn finish_flush<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
-    let Flush { memtable, flushed, writer, .. } =
+    let Flush { memtable, is_whole, flushed, writer, .. } =
         T::work(work).flush.take().expect("it is under way");
     let metas = writer.finish().map_err(|error| after(inner, error))?;
     let bytes: u64 = metas.iter().map(|meta| meta.file_bytes).sum();
@@ -374,7 +374,7 @@ fn finish_flush<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
     if planted::is(Bug::RetiredTooEarly) {
         remove_retired(inner, &mut retired.clone());
     }
-    take_in::<T>(inner, work, &edit, also, Some(&memtable))?;
+    take_in::<T>(inner, work, &edit, also, is_whole.then_some(&memtable))?;
     work.retired.append(&mut retired);
     remove_retired(inner, &mut work.retired);
     let figures = &mut T::work(work).figures;

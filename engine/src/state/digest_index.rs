@@ -255,9 +255,12 @@ impl DigestIndex {
         (next.first() <= sealed_below).then(|| (Arc::clone(oldest), next.first()))
     }
 
-    /// The memtable that takes what comes.
-    pub(crate) fn last(&self) -> Arc<Memtable> {
-        Arc::clone(self.view().memtables.last().expect("there is one at least"))
+    /// The memtable that takes what comes, if there is no other: it holds all that no table has.
+    pub(crate) fn only(&self) -> Option<Arc<Memtable>> {
+        match self.view().memtables() {
+            [only] => Some(Arc::clone(only)),
+            _ => None,
+        }
     }
 
     /// Entries that are enough for a table.
@@ -270,19 +273,15 @@ impl DigestIndex {
         self.view().memtables.len() as u64 - 1
     }
 
-    /// Publishes other tables; the oldest memtable goes, if it is what they were made from, and takes nothing any
-    /// more.
+    /// Publishes other tables; the oldest memtable goes, if it is what they were made from.
     pub(crate) fn publish(&self, levels: OpenLevels<Index>, flushed: Option<&Arc<Memtable>>) {
         let _changing = self.changing.lock();
         let view = self.view();
         let mut memtables = view.memtables.clone();
         let mut flush_count = view.flush_count;
         if let Some(flushed) = flushed {
-            assert!(Arc::ptr_eq(&memtables[0], flushed), "memtables go in order");
-            if memtables.len() > 1 {
-                memtables.remove(0);
-                flush_count += 1;
-            }
+            assert!(Arc::ptr_eq(&memtables.remove(0), flushed), "memtables go in order");
+            flush_count += 1;
         }
         self.view.publish(Arc::new(IndexView { memtables, levels, flush_count }));
     }

@@ -86,6 +86,8 @@ pub(crate) type Entries<T> = Box<dyn Sieve<<T as Tree>::Entry, TableError> + Sen
 /// A memtable being written as a table.
 pub(crate) struct Flush<T: Tree, M> {
     pub(crate) memtable: Arc<M>,
+    /// All of it is written, and it takes nothing any more.
+    pub(crate) is_whole: bool,
     /// What stands in tables once this does.
     pub(crate) flushed: Flushed,
     pub(crate) entries: Entries<T>,

@@ -37,13 +37,14 @@ pub(crate) fn flush(inner: &Inner) -> Result<()> {
 
 fn flush_last(inner: &Inner) -> Result<()> {
     let mut work = inner.trees.work.lock();
-    let memtable = inner.index.last();
+    // First: what is sealed now stands in the memtables of any later view, if in no table.
+    let below = inner.root.sealed_below(LogKind::Blob);
+    // Those before the last one go first, and wait for segments that could not be sealed.
+    let Some(memtable) = inner.index.only() else { return Ok(()) };
     let many = inner.index.memtable_entries() / CLOSE_DIVISOR;
-    // Those before it go first, and wait for segments that could not be sealed.
-    if inner.index.frozen_count() > 0 || memtable.entry_count() < many {
+    if memtable.entry_count() < many {
         return Ok(());
     }
-    let below = inner.root.sealed_below(LogKind::Blob);
     let mut rows = memtable.rows(inner.index.key_bits());
     rows.retain(|row| place_of(*row).ordinal < below);
     if rows.is_empty() || (rows.len() as u64) < many {
@@ -54,6 +55,7 @@ fn flush_last(inner: &Inner) -> Result<()> {
         let entries = Chosen::new(rows.into_iter().map(Ok), |_: &Row| true);
         work.index.flush = Some(Flush {
             memtable,
+            is_whole: false,
             flushed: Flushed { below, ..Flushed::NOTHING },
             entries: Box::new(entries),
             writer: RunWriter::new(&inner.trees.tables, options, Vec::new(), Vec::new()),

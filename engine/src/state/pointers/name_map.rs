@@ -195,6 +195,9 @@ impl<V> NameMap<V> {
     }
 
     pub(super) fn get(&self, name: &[u8]) -> Option<&V> {
+        if self.by_hash.is_empty() {
+            return None;
+        }
         let (leaf, at) = self.find(self.hash(name), name)?;
         Some(&self.leaves[leaf as usize].values[at])
     }

@@ -191,6 +191,28 @@ fn a_close_flushes_what_is_much() {
     }
 }
 
+/// No segment is sealed before the close, so that nobody comes to compaction.
+#[test]
+fn a_store_that_is_closed_often_has_few_tables_in_level_0() {
+    let disk = SimDisk::new(1);
+    let open = || {
+        let builder = Store::builder().memtable_entries_max(1600);
+        builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap()
+    };
+    let mut tables_max = 0;
+    for session in 0..60_u32 {
+        let store = open();
+        let digest = store.put(&session.to_le_bytes()).unwrap().digest;
+        let name = |number: u32| (session * 120 + number).wrapping_mul(0x9e37_79b1).to_string();
+        let batch = (0..120).fold(Batch::new(), |batch, number| batch.set(name(number), digest));
+        store.commit(batch).unwrap();
+        store.close().unwrap();
+        let levels = open().stats().names.levels;
+        tables_max = levels.first().map_or(0, |level| level.table_count).max(tables_max);
+    }
+    assert!((1..6).contains(&tables_max), "{tables_max}");
+}
+
 /// What a close writes for the next open's sake may fail.
 #[test]
 fn a_store_whose_memtables_cannot_be_flushed_is_closed_all_the_same() {

@@ -6,6 +6,9 @@
 //!    So nobody who still puts has to wait for it. The pointer table's last one ends with its segment: see
 //!    [`commit::end_segment`](crate::ops::commit::end_segment).
 //!
+//! 3. Where level 0 has as many tables by then as make it due, it is rewritten: a store that is closed before its
+//!    threads come to that would have ever more of them.
+//!
 //! What little is left an open takes from the logs; a table for every few values would cost look-ups more.
 
 use pinstone_compaction::merge::Chosen;
@@ -13,7 +16,7 @@ use pinstone_compaction::run::{Index, Names, RunWriter};
 use pinstone_compaction::table::index::Row;
 use pinstone_disk::{LogKind, TableKind};
 
-use super::{attempt, full, step_flush};
+use super::{StoreTree, attempt, full, step_flush, step_rewrite};
 use crate::error::Result;
 use crate::state::digest_index::place_of;
 use crate::state::inner::Inner;
@@ -27,12 +30,25 @@ pub(crate) const CLOSE_DIVISOR: u64 = 16;
 /// Flushes what would keep the next open waiting.
 ///
 /// # Errors
-/// Why it cannot be flushed. Nothing is lost by that.
+/// Why it cannot be flushed, or rewritten. Nothing is lost by that.
 pub(crate) fn flush(inner: &Inner) -> Result<()> {
-    let flushed = full::flush::<Names>(inner);
+    let names = full::flush::<Names>(inner).and_then(|()| rewrite::<Names>(inner));
     full::flush::<Index>(inner)?;
     flush_last(inner)?;
-    flushed
+    rewrite::<Index>(inner)?;
+    names
+}
+
+/// Rewrites until level 0 has fewer tables than make it due.
+fn rewrite<T: StoreTree>(inner: &Inner) -> Result<()> {
+    let tables_max = u64::from(inner.trees.shape(T::KIND).l0_tables);
+    while T::levels(inner).levels().sums(0).table_count >= tables_max {
+        let mut work = inner.trees.work.lock();
+        if !attempt::<T>(inner, &mut work, |work| step_rewrite::<T>(inner, work, u64::MAX))? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn flush_last(inner: &Inner) -> Result<()> {

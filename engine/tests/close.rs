@@ -346,3 +346,66 @@ fn a_close_that_has_space_for_what_was_put_does_not_take_it_for_a_further_segmen
     }
     assert!(refused.is_empty(), "{refused:?}");
 }
+
+/// A root that is cut where it cannot have been cut by a crash: it is told, or all names are there.
+fn damaged_roots_are_told(disk: &SimDisk, digests: &[Digest], what: &str) {
+    let is_root = |name: &String| name.starts_with("root-");
+    for file in disk.names().into_iter().filter(is_root) {
+        let bytes = disk.file_bytes(&file).unwrap();
+        for cut in (0..bytes.len()).step_by(64) {
+            let disk = disk.clean_reopen();
+            disk.put_file(&file, &bytes[..cut]);
+            let opened = flushing().open_on(Arc::clone(&disk) as Arc<dyn Disk>);
+            for (number, digest) in digests.iter().enumerate().take_while(|_| opened.is_ok()) {
+                let found = opened.as_ref().unwrap().pointer(number.to_string()).unwrap();
+                assert_eq!(found, Some(*digest), "{what}: {file} cut at {cut}");
+            }
+        }
+    }
+}
+
+fn flushing() -> pinstone::StoreBuilder {
+    let builder = Store::builder().maintenance(Maintenance::Inline);
+    builder.segment_bytes(64 << 10).memtable_entries_max(160)
+}
+
+/// Names that are flushed take the frames with them that testify to the root, and the index has yet to be flushed.
+#[test]
+fn whatever_fails_while_a_close_flushes_something_testifies_to_the_root() {
+    let filled = || {
+        let disk = SimDisk::new(1);
+        let open = || flushing().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+        let store = open();
+        let values = (0..100_u32).map(|number| number.to_le_bytes().repeat(150));
+        let digests: Vec<_> = values.map(|value| store.put(&value).unwrap().digest).collect();
+        // It stays in the index' memtable.
+        let writes = Filter::any().operation(Operation::Write).tables(TableKind::Index);
+        disk.fail_when(writes, Fault::Enospc);
+        store.close().unwrap();
+        disk.heal();
+        let store = open();
+        for (number, digest) in digests.iter().enumerate() {
+            store.commit(Batch::new().set(number.to_string(), *digest)).unwrap();
+        }
+        (disk, digests, store)
+    };
+    let (disk, digests, store) = filled();
+    let before = disk.op_count();
+    store.close().unwrap();
+    let after = disk.op_count();
+    damaged_roots_are_told(&disk, &digests, "nothing");
+    let mut closed_count = 0;
+    for (op, fault) in (before..=after)
+        .flat_map(|op| [Fault::Eio, Fault::Enospc, Fault::Emfile].map(|fault| (op, fault)))
+    {
+        let (disk, digests, store) = filled();
+        disk.fail_at(op, fault);
+        let is_closed = store.close().is_ok();
+        disk.heal();
+        if is_closed {
+            closed_count += 1;
+            damaged_roots_are_told(&disk.clean_reopen(), &digests, &format!("{op} {fault:?}"));
+        }
+    }
+    assert!(closed_count > 10, "{closed_count}");
+}

@@ -301,3 +301,53 @@ fn after_a_check_what_cannot_be_read_is_held_still() {
     disk.heal();
     assert!(store.contains(&digests[0]).unwrap());
 }
+
+/// For as long as the store lives, and though all that it holds can be read.
+#[test]
+fn a_segment_that_cannot_be_opened_any_more_keeps_no_commit_waiting() {
+    for fault in [Fault::Emfile, Fault::Eio] {
+        let disk = SimDisk::new(1);
+        let options = builder().segment_bytes(8 << 10).open_files_max(1).mmap(false);
+        let store = open_as(&disk, options).unwrap();
+        (0..50).for_each(|number| commit(&store, number));
+        store.sync().unwrap();
+        store.maintain().unwrap();
+        let name = segments(&disk, LogKind::Blob)[0];
+        disk.fail_when(Filter::any().operation(Operation::Open).file(name), fault);
+        delete_until_sealed(&disk, &store);
+        store.commit(Batch::new().delete("no such name")).unwrap();
+        assert_eq!(lost(&store, 0..50), [], "{fault:?}");
+        store.maintain().unwrap();
+        store.close().unwrap();
+    }
+}
+
+/// Of two values of one frame one is bad where it was put, the other where it is carried.
+#[test]
+fn one_list_that_cannot_be_read_once_loses_no_value() {
+    let options = || {
+        let small = builder().segment_bytes(8 << 10).pointer_segment_bytes(16 << 10);
+        let small = small.reserve_bytes(64 << 10).append_buffer_bytes(4 << 10);
+        small.memtable_entries_max(4).mmap(false).open_files_max(1)
+    };
+    let faults = [(Operation::Open, Fault::Emfile), (Operation::Read, Fault::Eio)];
+    for (operation, fault, nth) in
+        faults.iter().flat_map(|(of, fault)| (1..30).map(move |nth| (*of, *fault, nth)))
+    {
+        let disk = SimDisk::new(3);
+        let store = open_as(&disk, options()).unwrap();
+        let digests = [1, 2].map(|number| store.put(&value(number)).unwrap().digest);
+        store.commit(Batch::new().set("a", digests[0]).set("b", digests[1])).unwrap();
+        // Until its segment is sealed, and stands in a table.
+        (3..20).for_each(|number| drop(store.put(&value(number))));
+        store.sync().unwrap();
+        store.maintain().unwrap();
+        let name = make_bad(&disk, LogKind::Blob, 1);
+        make_bad(&disk, LogKind::Pointer, 2);
+        disk.fail_when(Filter::any().operation(operation).file(name).nth(nth), fault);
+        delete_until_sealed(&disk, &store);
+        disk.heal();
+        delete_until_sealed(&disk, &store);
+        assert_eq!(lost(&store, [1, 2]), [], "{operation:?} {nth}");
+    }
+}

@@ -3,8 +3,8 @@
 //!
 //! 1. The blob log is synced beyond it (K2 of `carried` in `pinstone_wal`).
 //! 2. What is carried is compared with the blob log's own bytes. Where they differ, or cannot be compared, each value
-//!    that stands there by its segment's list, or by the index, is read by its digest: one of which the blob log has
-//!    no good copy is put anew.
+//!    that stands there, by whole carried frames, its segment's list or the index, is read by its digest: one of which
+//!    the blob log has no good copy is put anew.
 //! 3. What was put anew, by whomever, is synced. A segment with such bytes that is not sealed is ended and sealed: of
 //!    a sealed one the next open reads the list, an unsealed one it would refuse, once nothing carries what is bad
 //!    there.
@@ -18,10 +18,8 @@
 //!
 //! - L1: nothing that is put here begins maintenance, which would come here.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use pinstone_disk::env::Ordering;
+use pinstone_disk::env::{MutexGuard, Ordering};
 use pinstone_disk::{LogKind, Ordinal};
 use pinstone_wal::{ListEntry, LogPosition, WalError, frames_in};
 
@@ -45,7 +43,11 @@ struct Doubt<'a> {
 /// # Errors
 /// The blob log cannot be synced; or a value may be had the next time, and cannot now.
 pub(super) fn keep_carried(inner: &Inner, ordinal: Ordinal) -> Result<()> {
-    let _one_at_a_time = inner.letting_go.lock();
+    let letting_go = inner.letting_go.lock();
+    keep_holding(inner, ordinal, &letting_go)
+}
+
+fn keep_holding(inner: &Inner, ordinal: Ordinal, _lock: &MutexGuard<'_, ()>) -> Result<()> {
     inner.blob.sync_carried()?;
     let places = inner.carried.upto(ordinal);
     let doubts = doubts(inner, &places);
@@ -56,10 +58,11 @@ pub(super) fn keep_carried(inner: &Inner, ordinal: Ordinal) -> Result<()> {
 
 /// Tries again what there was no space for.
 pub(crate) fn keep_left(inner: &Inner) {
+    let letting_go = inner.letting_go.lock();
     let ended = end_bad(inner);
     let sealed_below = inner.root.sealed_below(LogKind::Pointer);
     let left = inner.carried.first().filter(|first| *first < sealed_below);
-    let kept = left.map_or(Ok(()), |first| keep_carried(inner, first));
+    let kept = left.map_or(Ok(()), |first| keep_holding(inner, first, &letting_go));
     if let Err(error) = ended.and(kept) {
         tracing::warn!(%error, "what is bad in the blob log cannot be mended now");
     }
@@ -89,12 +92,10 @@ fn doubts<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<Doubt<'a>> {
 
 /// Sees to it that the blob log has what is in doubt; returns what has to stay, for want of space.
 fn keep<'a>(inner: &Inner, doubts: &[Doubt<'a>]) -> Result<Vec<&'a CarriedPlace>> {
-    let mut lists = BTreeMap::new();
-    let mut has_space = true;
+    let (mut list, mut has_space) = (None, true);
     for doubt in doubts {
         let ordinal = doubt.place.from.ordinal();
-        let listed = lists.entry(ordinal).or_insert_with(|| listed(inner, ordinal));
-        for value in values(inner, doubt, listed.as_deref()) {
+        for value in values(inner, doubt, &mut list)? {
             match get::keep(inner, &value.digest, value.place(ordinal)) {
                 Ok(true) => {}
                 Ok(false) => tracing::warn!(digest = %value.digest, "no copy can be read any more"),
@@ -114,24 +115,41 @@ fn keep<'a>(inner: &Inner, doubts: &[Doubt<'a>]) -> Result<Vec<&'a CarriedPlace>
     }
 }
 
-/// What the segment's list says is there; none if there is no list, or it cannot be read.
-fn listed(inner: &Inner, ordinal: Ordinal) -> Option<Vec<ListEntry>> {
-    inner.segments.whole_list(ordinal).unwrap_or_else(|error| {
-        tracing::warn!(%error, "a segment's list cannot be read");
-        None
-    })
-}
-
-/// The values that stand in a place: by the segment's list, or else by memtables and by what is carried.
-fn values(inner: &Inner, doubt: &Doubt<'_>, listed: Option<&[ListEntry]>) -> Vec<ListEntry> {
+/// The values that stand in a place: those of the carried frames, if these are whole; else by the segment's list, or,
+/// if it has none, or a damaged one, by memtables and by what is whole. `list`: of the place before.
+///
+/// # Errors
+/// The list is needed, and cannot be read now; it may the next time.
+fn values(
+    inner: &Inner,
+    doubt: &Doubt<'_>,
+    list: &mut Option<(Ordinal, Vec<ListEntry>)>,
+) -> Result<Vec<ListEntry>> {
     let (from, range) = (doubt.place.from, doubt.place.range());
-    let is_in = |value: &ListEntry| range.contains(&value.offset_bytes.into());
-    if let Some(listed) = listed {
-        return listed.iter().copied().filter(is_in).collect();
-    }
+    let ordinal = from.ordinal();
     let frames = doubt.bytes.as_ref().map(|bytes| frames_in(store_id(inner), from, bytes));
-    let carried = frames.into_iter().flatten().flat_map(|(.., values)| values);
-    inner.index.list(from.ordinal()).into_iter().filter(is_in).chain(carried).collect()
+    let frames = frames.unwrap_or_default();
+    let whole_bytes = frames.iter().map(|(_, frame, _)| frame.len() as u64).sum::<u64>();
+    let carried: Vec<_> = frames.into_iter().flat_map(|(.., values)| values).collect();
+    if whole_bytes == range.end - range.start {
+        return Ok(carried);
+    }
+    if list.as_ref().is_none_or(|(of, _)| *of != ordinal) {
+        let read = || inner.segments.whole_list(ordinal);
+        *list = match read().or_else(|_| read()) {
+            Ok(list) => list.map(|list| (ordinal, list)),
+            Err(WalError::Disk(error)) if !error.is_unreadable() => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, "a segment's list cannot be read");
+                None
+            }
+        };
+    }
+    let is_in = |value: &ListEntry| range.contains(&value.offset_bytes.into());
+    Ok(match list {
+        Some((_, list)) => list.iter().copied().filter(is_in).collect(),
+        None => inner.index.list(ordinal).into_iter().filter(is_in).chain(carried).collect(),
+    })
 }
 
 /// Sees to it that no segment with bad bytes is unsealed.

@@ -29,7 +29,7 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
     let may_write = has_written && inner.options.reserve_bytes > 0 && inner.reserve.is_whole();
     end_long_segments(inner, has_written, may_write);
     let closed = seal_all(inner).and_then(|()| {
-        if may_write && let Err(error) = flush(inner) {
+        if may_write && let Err(error) = at_close::flush(inner) {
             tracing::warn!(%error, "memtables stay unflushed");
         }
         settle(inner)
@@ -87,13 +87,6 @@ fn end_long_segments(inner: &Inner, has_written: bool, may_write: bool) {
     }
 }
 
-/// Flushes what is much, and testifies to what that changed.
-fn flush(inner: &Inner) -> Result<()> {
-    at_close::flush(inner)?;
-    let mut log = inner.pointer_log.lock();
-    if log.closed { Ok(()) } else { commit::testify(inner, &mut log) }
-}
-
 /// Seals what is full. What cannot be sealed for want of space is whole all the same, and is sealed
 /// by the next writer.
 fn seal_all(inner: &Inner) -> Result<()> {
@@ -119,6 +112,11 @@ fn settle(inner: &Inner) -> Result<()> {
     let _maintaining = inner.maintaining.lock();
     let mut log = inner.pointer_log.lock();
     let _growing = inner.growing.lock();
+    inner.writer.poison.check()?;
+    let has_written = inner.writing.load(Ordering::Acquire);
+    if has_written && let Err(error) = commit::testify(inner, &mut log) {
+        tracing::warn!(%error, "no frame testifies to what was flushed");
+    }
     inner.writer.poison.check()?;
     // From here on neither log takes anything: what the root is told stays true.
     log.closed = true;

@@ -54,18 +54,25 @@ fn put_anew(inner: &Inner, digest: &Digest, value: &[u8]) -> Result<()> {
 /// there is no copy any more that can be read.
 ///
 /// # Errors
-/// *No space*; or it cannot be told now what is left of the value.
+/// *No space*; or it cannot be told now what is left of the value, and it is not carried.
 pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
-    if has_own(inner, digest, at)? {
+    let own = has_own(inner, digest, at);
+    if matches!(own, Ok(true)) {
         return Ok(true);
     }
     let mut search = Search::new(inner, digest, Verify::Digest);
-    let carried = search.carried(at, Said::Known).map(Some);
-    let value = match carried.map_or_else(|| search.all(), Ok) {
-        Ok(Some(value)) => value,
-        Err(error) if may_pass(&error) => return Err(error),
-        Ok(None) | Err(_) => return Ok(false),
+    let value = match search.carried(at, Said::Known) {
+        Some(value) => value,
+        None => match own.and_then(|_| search.all()) {
+            Ok(Some(value)) => value,
+            Err(error) if may_pass(&error) => return Err(error),
+            Ok(None) | Err(_) => return Ok(false),
+        },
     };
+    if !inner.index.is_bad(digest, at) {
+        // What may pass may also last: nobody waits for it who has the value.
+        inner.index.mark_unreadable(digest, at);
+    }
     put::store_alone(inner, *digest, &value)?;
     has_own(inner, digest, at)
 }

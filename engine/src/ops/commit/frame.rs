@@ -162,13 +162,16 @@ pub(crate) fn end_segment(inner: &Inner, log: &mut PointerLog, divisor: u64) -> 
 /// Appends a frame that only testifies to a segment of the pointer log that is empty, and syncs it. What was said
 /// of the log's other segments, which may be gone, is then not taken for a tail of the root that a crash tore off.
 pub(crate) fn testify(inner: &Inner, log: &mut PointerLog) -> Result<()> {
-    match &mut log.appender {
-        Some(appender) if appender.is_empty() => {
-            appender.append(FrameBuilder::with_capacity(0), false)?;
-            sync(inner, log, None).map_err(|error| error.for_one())
-        }
-        _ => Ok(()),
+    let is_empty = log.appender.as_ref().is_some_and(Appender::is_empty);
+    if !is_empty {
+        return Ok(());
     }
+    let append = |log: &mut PointerLog| match &mut log.appender {
+        Some(appender) => Ok(appender.append(FrameBuilder::with_capacity(0), false)?),
+        None => Ok(()),
+    };
+    maintain::with_reserve(inner, log, |log| ahead_bytes(log, 0), append)?;
+    sync(inner, log, None).map_err(|error| error.for_one())
 }
 
 /// Has the pointer log go on in a further segment, and names in a further memtable if that share of what is

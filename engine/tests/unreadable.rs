@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::small::{builder, commit, open, open_as, segments, stands, value};
 use common::told;
-use pinstone::{Batch, CheckOptions, Digest, Error, Store};
+use pinstone::{Batch, CheckOptions, Digest, Error, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Epoch, FileName, LogKind, Operation, Ordinal, TableKind};
 
@@ -282,18 +282,28 @@ fn retired() -> (Arc<SimDisk>, FileName, u32) {
     (disk, first, count)
 }
 
+/// The store opens though this file cannot be read, holds as many values, and removes it.
+fn is_opened_without(
+    disk: &SimDisk,
+    file: FileName,
+    options: impl Fn() -> StoreBuilder,
+    count: u32,
+) {
+    for bytes in UNREADABLE {
+        let disk = disk.clean_reopen();
+        fails_to_read(&disk, file, bytes.clone());
+        let store = open_as(&disk, options());
+        let store = store.unwrap_or_else(|error| panic!("{bytes:?}: {}", told(&error)));
+        holds(&store, count);
+        assert!(disk.names().iter().all(|name| *name != file.to_string()), "{bytes:?}");
+    }
+}
+
 /// The removal of what is flushed is not synced.
 #[test]
 fn a_retired_segment_that_is_back_and_cannot_be_read_keeps_no_store_from_opening() {
     let (crashed, first, count) = retired();
-    for bytes in UNREADABLE {
-        let disk = crashed.clean_reopen();
-        fails_to_read(&disk, first, bytes.clone());
-        let store = open_as(&disk, builder().memtable_entries_max(1));
-        let store = store.unwrap_or_else(|error| panic!("{bytes:?}: {}", told(&error)));
-        holds(&store, count);
-        assert!(!segments(&disk, LogKind::Pointer).contains(&first), "{bytes:?}: it is removed");
-    }
+    is_opened_without(&crashed, first, || builder().memtable_entries_max(1), count);
 }
 
 /// That may pass, and what it is told of is the machine.
@@ -316,14 +326,7 @@ fn a_replaced_root_log_that_cannot_be_read_keeps_no_store_from_opening() {
     drop(open(&disk));
     let crashed = disk.after_crash(CrashState::Nothing);
     assert_eq!(first_file(&crashed, is_root), root, "it is back");
-    for bytes in UNREADABLE {
-        let disk = crashed.clean_reopen();
-        fails_to_read(&disk, root, bytes.clone());
-        let store = open_as(&disk, builder());
-        let store = store.unwrap_or_else(|error| panic!("{bytes:?}: {}", told(&error)));
-        holds(&store, 10);
-        assert!(disk.names().iter().all(|name| *name != root.to_string()), "it is removed");
-    }
+    is_opened_without(&crashed, root, builder, 10);
 }
 
 /// It could not be removed, either.
@@ -346,14 +349,7 @@ fn a_replaced_table_that_cannot_be_read_keeps_no_store_from_opening() {
     store.close().unwrap();
     let closed = disk.clean_reopen();
     assert_eq!(first_file(&closed, is_table), table, "it stays");
-    for bytes in UNREADABLE {
-        let disk = closed.clean_reopen();
-        fails_to_read(&disk, table, bytes.clone());
-        let store = open_as(&disk, options());
-        let store = store.unwrap_or_else(|error| panic!("{bytes:?}: {}", told(&error)));
-        holds(&store, 120);
-        assert!(disk.names().iter().all(|name| *name != table.to_string()), "it is removed");
-    }
+    is_opened_without(&closed, table, options, 120);
 }
 
 /// What the root does not say it is done with may have testified, or be another store's.

@@ -503,7 +503,9 @@ impl Store {
 
     /// Ends writing for all clones, makes everything durable, and records that nothing is left to
     /// mend. So that the next open is quick, memtables are written as tables where they hold much: that takes some
-    /// 100 ns for each value in them, and more for a name. Reads through other clones go on; but once the store is open again,
+    /// 100 ns for each value in them, and more for a name; where level 0 of a tree then has all the tables that it may,
+    /// it is rewritten, too, as by compaction. Reads through other clones go on; but
+    /// once the store is open again,
     /// in this process or another, that opener removes tables that it has rewritten. A clone that does not hold
     /// such a table open, as where there are more than [`StoreBuilder::open_files_max`] allows, cannot read what
     /// it leads to from then on: that is [`crate::Error::Io`], never another answer.

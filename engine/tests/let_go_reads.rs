@@ -8,7 +8,7 @@ mod common;
 use std::sync::Arc;
 
 use common::meddling::MeddlingDisk;
-use common::small::{builder, commit, open, open_as, segments, stands, value};
+use common::small::{builder, commit, open, open_as, sealed, segments, stands, value};
 use common::told;
 use pinstone::{Batch, CheckOptions, Digest, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
@@ -160,10 +160,14 @@ fn a_carried_sector_that_cannot_be_read_ends_no_store_and_costs_no_other_value()
 #[test]
 fn a_bad_carried_record_costs_no_other_value_of_its_frame() {
     let (disk, store) = of_one_frame(builder());
-    make_bad(&disk, LogKind::Pointer, 3);
-    make_bad(&disk, LogKind::Blob, 7);
-    delete_until_sealed(&disk, &store);
-    assert_eq!(lost(&store, 0..20), []);
+    one_bad_of_each_log_costs_nothing(&disk, &store);
+}
+
+fn one_bad_of_each_log_costs_nothing(disk: &SimDisk, store: &Store) {
+    make_bad(disk, LogKind::Pointer, 3);
+    make_bad(disk, LogKind::Blob, 7);
+    delete_until_sealed(disk, store);
+    assert_eq!(lost(store, 0..20), []);
 }
 
 /// No memtable has the values of such a segment.
@@ -176,10 +180,7 @@ fn nor_does_it_where_the_segment_stands_in_tables() {
     store.maintain().unwrap();
     let stats = store.stats();
     assert!(stats.index.memtable_entry_count < 40 && segments(&disk, LogKind::Pointer).len() == 1);
-    make_bad(&disk, LogKind::Pointer, 3);
-    make_bad(&disk, LogKind::Blob, 7);
-    delete_until_sealed(&disk, &store);
-    assert_eq!(lost(&store, 0..60), []);
+    one_bad_of_each_log_costs_nothing(&disk, &store);
 }
 
 #[test]
@@ -286,12 +287,7 @@ fn a_commit_finds_what_was_put_anew_while_it_read() {
 /// A check finds zeros where the device does not answer.
 #[test]
 fn after_a_check_what_cannot_be_read_is_held_still() {
-    let disk = SimDisk::new(1);
-    let store = open_as(&disk, builder().segment_bytes(4 << 10)).unwrap();
-    let digests: Vec<_> = (0..20).map(|number| store.put(&value(number)).unwrap().digest).collect();
-    store.sync().unwrap();
-    store.maintain().unwrap();
-    let name = segments(&disk, LogKind::Blob)[0];
+    let (disk, store, digests, name) = sealed();
     let reads = Filter::any().operation(Operation::Read).file(name).bytes(512..1024);
     disk.fail_when(reads, Fault::Eio);
     let options = CheckOptions { read_data: true, ..CheckOptions::default() };

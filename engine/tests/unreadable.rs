@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::small::{builder, commit, open, open_as, segments, stands, value};
+use common::small::{builder, commit, open, open_as, sealed, segments, stands, value};
 use common::told;
 use pinstone::{Batch, CheckOptions, Digest, Error, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
@@ -113,12 +113,7 @@ fn an_open_around_a_sector_that_cannot_be_read_survives_a_power_loss_after_it() 
 /// A sector that the device cannot read, for good: the value is brought again.
 #[test]
 fn a_put_heals_what_the_device_cannot_read() {
-    let disk = SimDisk::new(1);
-    let store = open_as(&disk, builder().segment_bytes(4 << 10)).unwrap();
-    let digests: Vec<_> = (0..20).map(|number| store.put(&value(number)).unwrap().digest).collect();
-    store.sync().unwrap();
-    store.maintain().unwrap();
-    let name = segments(&disk, LogKind::Blob)[0];
+    let (disk, store, digests, name) = sealed();
     let sector = Filter::any().operation(Operation::Read).file(name).bytes(512..1024);
     disk.fail_when(sector, Fault::Eio);
     for _ in 0..3 {
@@ -217,12 +212,7 @@ fn a_file_that_cannot_be_read_is_told_briefly() {
 
 #[test]
 fn a_commit_does_not_call_missing_what_cannot_be_read_for_a_moment() {
-    let disk = SimDisk::new(1);
-    let store = open_as(&disk, builder().segment_bytes(4 << 10)).unwrap();
-    let digests: Vec<_> = (0..20).map(|number| store.put(&value(number)).unwrap().digest).collect();
-    store.sync().unwrap();
-    store.maintain().unwrap();
-    let name = segments(&disk, LogKind::Blob)[0];
+    let (disk, store, digests, name) = sealed();
     disk.fail_when(Filter::any().operation(Operation::Read).file(name), Fault::Eio);
     assert!(store.get(&digests[0]).is_err());
     let committed = store.commit(Batch::new().set("name", digests[0]));

@@ -16,8 +16,8 @@ use pinstone_disk::{
     FormatError, InTurn, LogKind, OpenMode, Ordinal, Part, StoreId,
 };
 use pinstone_wal::{
-    DigestList, ListEntry, Place, SegmentFile, SegmentHeader, WalError, corrupt, read_footer,
-    read_header, read_list,
+    DigestList, Footer, ListEntry, Place, SegmentFile, SegmentHeader, WalError, corrupt,
+    read_footer, read_header, read_list,
 };
 
 /// Reads up to this length are asked for as they are.
@@ -268,13 +268,7 @@ impl Segments {
     fn list(&self, segment: &Segment) -> Result<Option<Arc<DigestList>>, WalError> {
         let Some(sealed_hash) = segment.footer_hash else { return Ok(None) };
         let open = || {
-            let file = self.with_file(segment, Arc::clone)?;
-            let segment = SegmentFile { header: segment.header(self.store_id), file };
-            let (footer, footer_hash) = read_footer(&*self.disk, &segment)?;
-            if footer_hash != sealed_hash {
-                let what = "its footer is not the one that the root names";
-                return Err(corrupt(segment.name(), footer.frames_end_bytes, what));
-            }
+            let (segment, footer) = self.read_footer(segment, sealed_hash)?;
             DigestList::open(&*self.disk, &segment, &footer).map(Arc::new)
         };
         self.lists.get_or_insert_with(&segment.ordinal, open).map(Some)
@@ -286,15 +280,27 @@ impl Segments {
     /// As [`Segments::lists`].
     pub(crate) fn whole_list(&self, ordinal: Ordinal) -> Result<Option<Vec<ListEntry>>, WalError> {
         let list = self.with(ordinal, |segment| {
-            if segment.footer_hash.is_none() {
-                return Ok(None);
-            }
-            let file = self.with_file(segment, Arc::clone)?;
-            let segment = SegmentFile { header: segment.header(self.store_id), file };
-            let (footer, _) = read_footer(&*self.disk, &segment)?;
+            let Some(sealed_hash) = segment.footer_hash else { return Ok(None) };
+            let (segment, footer) = self.read_footer(segment, sealed_hash)?;
             read_list(&*self.disk, &segment, &footer).map(Some)
         });
         list.unwrap_or(Ok(None))
+    }
+
+    /// A sealed segment's file and its footer, which must be the one with this hash.
+    fn read_footer(
+        &self,
+        segment: &Segment,
+        sealed_hash: [u8; 32],
+    ) -> Result<(SegmentFile, Footer), WalError> {
+        let file = self.with_file(segment, Arc::clone)?;
+        let segment = SegmentFile { header: segment.header(self.store_id), file };
+        let (footer, footer_hash) = read_footer(&*self.disk, &segment)?;
+        if footer_hash != sealed_hash {
+            let what = "its footer is not the one that the root names";
+            return Err(corrupt(segment.name(), footer.frames_end_bytes, what));
+        }
+        Ok((segment, footer))
     }
 
     /// The same as [`Segments::lists`] of each: the pages of lists are read in flight together, in the order

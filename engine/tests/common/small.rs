@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pinstone::{Batch, Maintenance, Store, StoreBuilder};
+use pinstone::{Batch, Digest, Maintenance, Store, StoreBuilder};
 use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Disk, FileName, LogKind};
 
@@ -47,4 +47,16 @@ pub fn stands(disk: &SimDisk, log: LogKind, value: &[u8]) -> Option<(FileName, u
         let at = bytes.windows(value.len()).position(|bytes| bytes == value)?;
         Some((name, at as u64))
     })
+}
+
+/// Values 0 to 19, most of them in sealed segments; their digests, and the first segment.
+pub fn sealed() -> (Arc<SimDisk>, Store, Vec<Digest>, FileName) {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().segment_bytes(4 << 10)).expect("it opens");
+    let put = |number| store.put(&value(number)).expect("it is put").digest;
+    let digests = (0..20).map(put).collect();
+    store.sync().expect("it is synced");
+    store.maintain().expect("what is full is sealed");
+    let first = segments(&disk, LogKind::Blob)[0];
+    (disk, store, digests, first)
 }

@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_types, reason = "this measures by the clock")]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use pinstone_compaction::merge::NameEntry;
-use pinstone_compaction::table::name_block::{Block, BlockBuilder, Cursor, Found};
+use pinstone_compaction::table::name_block::{Block, BlockBuilder, Cursor};
+use pinstone_compaction::table::name_find::{Found, Sought};
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::{Digest, FileKind, Ordinal, StoreId, TableKind};
 
@@ -71,7 +73,7 @@ fn main() {
             bytes as f64 / NAMES as f64,
             names.iter().map(Vec::len).sum::<usize>() as f64 / NAMES as f64,
         );
-        let open = |bytes: &Bytes| Block::open(bytes.clone(), seed(), 0).unwrap();
+        let open = |bytes: &Bytes| Arc::new(Block::open(bytes.clone(), seed(), 0).unwrap());
         let blocks: Vec<_> = built.iter().map(open).collect();
 
         let mut target = Vec::with_capacity(1 << 20);
@@ -141,7 +143,7 @@ fn main() {
             0
         };
         show("forward, kept", time(NAMES, kept));
-        let first_of = |block: &Block| block.first().keep().unwrap().name;
+        let first_of = |block: &Arc<Block>| block.first().keep().unwrap().name;
         let firsts: Vec<_> = blocks.iter().map(first_of).collect();
         let mut cursor = Cursor::new(blocks[0].clone());
         let seeks = |fresh: bool, cursor: &mut Cursor| {
@@ -153,7 +155,7 @@ fn main() {
                     .partition_point(|first| *first <= names[at])
                     - 1];
                 if fresh {
-                    let version = block.find(&names[at], u64::MAX);
+                    let version = block.find(&Sought::new(&names[at], 7), u64::MAX);
                     found += u64::from(matches!(version, Found::Version(..)));
                 } else {
                     cursor.enter(block.clone());
@@ -163,7 +165,7 @@ fn main() {
             assert_eq!(found, SEEKS);
             found
         };
-        show("seek, new", time(SEEKS, || seeks(true, &mut cursor)));
+        show("find", time(SEEKS, || seeks(true, &mut cursor)));
         show("seek", time(SEEKS, || seeks(false, &mut cursor)));
     }
 }

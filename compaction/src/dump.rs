@@ -20,6 +20,7 @@ mod fields;
 mod tail;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
@@ -418,7 +419,7 @@ impl<'a> Walk<'a> {
         self.units.count += 1;
         self.units.hasher.update(bytes.get(..4).unwrap_or(&[]));
         match Block::open(Bytes::copy_from_slice(bytes), self.seed, range.start) {
-            Ok(block) => self.sound_block(range.start, &block),
+            Ok(block) => self.sound_block(range.start, &Arc::new(block)),
             Err(error) => {
                 self.units.are_sound = false;
                 if self.sum_agrees(range.clone()) {
@@ -433,7 +434,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn sound_block(&mut self, start: u64, block: &Block) {
+    fn sound_block(&mut self, start: u64, block: &Arc<Block>) {
         let mut cursor = block.first();
         let mut bounds: Option<[Version; 2]> = None;
         while let Some(entry) = cursor.entry() {

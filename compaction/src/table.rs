@@ -8,6 +8,7 @@ pub mod footer;
 pub mod index;
 pub mod name_block;
 pub(crate) mod name_directory;
+pub mod name_find;
 pub(crate) mod name_walk;
 pub mod names;
 pub mod probes;

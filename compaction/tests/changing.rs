@@ -232,7 +232,8 @@ fn rewritten(forge: impl Fn(usize, NameEntry) -> NameEntry) -> Result<Vec<TableM
     let (mut start, mut nth) = (UNITS_START, 0);
     while start < end {
         let (at, len) = (usize::try_from(start).unwrap(), block_bytes(&bytes, start, seed));
-        let block = Block::open(bytes[at..at + len].to_vec().into(), seed, start).unwrap();
+        let block = Block::open(bytes[at..at + len].to_vec().into(), seed, start);
+        let block = Arc::new(block.unwrap());
         let mut builder = BlockBuilder::new();
         let mut cursor = block.first();
         while let Some(entry) = cursor.keep() {

@@ -1,11 +1,14 @@
 //! Blocks of a name table against a sorted list, and against bytes that no builder wrote.
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use pinstone_compaction::merge::NameEntry;
 use pinstone_compaction::table::name_block::{
-    BLOCK_BYTES_MAX, Block, BlockBuilder, Cursor, Found, RUN_ENTRIES,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, Cursor, RUN_ENTRIES,
 };
+use pinstone_compaction::table::name_find::{Found, Sought};
 use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, put_varint};
 use pinstone_disk::{Digest, FileKind, Ordinal, StoreId, TableKind};
@@ -13,6 +16,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 const OFFSET_BYTES: u64 = 12_288;
+const FILTER_SEED: u64 = 0x5eed;
 
 fn seed() -> Seed {
     Seed::of_file(&StoreId([7; 16]), FileKind::Table(TableKind::Names), Ordinal(3))
@@ -42,8 +46,8 @@ fn encode(entries: &[NameEntry]) -> Vec<u8> {
     bytes
 }
 
-fn open(bytes: Vec<u8>) -> Result<Block, Malformed> {
-    Block::open(bytes.into(), seed(), OFFSET_BYTES)
+fn open(bytes: Vec<u8>) -> Result<Arc<Block>, Malformed> {
+    Block::open(bytes.into(), seed(), OFFSET_BYTES).map(Arc::new)
 }
 
 /// The block as the checksum of whoever made it would have it.
@@ -78,7 +82,13 @@ fn rest_back(mut cursor: Cursor) -> Vec<NameEntry> {
 }
 
 /// Seeks the target anew and with a cursor that was elsewhere, and walks both ways from there.
-fn check_seek(block: &Block, entries: &[NameEntry], used: &mut Cursor, name: &[u8], commit: u64) {
+fn check_seek(
+    block: &Arc<Block>,
+    entries: &[NameEntry],
+    used: &mut Cursor,
+    name: &[u8],
+    commit: u64,
+) {
     let before = |entry: &NameEntry| {
         (&entry.name[..], std::cmp::Reverse(entry.commit)) < (name, std::cmp::Reverse(commit))
     };
@@ -88,8 +98,8 @@ fn check_seek(block: &Block, entries: &[NameEntry], used: &mut Cursor, name: &[u
         Some(_) => Found::Nothing,
         None => Found::End,
     };
-    assert_eq!(block.find(name, commit), found);
-    let mut cursor = Cursor::new(block.clone());
+    assert_eq!(block.find(&Sought::new(name, FILTER_SEED), commit), found);
+    let mut cursor = Cursor::new(Arc::clone(block));
     cursor.seek(name, commit);
     assert_eq!(used.seek(name, commit), index < entries.len());
     assert_eq!(used.keep(), entries.get(index).cloned());
@@ -264,6 +274,22 @@ fn names_that_begin_with_each_other_are_found_each() {
     check(&sorted((1..=90).map(|n| entry(&vec![b'a'; n], n as u64, false)).collect()));
 }
 
+/// Each tag is some ten names', and most names share bytes with several before them.
+#[test]
+fn names_with_one_tag_are_told_apart() {
+    let name = |number: u32| format!("{:b}/{number}", number.wrapping_mul(0x9e37_79b1) >> 16);
+    let all = sorted((0..2_500).map(|number| entry(name(number).as_bytes(), 9, false)).collect());
+    let block = open(encode(&all)).unwrap();
+    for entry in &all {
+        let found = block.find(&Sought::new(&entry.name, FILTER_SEED), 9);
+        assert_eq!(found, Found::Version(9, entry.to));
+    }
+    for number in 2_500..10_000 {
+        let found = block.find(&Sought::new(name(number).as_bytes(), FILTER_SEED), 9);
+        assert!(matches!(found, Found::Nothing | Found::End), "{number}: {found:?}");
+    }
+}
+
 #[test]
 fn whole_and_broken_runs_are_walked() {
     for count in [1, 15, 16, 17, 31, 32, 33, 48] {
@@ -279,7 +305,8 @@ fn a_cursor_goes_on_in_the_next_block() {
     let mut blocks = Vec::new();
     for half in [left, right] {
         half.iter().for_each(|entry| builder.push(&entry.name, entry.commit, entry.to.as_ref()));
-        blocks.push(Block::open(builder.finish(seed(), 0).into(), seed(), 0).unwrap());
+        let block = Block::open(builder.finish(seed(), 0).into(), seed(), 0).unwrap();
+        blocks.push(Arc::new(block));
     }
     let mut cursor = Cursor::new(blocks[0].clone());
     cursor.seek(&entries[18].name, entries[18].commit);

@@ -6,7 +6,7 @@
 //! 2. [`Block::open`] checks the checksum, then walks through all entries once: reading them later
 //!    cannot fail.
 //! 3. [`Cursor::seek`] finds the run by bisection of the runs' first entries, then the entry from the
-//!    run's start on; so does [`Block::find`], which puts no name together.
+//!    run's start on. `name_find.rs` looks one name up.
 //! 4. A [`Cursor`] decodes entries of one run into places of its own as it comes to them, and keeps
 //!    them until it leaves the run: a step back within it costs nothing, and one into the run before
 //!    decodes that run once. Names stored whole are read where they are; others are put together in a
@@ -26,6 +26,7 @@
 //! How long a block gets, where it stands and what leads to it is the table's affair.
 
 use std::cmp::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pinstone_disk::checksum::Seed;
@@ -33,6 +34,7 @@ use pinstone_disk::codec::{Malformed, Reader, put_varint, size};
 use pinstone_disk::{DIGEST_BYTES, Digest, DigestKind};
 
 use crate::merge::NameEntry;
+use crate::table::name_find::NameTags;
 
 /// Longest name.
 pub const NAME_BYTES_MAX: usize = 1024;
@@ -49,7 +51,7 @@ pub(crate) const ENTRY_BYTES_MIN: u64 = 4;
 const CRC_BYTES: usize = 4;
 const OFFSET_BYTES: usize = 4;
 const COUNT_BYTES: usize = 4;
-const DELETED: u8 = 0;
+pub(super) const DELETED: u8 = 0;
 
 /// One version of a name, as it stands in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,13 +164,15 @@ impl BlockBuilder {
     }
 }
 
-/// A block whose bytes were found to be as the builder writes them. A clone shares the bytes.
-#[derive(Clone, Debug)]
+/// A block whose bytes were found to be as the builder writes them.
+#[derive(Debug)]
 pub struct Block {
     bytes: Bytes,
     entry_count: usize,
     /// Where entries end, and the offsets of runs begin.
     entries_end: usize,
+    /// Made when a name is first looked for.
+    pub(super) tags: OnceLock<NameTags>,
 }
 
 impl Block {
@@ -198,14 +202,15 @@ impl Block {
         if entry_count == 0 || tail_bytes > rest.len() {
             return malformed(count_at, "a count of the entries that there are");
         }
-        let block = Self { entry_count, entries_end: bytes.len() - tail_bytes, bytes };
+        let entries_end = bytes.len() - tail_bytes;
+        let block = Self { entry_count, entries_end, bytes, tags: OnceLock::new() };
         block.check_entries()?;
         Ok(block)
     }
 
     /// Walks through all entries, and compares where runs begin with what the end says of it.
     fn check_entries(&self) -> Result<(), Malformed> {
-        let mut reader = Reader::new(&self.bytes[..self.entries_end]);
+        let mut reader = Reader::new(self.entries());
         reader.take(CRC_BYTES, "a block's checksum")?;
         let mut last_name = [0; NAME_BYTES_MAX];
         let mut last_bytes = 0;
@@ -259,49 +264,24 @@ impl Block {
         self.bytes.len()
     }
 
+    /// Bytes of memory that it takes, with what will tell where names are.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.bytes.len() + self.entry_count * NameTags::ENTRY_BYTES
+    }
+
     /// A cursor at the first entry.
-    pub fn first(&self) -> Cursor {
-        let mut cursor = Cursor::new(self.clone());
+    pub fn first(self: &Arc<Self>) -> Cursor {
+        let mut cursor = Cursor::new(Arc::clone(self));
         cursor.forward();
         cursor
     }
 
     /// A cursor at the last entry.
-    pub fn last(&self) -> Cursor {
-        let mut cursor = Cursor::new(self.clone());
+    pub fn last(self: &Arc<Self>) -> Cursor {
+        let mut cursor = Cursor::new(Arc::clone(self));
         cursor.place = Place::After;
         cursor.back();
         cursor
-    }
-
-    /// The newest version of `name` that is not newer than `commit`, looked for by comparing: nothing is
-    /// decoded, and nothing allocated. Each entry is compared from where it may differ: of the name before
-    /// it is known how far it agrees with `name`, and of itself, how far it agrees with the name before.
-    pub fn find(&self, name: &[u8], commit: u64) -> Found {
-        let bytes = &self.bytes[..self.entries_end];
-        let mut next_offset = self.run_offset(self.run_of(name, commit));
-        let mut equal = 0;
-        while next_offset < self.entries_end {
-            let head = Head::read(bytes, next_offset);
-            let rest_end = head.rest_at + head.rest_bytes;
-            next_offset = rest_end + if head.kind == DELETED { 0 } else { DIGEST_BYTES };
-            // What shares more than was equal differs where the name before did, and so is before, too.
-            if head.shared_bytes > equal {
-                continue;
-            }
-            let (rest, left) = (&bytes[head.rest_at..rest_end], &name[head.shared_bytes..]);
-            let more = equal_bytes(rest, left);
-            match (rest.get(more), left.get(more)) {
-                (None, None) if head.commit <= commit => {
-                    let digest = bytes[rest_end..next_offset].first_chunk();
-                    return Found::Version(head.commit, digest.copied().map(Digest::from_bytes));
-                }
-                (next, sought) if next > sought => return Found::Nothing,
-                _ => {}
-            }
-            equal = head.shared_bytes + more;
-        }
-        Found::End
     }
 
     /// Where the run begins in which `name` is, or would be; the first one's beginning for what is before all.
@@ -312,7 +292,7 @@ impl Block {
     /// The entry that begins at `offset`, where one begins, or where the last one ends: then there is none.
     #[inline]
     pub(super) fn stored(&self, offset: usize) -> Option<Stored<'_>> {
-        let bytes = &self.bytes[..self.entries_end];
+        let bytes = self.entries();
         if offset >= bytes.len() {
             return None;
         }
@@ -333,11 +313,18 @@ impl Block {
         })
     }
 
+    /// All bytes up to the last entry's end.
+    #[inline]
+    pub(super) fn entries(&self) -> &[u8] {
+        &self.bytes[..self.entries_end]
+    }
+
     fn run_count(&self) -> usize {
         self.entry_count.div_ceil(RUN_ENTRIES)
     }
 
-    fn run_offset(&self, run: usize) -> usize {
+    #[inline]
+    pub(super) fn run_offset(&self, run: usize) -> usize {
         let at = self.entries_end + run * OFFSET_BYTES;
         let bytes =
             self.bytes[at..].first_chunk().expect("the offsets of all runs fit, or no open");
@@ -345,7 +332,7 @@ impl Block {
     }
 
     /// The last run that begins at (`name`, `commit`) or before; the first one if none does.
-    fn run_of(&self, name: &[u8], commit: u64) -> usize {
+    pub(super) fn run_of(&self, name: &[u8], commit: u64) -> usize {
         let (mut low, mut high) = (0, self.run_count());
         while high - low > 1 {
             let middle = low + (high - low) / 2;
@@ -371,17 +358,6 @@ pub(super) struct Stored<'a> {
     pub(super) to: Option<Digest>,
     /// Where it ends.
     pub(super) end: usize,
-}
-
-/// What a block has of a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// A version: its commit, and where it points; `None` if that deleted the name.
-    Version(u64, Option<Digest>),
-    /// None that is seen: what follows is another name's.
-    Nothing,
-    /// All that it has is before: if there is one, it is in the next block.
-    End,
 }
 
 /// Where a cursor is.
@@ -410,7 +386,7 @@ struct Slot {
 /// A place in a block: before the first entry, on one, or past the last. Holds what it reads.
 #[derive(Clone, Debug)]
 pub struct Cursor {
-    block: Block,
+    block: Arc<Block>,
     place: Place,
     /// The run that `slots` are of; meaningless while `decoded` is 0.
     run: usize,
@@ -426,21 +402,21 @@ pub struct Cursor {
 
 impl Cursor {
     /// A cursor before the first entry of `block`.
-    pub fn new(block: Block) -> Self {
+    pub fn new(block: Arc<Block>) -> Self {
         let slots = [Slot::default(); RUN_ENTRIES];
         let (place, names) = (Place::Before, Vec::new());
         Self { block, place, run: 0, decoded: 0, at: 0, slots, names, next_offset: CRC_BYTES }
     }
 
     /// Leaves this block, and stands before the first entry of `block`; buffers are kept.
-    pub fn enter(&mut self, block: Block) {
+    pub fn enter(&mut self, block: Arc<Block>) {
         self.block = block;
         self.place = Place::Before;
         self.start_run(0);
     }
 
     /// Leaves this block, and stands past the last entry of `block`; buffers are kept.
-    pub fn enter_at_end(&mut self, block: Block) {
+    pub fn enter_at_end(&mut self, block: Arc<Block>) {
         self.enter(block);
         self.place = Place::After;
     }
@@ -546,7 +522,7 @@ impl Cursor {
     /// Decodes the run's next entry, which there is.
     #[inline]
     fn decode(&mut self) {
-        let bytes = &self.block.bytes[..self.block.entries_end];
+        let bytes = self.block.entries();
         let head = Head::read(bytes, self.next_offset);
         let rest_end = head.rest_at + head.rest_bytes;
         let name_bytes = head.shared_bytes + head.rest_bytes;
@@ -587,18 +563,18 @@ impl Cursor {
 }
 
 /// What an entry begins with.
-struct Head {
-    shared_bytes: usize,
-    rest_bytes: usize,
-    commit: u64,
-    kind: u8,
-    rest_at: usize,
+pub(super) struct Head {
+    pub(super) shared_bytes: usize,
+    pub(super) rest_bytes: usize,
+    pub(super) commit: u64,
+    pub(super) kind: u8,
+    pub(super) rest_at: usize,
 }
 
 impl Head {
     /// Reads the head of the entry at this offset of a block that `open` accepted (N3).
-    #[inline]
-    fn read(bytes: &[u8], at: usize) -> Self {
+    #[inline(always)]
+    pub(super) fn read(bytes: &[u8], at: usize) -> Self {
         // An entry has four bytes at least, and of most names neither length takes more than one.
         let [shared_bytes, rest_bytes, commit, kind] =
             *bytes[at..].first_chunk().expect("N3: an entry's head is there");
@@ -682,7 +658,7 @@ mod tests {
         for number in 0..200 {
             builder.push(&[&[b'n'; NAME_BYTES_MAX - 1][..], &[number]].concat(), 1, None);
         }
-        let block = Block::open(builder.finish(seed, 0).into(), seed, 0).unwrap();
+        let block = Arc::new(Block::open(builder.finish(seed, 0).into(), seed, 0).unwrap());
         let mut cursor = block.first();
         while cursor.forward() {
             assert!(cursor.names.len() < RUN_ENTRIES * NAME_BYTES_MAX, "N4");

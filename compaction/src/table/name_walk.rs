@@ -24,7 +24,7 @@ pub(crate) struct Walk {
     /// Nor are this one and those behind it.
     until: Option<Vec<u8>>,
     /// None before the first entry, until it moves.
-    block: Option<Block>,
+    block: Option<Arc<Block>>,
     next_block: usize,
     /// It has entered the last block that may have names of the range (W2).
     is_in_last: bool,

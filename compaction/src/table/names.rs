@@ -25,8 +25,9 @@ use crate::table::container::{TableFile, UNITS_START};
 use crate::table::filter::name_key;
 use crate::table::filter_set::FilterSet;
 use crate::table::footer::Replaced;
-use crate::table::name_block::{Block, BlockBuilder, Cursor, ENTRY_BYTES_MIN, Entry, Found, order};
+use crate::table::name_block::{Block, BlockBuilder, Cursor, ENTRY_BYTES_MIN, Entry, order};
 use crate::table::name_directory::{Directory, Keys};
+use crate::table::name_find::{Found, Sought};
 use crate::table::probes::{ProbeFigures, count};
 use crate::table::shared::{Tables, Unit};
 use crate::table::{SCAN_BYTES, TableId, TableMeta};
@@ -229,16 +230,14 @@ impl NameTable {
         };
         let last = (block + 1).min(directory.ends.len() - 1);
         let parts = block / FILTER_BLOCKS..=last / FILTER_BLOCKS;
-        if !directory.filters.is_empty() {
-            let key = name_key(name, self.file.footer().filter_seed);
-            if !directory.filters.may_contain(&self.file, parts, key)? {
-                count(&probes.filtered);
-                return Ok(None);
-            }
+        let sought = Sought::new(name, self.file.footer().filter_seed);
+        if !directory.filters.may_contain(&self.file, parts, sought.key())? {
+            count(&probes.filtered);
+            return Ok(None);
         }
         count(&probes.searched);
         for block in block..=last {
-            match self.block(directory, block)?.find(name, commit) {
+            match self.block(directory, block)?.find(&sought, commit) {
                 Found::Version(commit, to) => {
                     count(&probes.found);
                     return Ok(Some((commit, to)));
@@ -251,7 +250,11 @@ impl NameTable {
     }
 
     /// The block, through the cache.
-    pub(super) fn block(&self, directory: &Directory, block: usize) -> Result<Block, TableError> {
+    pub(super) fn block(
+        &self,
+        directory: &Directory,
+        block: usize,
+    ) -> Result<Arc<Block>, TableError> {
         let range = directory.range(block);
         let opened = self
             .file
@@ -262,8 +265,9 @@ impl NameTable {
         }
     }
 
-    fn open_block(&self, bytes: Bytes, offset_bytes: u64) -> Result<Block, TableError> {
+    fn open_block(&self, bytes: Bytes, offset_bytes: u64) -> Result<Arc<Block>, TableError> {
         Block::open(bytes, self.file.seed(), offset_bytes)
+            .map(Arc::new)
             .map_err(|error| self.file.corrupt(offset_bytes + error.offset as u64, error.what))
     }
 
@@ -313,10 +317,11 @@ impl NameTable {
     }
 
     /// The block that begins at `start`.
-    fn next_block(&self, start: u64) -> Result<Block, TableError> {
+    fn next_block(&self, start: u64) -> Result<Arc<Block>, TableError> {
         let end = self.file.footer().units_end;
         let bytes = self.file.read(start..end.min(start + BLOCK_SOUGHT_BYTES))?;
         first_block(&bytes, self.file.seed(), start)
+            .map(Arc::new)
             .ok_or_else(|| self.file.corrupt(start, "no block begins here"))
     }
 
@@ -454,7 +459,7 @@ impl Entries {
         }
     }
 
-    fn read_block(&mut self) -> Result<Option<Block>, TableError> {
+    fn read_block(&mut self) -> Result<Option<Arc<Block>>, TableError> {
         let table = Arc::clone(&self.table);
         let directory = table.directory()?;
         if self.next_block == directory.ends.len() {

@@ -54,7 +54,7 @@ pub enum Unit {
     /// A page of rows.
     Page(Bytes),
     /// A block of names.
-    Block(Block),
+    Block(Arc<Block>),
 }
 
 /// A unit of a table, by where it begins.
@@ -71,11 +71,11 @@ struct ByUnitBytes;
 
 impl quick_cache::Weighter<UnitKey, Unit> for ByUnitBytes {
     fn weight(&self, _key: &UnitKey, unit: &Unit) -> u64 {
-        let len_bytes = match unit {
+        let memory_bytes = match unit {
             Unit::Page(page) => page.len(),
-            Unit::Block(block) => block.len_bytes(),
+            Unit::Block(block) => block.memory_bytes(),
         };
-        len_bytes as u64 + CACHED_BESIDES_BYTES
+        memory_bytes as u64 + CACHED_BESIDES_BYTES
     }
 }
 

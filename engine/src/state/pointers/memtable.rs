@@ -23,7 +23,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pinstone_compaction::merge::NameEntry;
 use pinstone_compaction::name_scan::{Head, NameRange, NameSource, Stop};
-use pinstone_disk::env::{NameSeed, RwLock};
+use pinstone_disk::env::{AtomicBool, NameSeed, Ordering, RwLock};
 use pinstone_disk::{CommitId, Digest, Ordinal};
 use pinstone_wal::{Change, CommitRecord};
 
@@ -49,6 +49,8 @@ const SWEPT_COUNT: usize = 16;
 /// Names and their versions in memory.
 #[derive(Debug)]
 pub(crate) struct NameMemtable {
+    /// A commit was applied. Before, who looks a name up need not wait for the lock.
+    has_commits: AtomicBool,
     names: RwLock<Names>,
 }
 
@@ -79,7 +81,7 @@ impl NameMemtable {
             standing_count: 0,
             older_bytes: 0,
         };
-        Self { names: RwLock::new(names) }
+        Self { has_commits: AtomicBool::new(false), names: RwLock::new(names) }
     }
 
     /// The last commit applied here; if there is none, the one before the first that may be.
@@ -118,6 +120,9 @@ impl NameMemtable {
         name: &[u8],
         commit: CommitId,
     ) -> Result<Option<Option<Digest>>, Stop> {
+        if !self.has_commits.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let names = self.names.read();
         let versions = names.versions.as_ref().ok_or(Stop::Gone)?.get(name);
         Ok(versions.and_then(|versions| versions.seen(commit)).map(|version| version.to))
@@ -129,6 +134,8 @@ impl NameMemtable {
         assert!(names.frozen.is_none(), "a frozen memtable takes no commits");
         assert_eq!(commit.id, names.last_commit.next(), "commits are dense");
         names.last_commit = commit.id;
+        // Whoever knows of the commit has taken the lock since, or heard of it from one who has.
+        self.has_commits.store(true, Ordering::Relaxed);
         pinned.go_on(commit.id, |pins| {
             for Change { name, to } in commit.changes {
                 names.change(&name, Version { commit: commit.id, to }, has_below, pins);

@@ -6,8 +6,10 @@ mod common;
 
 use std::sync::Arc;
 
+use common::meddling::MeddlingDisk;
 use common::{tiny_tables, told};
 use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Store};
+use pinstone_disk::env::{self, AtomicBool, Mutex, Ordering};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Epoch, FileName, LogKind, Operation, Ordinal, TableKind};
 
@@ -82,6 +84,53 @@ fn a_closed_handle_does_not_check_what_may_be_anothers() {
     assert!(again.check(&CheckOptions::default()).unwrap().findings.is_empty());
 }
 
+/// While a close writes a table of what is sealed, the memtable fills up, and is flushed whole by who waited.
+#[test]
+fn what_is_flushed_by_a_close_is_not_flushed_once_more_by_others() {
+    let sim = SimDisk::new(1);
+    let open = |disk: Arc<dyn Disk>| {
+        let builder = Store::builder().segment_bytes(64 << 10).memtable_entries_max(160);
+        let builder = builder.level0_tables(64).append_buffer_bytes(4 << 10);
+        builder.open_on(disk).unwrap()
+    };
+    let put_all = |store: &Store, numbers: std::ops::Range<u32>| {
+        numbers
+            .for_each(|number| assert!(store.put(&number.to_le_bytes().repeat(150)).unwrap().new));
+    };
+    let store = open(Arc::clone(&sim) as Arc<dyn Disk>);
+    // Much below, so that level 0 is not due early.
+    put_all(&store, 0..6000);
+    store.compact().unwrap();
+    store.close().unwrap();
+    let disk = MeddlingDisk::new(&sim);
+    let store = open(Arc::clone(&disk) as Arc<dyn Disk>);
+    put_all(&store, 10_000..10_100);
+    store.maintain().unwrap();
+    let (other, begins) = (store.clone(), Arc::new(AtomicBool::new(false)));
+    let (thread, is_begun) = (Arc::new(Mutex::new(None)), Arc::clone(&begins));
+    let started = Arc::clone(&thread);
+    let put_and_flush = move || {
+        put_all(&other, 20_000..20_170);
+        begins.store(true, Ordering::Release);
+        let _flushed = other.maintain();
+    };
+    disk.before_open(TableKind::Index, move || {
+        *started.lock() = Some(env::spawn("put", put_and_flush).unwrap());
+        while !is_begun.load(Ordering::Acquire) {
+            env::yield_now();
+        }
+        // It is to wait for the lock by now.
+        (0..50_000).for_each(|_| env::yield_now());
+    });
+    store.close().unwrap();
+    assert!(disk.has_meddled());
+    thread.lock().take().unwrap().join().unwrap();
+    drop(disk);
+    let store = open(Arc::clone(&sim) as Arc<dyn Disk>);
+    let report = store.check(&CheckOptions { read_data: true, ..CheckOptions::default() });
+    assert_eq!(report.unwrap().findings, []);
+}
+
 /// Threads put and name, segments fill up and memtables are flushed, while one closes.
 #[test]
 fn a_close_that_succeeded_leaves_nothing_to_mend_and_nothing_out() {
@@ -111,10 +160,10 @@ fn a_close_that_succeeded_leaves_nothing_to_mend_and_nothing_out() {
                 (0..).take_while(put_one).count() as u64
             }
         };
-        let start = |thread| pinstone_disk::env::spawn("put", putting(thread)).unwrap();
+        let start = |thread| env::spawn("put", putting(thread)).unwrap();
         let threads: Vec<_> = (0..4).map(start).collect();
         while store.stats().since_open.put_count < 20 * (round % 7) {
-            pinstone_disk::env::yield_now();
+            env::yield_now();
         }
         let open_handle = store.clone();
         let before = open_handle.stats().names.flush_count;

@@ -24,37 +24,53 @@ fn delete_until_sealed(disk: &SimDisk, store: &Store) {
     }
 }
 
-/// `count` short values, carried, all of which go bad in the blob log.
-fn all_bad(builder: StoreBuilder, count: u32) -> (Arc<SimDisk>, Store) {
-    let disk = SimDisk::new(1);
-    let store = open_as(&disk, builder).unwrap();
-    for some in (0..count).collect::<Vec<_>>().chunks(100) {
+/// The short value whose bytes stand there, if any.
+fn short_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let word = |nth: usize| &bytes[at + nth * 4..at + nth * 4 + 4];
+    let number = u32::from_le_bytes(word(0).try_into().unwrap());
+    (number < 1 << 20 && (1..5).all(|nth| word(nth) == word(0))).then_some(number)
+}
+
+/// Puts values, and commits, a hundred at a time.
+fn commit_all(store: &Store, numbers: impl Iterator<Item = u32>) {
+    for some in numbers.collect::<Vec<_>>().chunks(100) {
         let digests: Vec<_> =
             some.iter().map(|number| store.put(&short(*number)).unwrap().digest).collect();
         let last = *digests.last().unwrap();
         store.commit(Batch::new().set("name", last)).unwrap();
     }
-    // Where each stands, if these are its bytes.
-    let number = |bytes: &[u8], at: usize| {
-        let word = |nth: usize| &bytes[at + nth * 4..at + nth * 4 + 4];
-        let number = u32::from_le_bytes(word(0).try_into().unwrap());
-        (number < count && (1..5).all(|nth| word(nth) == word(0))).then_some(number)
-    };
-    let carried = disk.file_bytes(&segments(&disk, LogKind::Pointer)[0].to_string()).unwrap();
-    let is_carried: BTreeSet<_> =
-        (0..carried.len() - 20).filter_map(|at| number(&carried, at)).collect();
-    assert!(is_carried.len() > count as usize * 9 / 10);
-    for name in segments(&disk, LogKind::Blob) {
+}
+
+/// The short values that the first segment of the pointer log carries.
+fn carried(disk: &SimDisk) -> BTreeSet<u32> {
+    let bytes = disk.file_bytes(&segments(disk, LogKind::Pointer)[0].to_string()).unwrap();
+    (0..bytes.len() - 20)
+        .filter_map(|at| short_at(&bytes, at))
+        .filter(|number| *number > 0)
+        .collect()
+}
+
+/// All copies of these in the blob log go bad.
+fn make_bad(disk: &SimDisk, numbers: &BTreeSet<u32>) {
+    for name in segments(disk, LogKind::Blob) {
         disk.corrupt(&name.to_string(), 0, |bytes| {
             for at in 0..bytes.len().saturating_sub(20) {
-                if number(bytes, at)
-                    .is_some_and(|number| number > 0 && is_carried.contains(&number))
-                {
+                if short_at(bytes, at).is_some_and(|number| numbers.contains(&number)) {
                     bytes[at + 1] ^= 0x40;
                 }
             }
         });
     }
+}
+
+/// `count` short values, carried, all of which go bad in the blob log.
+fn all_bad(builder: StoreBuilder, count: u32) -> (Arc<SimDisk>, Store) {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder).unwrap();
+    commit_all(&store, 0..count);
+    let is_carried = carried(&disk);
+    assert!(is_carried.len() > count as usize * 9 / 10);
+    make_bad(&disk, &is_carried);
     (disk, store)
 }
 
@@ -83,6 +99,28 @@ fn more_is_put_anew_than_may_be_known_to_be_bad() {
     delete_until_sealed(&disk, &store);
     store.maintain().unwrap();
     assert_eq!(lost_short(&store, count), 0);
+}
+
+/// Of some values two copies are bad, and of which that is known is forgotten.
+#[test]
+fn what_is_bad_twice_is_put_anew_though_it_was_forgotten_to_be_bad() {
+    let builder =
+        builder().memory_bytes(16 << 20).segment_bytes(8 << 20).pointer_segment_bytes(4 << 20);
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder).unwrap();
+    let twice: BTreeSet<u32> = (6001..=8000).collect();
+    twice.iter().for_each(|number| assert!(store.put(&short(*number)).unwrap().new));
+    store.sync().unwrap();
+    make_bad(&disk, &twice);
+    assert!(twice.iter().all(|number| store.get(&Digest::of(&short(*number))).is_err()));
+    commit_all(&store, 1..=8000);
+    let is_carried = carried(&disk);
+    assert!(is_carried.len() > 7000);
+    make_bad(&disk, &is_carried);
+    delete_until_sealed(&disk, &store);
+    store.maintain().unwrap();
+    let is_lost = |number: &&u32| store.get(&Digest::of(&short(**number))).is_err();
+    assert_eq!(is_carried.iter().filter(is_lost).count(), 0);
 }
 
 /// At one place, or once.

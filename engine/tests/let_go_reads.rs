@@ -170,6 +170,29 @@ fn one_bad_of_each_log_costs_nothing(disk: &SimDisk, store: &Store) {
     assert_eq!(lost(store, 0..20), []);
 }
 
+/// Nor does the store refuse to open once that segment of the pointer log has left.
+#[test]
+fn nor_does_it_on_a_full_device() {
+    for (is_closed, has_space) in [(false, false), (false, true), (true, false), (true, true)] {
+        let options = || builder().segment_bytes(256 << 10).reserve_bytes(1 << 20);
+        let (disk, store) = of_one_frame(options());
+        let first = segments(&disk, LogKind::Pointer)[0];
+        make_bad(&disk, LogKind::Blob, 12);
+        make_bad(&disk, LogKind::Pointer, 3);
+        disk.set_capacity(Some(disk.used_bytes()));
+        for number in 0..600 {
+            let _done = store.commit(Batch::new().delete(format!("no such name {number}")));
+        }
+        assert!(!segments(&disk, LogKind::Pointer).contains(&first));
+        if has_space {
+            disk.set_capacity(None);
+            store.maintain().unwrap();
+        }
+        let store = ended(&disk, store, is_closed, options());
+        assert_eq!(lost(&store, 0..20), [], "{is_closed} {has_space}");
+    }
+}
+
 /// No memtable has the values of such a segment.
 #[test]
 fn nor_does_it_where_the_segment_stands_in_tables() {
@@ -227,6 +250,67 @@ fn a_value_that_there_was_no_space_for_is_put_anew_once_there_is() {
     }
 }
 
+/// Names of a megabyte are deleted that were never there.
+fn delete_much(store: &Store, nth: u32) -> pinstone::Result<()> {
+    let long = "-".repeat(900);
+    let name = |number: u32| format!("{nth:03}-{number:04}{long}");
+    store.commit((0..1000).map(name).fold(Batch::new(), Batch::delete)).map(drop)
+}
+
+/// One that could not be let go of when its segment of the pointer log was full, and one of the next segment: then
+/// there is no space for either.
+#[test]
+fn nor_are_values_forgotten_that_several_segments_carried() {
+    for is_closed in [false, true] {
+        let options = || {
+            let builder = builder().segment_bytes(8 << 10).pointer_segment_bytes(8 << 20);
+            builder.open_files_max(1).mmap(false).testify_bytes(1 << 30)
+        };
+        let disk = SimDisk::new(1);
+        let store = open_as(&disk, options()).unwrap();
+        let fill = |from: u32| {
+            (from..from + 40).for_each(|number| assert!(store.put(&value(number)).unwrap().new));
+            store.sync().unwrap();
+            let _sealed = store.maintain();
+        };
+        (1..4).for_each(|number| commit(&store, number));
+        fill(1000);
+        let held = make_bad(&disk, LogKind::Blob, 2);
+        let (first, at) = stands(&disk, LogKind::Pointer, &value(2)).unwrap();
+        disk.fail_when(Filter::any().operation(Operation::Open).file(held), Fault::Emfile);
+        let sector = at / 512 * 512..at / 512 * 512 + 512;
+        let unread = Filter::any().operation(Operation::Read).file(first).bytes(sector);
+        disk.fail_when(unread, Fault::Eio);
+        let count = || segments(&disk, LogKind::Pointer).len();
+        let deleted =
+            (0..20).take_while(|_| count() == 1).all(|nth| delete_much(&store, nth).is_ok());
+        assert!(deleted && count() == 2);
+        (11..40).for_each(|number| commit(&store, number));
+        let carrier =
+            |number: u32| stands(&disk, LogKind::Pointer, &value(number)).map(|(name, _)| name);
+        let other = (11..40).find(|number| carrier(*number).is_some()).unwrap();
+        assert_ne!(carrier(other), Some(first));
+        fill(2000);
+        make_bad(&disk, LogKind::Blob, other);
+        disk.heal();
+        disk.set_capacity(Some(disk.used_bytes()));
+        // Both are sealed.
+        for nth in 100..114 {
+            let _done = delete_much(&store, nth);
+        }
+        for number in 0..300 {
+            let _done = store.commit(Batch::new().delete(format!("no such name {number}")));
+        }
+        assert_eq!(lost(&store, [2, other]), []);
+        disk.set_capacity(None);
+        if !is_closed {
+            store.maintain().unwrap();
+        }
+        let store = ended(&disk, store, is_closed, options());
+        assert_eq!(lost(&store, [2, other]), [], "{is_closed}");
+    }
+}
+
 /// What is let go of beside it goes: it is not read again with each further segment.
 #[test]
 fn a_sector_that_cannot_be_read_does_not_keep_what_is_carried_later() {
@@ -245,27 +329,42 @@ fn a_sector_that_cannot_be_read_does_not_keep_what_is_carried_later() {
     assert!(op_counts[4] < op_counts[0] * 5 / 4, "{op_counts:?}");
 }
 
-/// What another thread does after the first read of a bad copy.
-fn racing(act: impl FnOnce(&Store, &Digest)) {
-    let disk = SimDisk::new(1);
-    let meddling = MeddlingDisk::new(&disk);
-    let small = builder().pointer_segment_bytes(16 << 10);
-    let store = small.open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
-    (0..8).for_each(|number| commit(&store, number));
-    store.sync().unwrap();
-    let name = make_bad(&disk, LogKind::Blob, 2);
+fn check(store: &Store) {
     store.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).unwrap();
-    let other = store.clone();
-    let let_go = move || {
-        for number in 0..60 {
-            other.commit(Batch::new().delete(format!("none-{number}"))).unwrap();
-        }
-        other.maintain().unwrap();
-    };
-    let on_another_thread = || env::spawn("let-go", let_go).unwrap().join().unwrap();
-    meddling.after_read(name, on_another_thread);
-    act(&store, &Digest::of(&value(2)));
-    assert!(meddling.has_meddled());
+}
+
+/// Lets go of what is carried; then, if `is_flushed`, fills so many segments that what was put anew stands in a table.
+fn let_go(store: &Store, is_flushed: bool) {
+    for number in 0..300 {
+        store.commit(Batch::new().delete(format!("none-{number}"))).unwrap();
+    }
+    store.maintain().unwrap();
+    if is_flushed {
+        (1000..1060).for_each(|number| assert!(store.put(&value(number)).unwrap().new));
+        store.sync().unwrap();
+        store.maintain().unwrap();
+        assert!(store.stats().index.flush_count > 0);
+    }
+}
+
+/// What another thread does after the first read of a bad copy.
+fn racing(act: impl Fn(&Store, &Digest)) {
+    for is_flushed in [false, true] {
+        let disk = SimDisk::new(1);
+        let meddling = MeddlingDisk::new(&disk);
+        let small = builder().segment_bytes(8 << 10).memtable_entries_max(1);
+        let store = small.open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
+        (0..8).for_each(|number| commit(&store, number));
+        store.sync().unwrap();
+        let name = make_bad(&disk, LogKind::Blob, 2);
+        check(&store);
+        let other = store.clone();
+        let let_go = move || let_go(&other, is_flushed);
+        let on_another_thread = || env::spawn("let-go", let_go).unwrap().join().unwrap();
+        meddling.after_read(name, on_another_thread);
+        act(&store, &Digest::of(&value(2)));
+        assert!(meddling.has_meddled());
+    }
 }
 
 #[test]
@@ -282,6 +381,32 @@ fn a_commit_finds_what_was_put_anew_while_it_read() {
         let committed = store.commit(Batch::new().set("again", *digest));
         assert!(committed.is_ok(), "{}", told(&committed.unwrap_err()));
     });
+}
+
+/// While it reads a table, its copy is put anew, and no more carried.
+#[test]
+fn what_is_put_anew_while_a_table_is_read_is_held() {
+    let disk = SimDisk::new(1);
+    let meddling = MeddlingDisk::new(&disk);
+    let small = builder().segment_bytes(8 << 10).memtable_entries_max(1).mmap(false);
+    let store = small.open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
+    (0..5).for_each(|number| commit(&store, number));
+    store.sync().unwrap();
+    make_bad(&disk, LogKind::Blob, 2);
+    check(&store);
+    (1000..1040).for_each(|number| assert!(store.put(&value(number)).unwrap().new));
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let is_index =
+        |name: &FileName| matches!(name, FileName::Table { table: TableKind::Index, .. });
+    let mut names = disk.names().into_iter().filter_map(|name| name.parse().ok());
+    let other = store.clone();
+    let let_go = move || let_go(&other, false);
+    let on_another_thread = || env::spawn("let-go", let_go).unwrap().join().unwrap();
+    meddling.after_read(names.find(is_index).unwrap(), on_another_thread);
+    let found = store.contains(&Digest::of(&value(2)));
+    assert!(meddling.has_meddled());
+    assert!(found.unwrap());
 }
 
 /// A check finds zeros where the device does not answer.

@@ -19,13 +19,14 @@
 //! - L1: nothing that is put here begins maintenance, which would come here.
 
 use bytes::Bytes;
+use pinstone_disk::codec::size;
 use pinstone_disk::env::{MutexGuard, Ordering};
 use pinstone_disk::{LogKind, Ordinal};
 use pinstone_wal::{ListEntry, LogPosition, WalError, frames_in};
 
 use super::{grow_blob_log, seal_next_of_blob};
 use crate::error::{Error, Result};
-use crate::ops::get;
+use crate::ops::get::{self, Kept};
 use crate::options::Verify;
 use crate::state::carried::CarriedPlace;
 use crate::state::inner::Inner;
@@ -33,8 +34,31 @@ use crate::state::inner::Inner;
 /// What the blob log has otherwise, or what cannot be compared.
 struct Doubt<'a> {
     place: &'a CarriedPlace,
-    /// What is carried, if that can be read.
-    bytes: Option<Bytes>,
+    /// The frames that are carried, with where they begin, if these can be read, and are as they were written.
+    frames: Vec<(LogPosition, Bytes)>,
+    /// Their values.
+    carried: Vec<ListEntry>,
+    /// These are all that is carried.
+    is_whole: bool,
+}
+
+impl<'a> Doubt<'a> {
+    fn new(inner: &Inner, place: &'a CarriedPlace, bytes: Option<&Bytes>) -> Self {
+        let found = bytes.map(|bytes| frames_in(store_id(inner), place.from, bytes));
+        let (mut frames, mut carried) = (Vec::new(), Vec::new());
+        for (from, frame, values) in found.unwrap_or_default() {
+            frames.push((from, frame));
+            carried.extend(values);
+        }
+        let is_whole = are_all(place, frames.iter().map(|(_, frame)| frame));
+        Self { place, frames, carried, is_whole }
+    }
+}
+
+/// These frames are all that stands in a place.
+fn are_all<'a>(place: &CarriedPlace, frames: impl Iterator<Item = &'a Bytes>) -> bool {
+    let range = place.range();
+    frames.map(|frame| frame.len() as u64).sum::<u64>() == range.end - range.start
 }
 
 /// Sees to it that the blob log has what this segment of the pointer log and those before it carry; then that is
@@ -61,8 +85,12 @@ pub(crate) fn keep_left(inner: &Inner) {
     let letting_go = inner.letting_go.lock();
     let ended = end_bad(inner);
     let sealed_below = inner.root.sealed_below(LogKind::Pointer);
-    let left = inner.carried.first().filter(|first| *first < sealed_below);
-    let kept = left.map_or(Ok(()), |first| keep_holding(inner, first, &letting_go));
+    let kept = match sealed_below.0.checked_sub(1).map(Ordinal) {
+        Some(last_sealed) if inner.carried.first().is_some_and(|first| first <= last_sealed) => {
+            keep_holding(inner, last_sealed, &letting_go)
+        }
+        _ => Ok(()),
+    };
     if let Err(error) = ended.and(kept) {
         tracing::warn!(%error, "what is bad in the blob log cannot be mended now");
     }
@@ -83,7 +111,7 @@ fn doubts<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<Doubt<'a>> {
             let is_there = |bytes: &Bytes| is_there(inner, place.from, std::slice::from_ref(bytes));
             if !bytes.as_ref().is_some_and(is_there) {
                 tracing::warn!(position = %place.from, "the blob log may not have what is carried");
-                doubts.push(Doubt { place, bytes });
+                doubts.push(Doubt::new(inner, place, bytes.as_ref()));
             }
         }
     }
@@ -92,25 +120,35 @@ fn doubts<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<Doubt<'a>> {
 
 /// Sees to it that the blob log has what is in doubt; returns what has to stay, for want of space.
 fn keep<'a>(inner: &Inner, doubts: &[Doubt<'a>]) -> Result<Vec<&'a CarriedPlace>> {
-    let (mut list, mut has_space) = (None, true);
+    let (mut list, mut all_kept, mut failed) = (None, true, Ok(()));
+    let mut in_doubt = Vec::with_capacity(doubts.len());
     for doubt in doubts {
+        let values = values(inner, doubt, &mut list).unwrap_or_else(|error| {
+            failed = Err(error);
+            Vec::new()
+        });
         let ordinal = doubt.place.from.ordinal();
-        for value in values(inner, doubt, &mut list)? {
+        for value in &values {
             match get::keep(inner, &value.digest, value.place(ordinal)) {
-                Ok(true) => {}
-                Ok(false) => tracing::warn!(digest = %value.digest, "no copy can be read any more"),
-                Err(Error::NoSpace { .. }) => has_space = false,
-                Err(error) => return Err(error),
+                Ok(Kept::Well) => {}
+                Ok(Kept::Badly) | Err(Error::NoSpace { .. }) => all_kept = false,
+                Ok(Kept::Nowhere) => {
+                    tracing::warn!(digest = %value.digest, "no copy can be read any more");
+                }
+                // The others are kept all the same.
+                Err(error) => failed = Err(error),
             }
         }
+        in_doubt.push((doubt, values));
     }
     let synced = inner.blob.sync_all().map_err(Error::from);
     let bad = doubts.iter().map(|doubt| doubt.place.from.ordinal()).max();
     inner.to_end.fetch_max(bad.map_or(0, |last| last.0.into()), Ordering::AcqRel);
     let ended = synced.and_then(|()| end_bad(inner));
+    failed?;
     match ended {
-        Ok(()) if has_space => Ok(Vec::new()),
-        Ok(()) | Err(Error::NoSpace { .. }) => lay(inner, doubts),
+        Ok(()) if all_kept => Ok(Vec::new()),
+        Ok(()) | Err(Error::NoSpace { .. }) => lay(inner, &in_doubt),
         Err(error) => Err(error),
     }
 }
@@ -125,15 +163,10 @@ fn values(
     doubt: &Doubt<'_>,
     list: &mut Option<(Ordinal, Vec<ListEntry>)>,
 ) -> Result<Vec<ListEntry>> {
-    let (from, range) = (doubt.place.from, doubt.place.range());
-    let ordinal = from.ordinal();
-    let frames = doubt.bytes.as_ref().map(|bytes| frames_in(store_id(inner), from, bytes));
-    let frames = frames.unwrap_or_default();
-    let whole_bytes = frames.iter().map(|(_, frame, _)| frame.len() as u64).sum::<u64>();
-    let carried: Vec<_> = frames.into_iter().flat_map(|(.., values)| values).collect();
-    if whole_bytes == range.end - range.start {
-        return Ok(carried);
+    if doubt.is_whole {
+        return Ok(doubt.carried.clone());
     }
+    let (ordinal, range) = (doubt.place.from.ordinal(), doubt.place.range());
     if list.as_ref().is_none_or(|(of, _)| *of != ordinal) {
         let read = || inner.segments.whole_list(ordinal);
         *list = match read().or_else(|_| read()) {
@@ -148,7 +181,10 @@ fn values(
     let is_in = |value: &ListEntry| range.contains(&value.offset_bytes.into());
     Ok(match list {
         Some((_, list)) => list.iter().copied().filter(is_in).collect(),
-        None => inner.index.list(ordinal).into_iter().filter(is_in).chain(carried).collect(),
+        None => {
+            let known = inner.index.list(ordinal).into_iter().filter(is_in);
+            known.chain(doubt.carried.iter().copied()).collect()
+        }
     })
 }
 
@@ -186,27 +222,32 @@ fn is_there(inner: &Inner, from: LogPosition, carried: &[Bytes]) -> bool {
     }
 }
 
-/// Writes what is carried where it stands, as far as that is not sealed; returns what does not stand there even so.
-fn lay<'a>(inner: &Inner, doubts: &[Doubt<'a>]) -> Result<Vec<&'a CarriedPlace>> {
+/// Writes what is carried where it stands, as far as that is not sealed: whole frames, or, of one that is bad in both
+/// logs, the records that only the pointer log has. Returns what does not stand there even so.
+fn lay<'a>(
+    inner: &Inner,
+    doubts: &[(&Doubt<'a>, Vec<ListEntry>)],
+) -> Result<Vec<&'a CarriedPlace>> {
     // Nothing is sealed meanwhile.
     let _one_at_a_time = inner.maintaining.lock();
     let mut staying = Vec::new();
-    for Doubt { place, bytes } in doubts {
-        let whole = bytes.as_slice();
-        let frames = whole.iter().flat_map(|bytes| frames_in(store_id(inner), place.from, bytes));
-        let frames: Vec<_> = frames.collect();
-        let written: Vec<_> =
-            frames.iter().map(|(from, frame, _)| (*from, frame.clone())).collect();
+    for (Doubt { place, frames, carried, .. }, values) in doubts {
+        let others = values.iter().filter(|value| !carried.contains(value));
+        let records = others.filter_map(|value| {
+            let at = value.place(place.from.ordinal());
+            Some((at.position(), get::only_carried(inner, &value.digest, at)?))
+        });
+        let written: Vec<_> = frames.iter().cloned().chain(records).collect();
         match inner.blob.lay(&written) {
             Ok(()) => {}
             Err(error @ WalError::Poisoned { .. }) => return Err(error.into()),
             Err(error) => tracing::warn!(%error, "bad bytes could not be written once more"),
         }
-        for value in frames.iter().flat_map(|(.., values)| values) {
+        for value in values {
             // So that it is known to be well.
             let _found = get::find(inner, &value.digest, Verify::Digest);
         }
-        if whole.is_empty() || !is_there(inner, place.from, whole) {
+        if !is_well(inner, place) {
             staying.push(*place);
         }
     }
@@ -214,6 +255,18 @@ fn lay<'a>(inner: &Inner, doubts: &[Doubt<'a>]) -> Result<Vec<&'a CarriedPlace>>
         tracing::warn!("there is no space to keep all that the pointer log carried");
     }
     Ok(staying)
+}
+
+/// The blob log has whole frames in this place.
+fn is_well(inner: &Inner, place: &CarriedPlace) -> bool {
+    let (from, range) = (place.from, place.range());
+    match inner.segments.read(from.ordinal(), range.start, size(range.end - range.start)) {
+        Ok(Some(own)) => {
+            let frames = frames_in(store_id(inner), from, &own);
+            are_all(place, frames.iter().map(|(_, frame, _)| frame))
+        }
+        _ => false,
+    }
 }
 
 fn store_id(inner: &Inner) -> pinstone_disk::StoreId {

@@ -125,8 +125,11 @@ impl StoreTree for Index {
     }
 
     fn in_order(inner: &Inner, memtable: &Arc<Memtable>, _is_alone: bool) -> Entries<Self> {
+        // What a close flushed of it, if others went on putting meanwhile.
+        let flushed_below = inner.root.flushed_below(TableKind::Index);
         let rows = memtable.rows(inner.index.key_bits()).into_iter();
-        Box::new(Chosen::new(rows.map(Ok), |_: &Row| true))
+        let is_left = move |row: &Row| place_of(*row).ordinal >= flushed_below;
+        Box::new(Chosen::new(rows.map(Ok), is_left))
     }
 
     fn levels(inner: &Inner) -> OpenLevels<Self> {

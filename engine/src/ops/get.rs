@@ -49,16 +49,26 @@ fn put_anew(inner: &Inner, digest: &Digest, value: &[u8]) -> Result<()> {
     Ok(inner.blob.sync_all()?)
 }
 
+/// What [`keep`] came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// The blob log has a good copy.
+    Well,
+    /// The value is there, and the blob log has no good copy even so.
+    Badly,
+    /// There is no copy any more that can be read.
+    Nowhere,
+}
+
 /// Sees to it that the blob log has a good copy of this value, of which the pointer log carries what should stand at
-/// `at`: puts it anew, if need be, and begins nothing of what becomes due then; not durable on return. False if
-/// there is no copy any more that can be read.
+/// `at`: puts it anew, if need be, and begins nothing of what becomes due then; not durable on return.
 ///
 /// # Errors
 /// *No space*; or it cannot be told now what is left of the value, and it is not carried.
-pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
+pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<Kept> {
     let own = has_own(inner, digest, at);
     if matches!(own, Ok(true)) {
-        return Ok(true);
+        return Ok(Kept::Well);
     }
     let mut search = Search::new(inner, digest, Verify::Digest);
     let value = match search.carried(at, Said::Known) {
@@ -66,15 +76,12 @@ pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
         None => match own.and_then(|_| search.all()) {
             Ok(Some(value)) => value,
             Err(error) if may_pass(&error) => return Err(error),
-            Ok(None) | Err(_) => return Ok(false),
+            Ok(None) | Err(_) => return Ok(Kept::Nowhere),
         },
     };
-    if !inner.index.is_bad(digest, at) {
-        // What may pass may also last: nobody waits for it who has the value.
-        inner.index.mark_unreadable(digest, at);
-    }
-    put::store_alone(inner, *digest, &value)?;
-    has_own(inner, digest, at)
+    // Whatever is known: that a copy is bad may be forgotten by now.
+    put::store_anew(inner, *digest, &value)?;
+    Ok(if has_own(inner, digest, at)? { Kept::Well } else { Kept::Badly })
 }
 
 /// The blob log itself has a copy that can be read, at `at` or elsewhere.
@@ -89,6 +96,18 @@ fn has_own(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
         Err(error) if may_pass(&error) => Err(error),
         Err(_) => Ok(false),
     }
+}
+
+/// The record at `at`, if the pointer log carries it well and the blob log does not have it so.
+pub(crate) fn only_carried(inner: &Inner, digest: &Digest, at: Place) -> Option<Bytes> {
+    let search = Search::new(inner, digest, Verify::Digest);
+    if matches!(search.read_own(at, Said::Known), Ok(Some(_))) {
+        return None;
+    }
+    search.carried(at, Said::Known)?;
+    let bytes = search.carried_bytes(at)?;
+    let record = Record::read(inner.writer.store, &bytes).ok()?;
+    Some(bytes.slice(..record.len_bytes))
 }
 
 /// Reads one copy, and notes if it is bad, and how.
@@ -144,10 +163,14 @@ impl<'a> Search<'a> {
 
     fn all(&mut self) -> Result<Option<Bytes>> {
         loop {
+            let flush_count = self.inner.index.view().flush_count();
             let found = self.all_now();
-            // Somebody may have put it anew since the index was looked at, and let go of what was carried.
+            // Somebody may have put it anew since the index was looked at, and let go of what was carried; it may
+            // stand in a table by now.
+            let view = self.inner.index.view();
             let is_tried = |place| self.tried.contains(&place);
-            if found.is_ok() || self.inner.index.view().in_memory(self.digest).all(is_tried) {
+            let is_same = view.flush_count() == flush_count;
+            if found.is_ok() || (is_same && view.in_memory(self.digest).all(is_tried)) {
                 return found;
             }
         }
@@ -259,11 +282,15 @@ impl<'a> Search<'a> {
 
     /// The value as the pointer log carries it, if it does. It is hashed, since it may be put anew.
     fn carried(&self, place: Place, said: Said) -> Option<Bytes> {
+        let value = self.checked(place, said, self.carried_bytes(place)?).ok()??;
+        (Digest::of(&value) == *self.digest).then_some(value)
+    }
+
+    /// What the pointer log carries of this place, unchecked: the record and what follows it.
+    fn carried_bytes(&self, place: Place) -> Option<Bytes> {
         let (file, offset_bytes, left_bytes) = self.inner.carried.find(place.position())?;
         let len_bytes = size(left_bytes.min(place.class.bytes_max()));
-        let bytes = self.inner.disk.read_own(&file, offset_bytes, len_bytes).ok()?;
-        let value = self.checked(place, said, bytes).ok()??;
-        (Digest::of(&value) == *self.digest).then_some(value)
+        self.inner.disk.read_own(&file, offset_bytes, len_bytes).ok()
     }
 
     /// The value in the record that these bytes begin with; none if it is another's.

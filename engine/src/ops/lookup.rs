@@ -5,6 +5,7 @@
 //! another value's, damage, a failed read) is looked up alone: that can be slower than it has to be, and never
 //! wrong.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use pinstone_compaction::table::index::{IndexKey, IndexTable};
@@ -61,6 +62,32 @@ pub(crate) fn is_held(inner: &Inner, digest: &Digest) -> Result<bool> {
 }
 
 fn copy(
+    inner: &Inner,
+    digest: &Digest,
+    is_intact: impl Fn(&Place) -> bool,
+) -> Result<Option<Place>> {
+    loop {
+        let is_any_bad = Cell::new(false);
+        let flush_count = inner.index.view().flush_count();
+        let found = copy_now(inner, digest, |place| {
+            let is_intact = is_intact(place);
+            is_any_bad.set(is_any_bad.get() || !is_intact);
+            is_intact
+        });
+        if matches!(found, Ok(Some(_))) || !is_any_bad.get() {
+            return found;
+        }
+        // Its value may have been put anew since the index was looked at, and may stand in a table by now.
+        let view = inner.index.view();
+        if view.flush_count() == flush_count
+            && !view.in_memory(digest).any(|place| is_intact(&place))
+        {
+            return found;
+        }
+    }
+}
+
+fn copy_now(
     inner: &Inner,
     digest: &Digest,
     is_intact: impl Fn(&Place) -> bool,

@@ -47,12 +47,19 @@ pub(crate) fn store_alone(inner: &Inner, digest: Digest, value: &[u8]) -> Result
             return Ok(false);
         }
         let prepared = PreparedValue::new(inner.writer.store, digest, value);
-        match append_alone(inner, &prepared, asked)? {
+        match append_alone(inner, &prepared, Some(asked))? {
             Outcome::New => return Ok(true),
             Outcome::Known => return Ok(false),
             Outcome::AskAgain => {}
         }
     }
+}
+
+/// Appends the value, known or not, and begins none of what became due.
+pub(crate) fn store_anew(inner: &Inner, digest: Digest, value: &[u8]) -> Result<()> {
+    let prepared = PreparedValue::new(inner.writer.store, digest, value);
+    while append_alone(inner, &prepared, None)? != Outcome::New {}
+    Ok(())
 }
 
 /// Counts a put that is done.
@@ -99,7 +106,7 @@ const BESIDES_VALUE_BYTES: u64 = 4 << 10;
 
 /// Appends the value, unless it came since the view with the flush count `asked`.
 pub(crate) fn append(inner: &Inner, value: &PreparedValue<'_>, asked: u64) -> Result<Outcome> {
-    let outcome = append_alone(inner, value, asked)?;
+    let outcome = append_alone(inner, value, Some(asked))?;
     if outcome == Outcome::New {
         after(inner);
     }
@@ -113,7 +120,8 @@ fn after(inner: &Inner) {
     }
 }
 
-fn append_alone(inner: &Inner, value: &PreparedValue<'_>, asked: u64) -> Result<Outcome> {
+/// Appends the value, unless it came since the view with the flush count `asked`; if none was asked, even so.
+fn append_alone(inner: &Inner, value: &PreparedValue<'_>, asked: Option<u64>) -> Result<Outcome> {
     inner.begin_writing()?;
     match oversize_bytes(inner, value) {
         0 => loop {
@@ -137,13 +145,13 @@ pub(crate) fn oversize_bytes(inner: &Inner, value: &PreparedValue<'_>) -> u64 {
 fn append_long(
     inner: &Inner,
     value: &PreparedValue<'_>,
-    asked: u64,
+    asked: Option<u64>,
     oversize_bytes: u64,
 ) -> Result<Outcome> {
     loop {
         maintain::seal_behind::<Index>(inner)?;
         let growing = maintain::lock_growing(inner)?;
-        if is_in_memory(inner, &value.digest) {
+        if asked.is_some() && is_in_memory(inner, &value.digest) {
             return Ok(Outcome::Known);
         }
         inner.reserve.raise(oversize_bytes)?;
@@ -170,8 +178,15 @@ fn append_long(
 
 /// Appends the value, or none if the log needs a segment first. Under the append lock it is asked
 /// once more whether it may: what was true when the put began may have changed while it waited.
-fn append_once(inner: &Inner, value: &PreparedValue<'_>, asked: u64) -> Result<Option<Outcome>> {
-    let known = || is_not_to_append(inner, &inner.index.view(), &value.digest, asked);
+fn append_once(
+    inner: &Inner,
+    value: &PreparedValue<'_>,
+    asked: Option<u64>,
+) -> Result<Option<Outcome>> {
+    let known = || match asked {
+        Some(asked) => is_not_to_append(inner, &inner.index.view(), &value.digest, asked),
+        None => !inner.reserve.is_whole(),
+    };
     let insert = |place| inner.index.insert(value.digest, place);
     let appended = inner.blob.append(value, known, insert)?;
     Ok(outcome(inner, &value.digest, appended))

@@ -13,7 +13,7 @@
 
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{
-    Disk, DiskError, DiskExt, File, FileName, LogKind, OpenMode, Operation, Ordinal,
+    Disk, DiskError, DiskExt, File, FileName, LogKind, OpenMode, Operation, Ordinal, TableKind,
 };
 use pinstone_wal::{
     Appender, FRAMES_START_BYTES, FrameBuilder, LogPosition, RecordKind, Sealed, Sealer,
@@ -130,6 +130,11 @@ impl Root {
     /// All segments of the log below this one are sealed.
     pub(crate) fn sealed_below(&self, log: LogKind) -> Ordinal {
         self.inner.lock().state.log(log).sealed_below()
+    }
+
+    /// What segments below this one say stands in tables of the tree.
+    pub(crate) fn flushed_below(&self, tree: TableKind) -> Ordinal {
+        self.inner.lock().state.tree(tree).flushed.below
     }
 
     /// The log has this segment.

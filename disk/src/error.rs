@@ -110,10 +110,19 @@ impl DiskError {
 
     /// What stands there cannot be read: so says the device, or the file system, which may check what it reads.
     pub fn is_unreadable(&self) -> bool {
+        self.operation == Operation::Read && self.is_said_to_be_unreadable()
+    }
+
+    /// The same of a file, which may not even be opened.
+    pub fn is_unreadable_file(&self) -> bool {
+        let is_asked = matches!(self.operation, Operation::Open | Operation::Read);
+        is_asked && self.is_said_to_be_unreadable()
+    }
+
+    fn is_said_to_be_unreadable(&self) -> bool {
         const SAID: [Errno; 5] =
             [Errno::IO, Errno::BADMSG, Errno::NODATA, Errno::REMOTEIO, Errno::UCLEAN];
-        let said = Errno::from_io_error(&self.source);
-        self.operation == Operation::Read && said.is_some_and(|said| SAID.contains(&said))
+        Errno::from_io_error(&self.source).is_some_and(|said| SAID.contains(&said))
     }
 
     /// A [`crate::sim::SimDisk`] had crashed by then.

@@ -361,11 +361,12 @@ fn a_store_whose_last_segment_cannot_be_sealed_is_closed_all_the_same() {
     }
 }
 
-/// What a close asks for, it does not take from what has to be written.
+/// What a close asks for, it does not take from what has to be written: neither a further segment nor a table.
 #[test]
-fn a_close_that_has_space_for_what_was_put_does_not_take_it_for_a_further_segment() {
+fn a_close_takes_no_space_from_what_was_put_that_it_could_do_without() {
     let builder = || {
         let builder = Store::builder().segment_bytes(64 << 10).pointer_segment_bytes(64 << 10);
+        let builder = builder.memtable_entries_max(64);
         builder.reserve_bytes(0).maintenance(Maintenance::Inline)
     };
     let open = |disk: &Arc<SimDisk>| builder().open_on(Arc::clone(disk) as Arc<dyn Disk>).unwrap();
@@ -394,6 +395,23 @@ fn a_close_that_has_space_for_what_was_put_does_not_take_it_for_a_further_segmen
         }
     }
     assert!(refused.is_empty(), "{refused:?}");
+}
+
+/// What it writes for the next open's sake would take the space that others count on.
+#[test]
+fn a_close_flushes_nothing_without_a_reserve() {
+    for reserve_bytes in [0, 1 << 20] {
+        let disk = SimDisk::new(1);
+        let small = flushing().reserve_bytes(reserve_bytes);
+        let store = small.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+        for number in 0..100_u32 {
+            let digest = store.put(&number.to_le_bytes().repeat(200)).unwrap().digest;
+            store.commit(Batch::new().set(number.to_string(), digest)).unwrap();
+        }
+        store.close().unwrap();
+        let table_count = disk.names().iter().filter(|name| name.ends_with(".table")).count();
+        assert_eq!(table_count, if reserve_bytes == 0 { 0 } else { 2 });
+    }
 }
 
 /// A root that is cut where it cannot have been cut by a crash: it is told, or all names are there.

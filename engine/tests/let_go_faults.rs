@@ -104,10 +104,17 @@ fn more_is_put_anew_than_may_be_known_to_be_bad() {
 /// Of some values two copies are bad, and of which that is known is forgotten.
 #[test]
 fn what_is_bad_twice_is_put_anew_though_it_was_forgotten_to_be_bad() {
-    let builder =
-        builder().memory_bytes(16 << 20).segment_bytes(8 << 20).pointer_segment_bytes(4 << 20);
+    // In an unsealed segment, or in sealed ones.
+    [8 << 20, 64 << 10].into_iter().for_each(is_put_anew_though_forgotten);
+}
+
+fn is_put_anew_though_forgotten(segment_bytes: u64) {
+    let options = || {
+        let builder = builder().memory_bytes(16 << 20).segment_bytes(segment_bytes);
+        builder.pointer_segment_bytes(4 << 20)
+    };
     let disk = SimDisk::new(1);
-    let store = open_as(&disk, builder).unwrap();
+    let store = open_as(&disk, options()).unwrap();
     let twice: BTreeSet<u32> = (6001..=8000).collect();
     twice.iter().for_each(|number| assert!(store.put(&short(*number)).unwrap().new));
     store.sync().unwrap();
@@ -119,8 +126,12 @@ fn what_is_bad_twice_is_put_anew_though_it_was_forgotten_to_be_bad() {
     make_bad(&disk, &is_carried);
     delete_until_sealed(&disk, &store);
     store.maintain().unwrap();
-    let is_lost = |number: &&u32| store.get(&Digest::of(&short(**number))).is_err();
-    assert_eq!(is_carried.iter().filter(is_lost).count(), 0);
+    for store in [Some(store), None] {
+        let again = || open_as(&disk.after_crash(CrashState::Everything), options()).unwrap();
+        let store = store.unwrap_or_else(again);
+        let is_lost = |number: &&u32| store.get(&Digest::of(&short(**number))).is_err();
+        assert_eq!(is_carried.iter().filter(is_lost).count(), 0);
+    }
 }
 
 /// At one place, or once.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::meddling::MeddlingDisk;
 use common::small::{builder, commit, open, open_as, sealed, segments, stands, value};
 use common::told;
-use pinstone::{Batch, CheckOptions, Digest, Store, StoreBuilder};
+use pinstone::{Batch, CheckOptions, Digest, Error, Put, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, FileName, LogKind, Operation, TableKind, env};
 
@@ -261,7 +261,7 @@ fn delete_much(store: &Store, nth: u32) -> pinstone::Result<()> {
 /// there is no space for either.
 #[test]
 fn nor_are_values_forgotten_that_several_segments_carried() {
-    for is_closed in [false, true] {
+    for (is_closed, is_one_unread) in [(false, false), (true, false), (true, true)] {
         let options = || {
             let builder = builder().segment_bytes(8 << 10).pointer_segment_bytes(8 << 20);
             builder.open_files_max(1).mmap(false).testify_bytes(1 << 30)
@@ -280,7 +280,7 @@ fn nor_are_values_forgotten_that_several_segments_carried() {
         disk.fail_when(Filter::any().operation(Operation::Open).file(held), Fault::Emfile);
         let sector = at / 512 * 512..at / 512 * 512 + 512;
         let unread = Filter::any().operation(Operation::Read).file(first).bytes(sector);
-        disk.fail_when(unread, Fault::Eio);
+        disk.fail_when(unread.clone(), Fault::Eio);
         let count = || segments(&disk, LogKind::Pointer).len();
         let deleted =
             (0..20).take_while(|_| count() == 1).all(|nth| delete_much(&store, nth).is_ok());
@@ -294,6 +294,7 @@ fn nor_are_values_forgotten_that_several_segments_carried() {
         make_bad(&disk, LogKind::Blob, other);
         disk.heal();
         disk.set_capacity(Some(disk.used_bytes()));
+        assert!((3000..4000).any(|number| store.put(&value(number)).is_err()));
         // Both are sealed.
         for nth in 100..114 {
             let _done = delete_much(&store, nth);
@@ -301,13 +302,21 @@ fn nor_are_values_forgotten_that_several_segments_carried() {
         for number in 0..300 {
             let _done = store.commit(Batch::new().delete(format!("no such name {number}")));
         }
+        let has_own = |number: u32| stands(&disk, LogKind::Blob, &value(number)).is_some();
+        assert_eq!((has_own(2), has_own(other)), (false, false));
         assert_eq!(lost(&store, [2, other]), []);
         disk.set_capacity(None);
         if !is_closed {
             store.maintain().unwrap();
         }
+        if is_one_unread {
+            // That says nothing of the other.
+            disk.fail_when(Filter::any().operation(Operation::Open).file(held), Fault::Emfile);
+            disk.fail_when(unread, Fault::Eio);
+        }
         let store = ended(&disk, store, is_closed, options());
-        assert_eq!(lost(&store, [2, other]), [], "{is_closed}");
+        let kept = if is_one_unread { vec![other] } else { vec![2, other] };
+        assert_eq!(lost(&store, kept), [], "{is_closed} {is_one_unread}");
     }
 }
 
@@ -383,9 +392,13 @@ fn a_commit_finds_what_was_put_anew_while_it_read() {
     });
 }
 
-/// While it reads a table, its copy is put anew, and no more carried.
+/// While it reads a table, its copy is put anew, and no more carried; and it is flushed, or not.
 #[test]
 fn what_is_put_anew_while_a_table_is_read_is_held() {
+    [false, true].into_iter().for_each(is_held_though_its_copy_moves);
+}
+
+fn is_held_though_its_copy_moves(is_flushed: bool) {
     let disk = SimDisk::new(1);
     let meddling = MeddlingDisk::new(&disk);
     let small = builder().segment_bytes(8 << 10).memtable_entries_max(1).mmap(false);
@@ -394,14 +407,14 @@ fn what_is_put_anew_while_a_table_is_read_is_held() {
     store.sync().unwrap();
     make_bad(&disk, LogKind::Blob, 2);
     check(&store);
-    (1000..1040).for_each(|number| assert!(store.put(&value(number)).unwrap().new));
+    (2000..2040).for_each(|number| assert!(store.put(&value(number)).unwrap().new));
     store.sync().unwrap();
     store.maintain().unwrap();
     let is_index =
         |name: &FileName| matches!(name, FileName::Table { table: TableKind::Index, .. });
     let mut names = disk.names().into_iter().filter_map(|name| name.parse().ok());
     let other = store.clone();
-    let let_go = move || let_go(&other, false);
+    let let_go = move || let_go(&other, is_flushed);
     let on_another_thread = || env::spawn("let-go", let_go).unwrap().join().unwrap();
     meddling.after_read(names.find(is_index).unwrap(), on_another_thread);
     let found = store.contains(&Digest::of(&value(2)));
@@ -470,5 +483,102 @@ fn one_list_that_cannot_be_read_once_loses_no_value() {
         disk.heal();
         delete_until_sealed(&disk, &store);
         assert_eq!(lost(&store, [1, 2]), [], "{operation:?} {nth}");
+    }
+}
+
+/// In each of two segments one value is bad, and another one's carried record.
+#[test]
+fn each_segments_own_list_is_asked() {
+    let disk = SimDisk::new(3);
+    let options = builder().segment_bytes(8 << 10).append_buffer_bytes(4 << 10);
+    let store = open_as(&disk, options.memtable_entries_max(4)).unwrap();
+    for first in [1, 51] {
+        let puts = store.put_many(&[value(first), value(first + 1)]);
+        let set = |batch: Batch, (at, put): (usize, pinstone::Result<Put>)| {
+            batch.set(format!("{first}-{at}"), put.unwrap().digest)
+        };
+        store.commit(puts.into_iter().enumerate().fold(Batch::new(), set)).unwrap();
+        (first + 2..first + 32).for_each(|number| assert!(store.put(&value(number)).unwrap().new));
+        store.sync().unwrap();
+        store.maintain().unwrap();
+    }
+    for first in [1, 51] {
+        make_bad(&disk, LogKind::Blob, first);
+        make_bad(&disk, LogKind::Pointer, first + 1);
+    }
+    delete_until_sealed(&disk, &store);
+    store.maintain().unwrap();
+    assert_eq!(lost(&store, [1, 2, 51, 52]), []);
+}
+
+/// Value 90, whose older copy stands in the first file. It was bad when the newer one was put, in the second; that is
+/// forgotten, it is well again, and the newer one is bad.
+fn of_two_copies(is_named: bool) -> (Arc<SimDisk>, Store, [FileName; 2]) {
+    let options = || builder().segment_bytes(8 << 10).mmap(false).open_files_max(1);
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, options()).unwrap();
+    let fill = |from: u32| {
+        (from..from + 30).for_each(|number| assert!(store.put(&value(number)).unwrap().new));
+        store.sync().unwrap();
+        store.maintain().unwrap();
+    };
+    let flip = |disk: &SimDisk, (name, at): (FileName, u64)| {
+        disk.corrupt(&name.to_string(), at, |rest| rest[0] ^= 1);
+        name
+    };
+    let stands = |disk: &SimDisk| stands(disk, LogKind::Blob, &value(90)).unwrap();
+    let digest = store.put(&value(90)).unwrap().digest;
+    fill(100);
+    let older = stands(&disk);
+    flip(&disk, older);
+    assert!(store.get(&digest).is_err());
+    commit(&store, 99);
+    assert!(store.put(&value(90)).unwrap().new);
+    if is_named {
+        commit(&store, 90);
+    }
+    fill(200);
+    drop(store);
+    let disk = disk.after_crash(CrashState::Everything);
+    let store = open_as(&disk, options()).unwrap();
+    let newer = stands(&disk);
+    (disk.clone(), store, [flip(&disk, older), flip(&disk, newer)])
+}
+
+/// What may pass is told, and not what lasts.
+#[test]
+fn a_good_copy_that_cannot_be_opened_for_a_moment_is_not_told_to_be_bad() {
+    let (disk, store, [older, _]) = of_two_copies(false);
+    disk.fail_when(Filter::any().operation(Operation::Open).file(older), Fault::Emfile);
+    let told = store.get(&Digest::of(&value(90)));
+    assert!(matches!(told, Err(Error::Io { .. })), "{told:?}");
+    disk.heal();
+    assert_eq!(lost(&store, [90]), []);
+}
+
+/// The older copy, or what is carried of the newer one.
+#[test]
+fn a_good_copy_that_cannot_be_read_for_a_moment_is_waited_for() {
+    for (is_carried_read, is_older_bad) in
+        [(true, false), (true, true), (false, false), (false, true)]
+    {
+        let (disk, store, [older, _]) = of_two_copies(true);
+        let (carried, _) = stands(&disk, LogKind::Pointer, &value(90)).unwrap();
+        if is_older_bad {
+            make_bad(&disk, LogKind::Blob, 90);
+        }
+        disk.fail_when(Filter::any().operation(Operation::Open).file(older), Fault::Emfile);
+        if !is_carried_read {
+            disk.fail_when(sector_reads(&disk, LogKind::Pointer, 90), Fault::Eio);
+        }
+        let delete = |number: u32| {
+            store.commit(Batch::new().delete(format!("no such name {number}"))).map(drop)
+        };
+        let _done: Vec<_> = (0..400).map(delete).collect();
+        disk.heal();
+        assert!((0..400).map(delete).all(|done| done.is_ok()));
+        store.maintain().unwrap();
+        assert!(!segments(&disk, LogKind::Pointer).contains(&carried));
+        assert_eq!(lost(&store, [90]), [], "{is_carried_read} {is_older_bad}");
     }
 }

@@ -289,11 +289,20 @@ fn is_opened_without(
     }
 }
 
+/// Nor can it be opened.
+fn is_opened_without_opening(crashed: &SimDisk, file: FileName, options: StoreBuilder, count: u32) {
+    let disk = crashed.clean_reopen();
+    disk.fail_when(Filter::any().operation(Operation::Open).file(file), Fault::Eio);
+    let store = open_as(&disk, options).unwrap_or_else(|error| panic!("{}", told(&error)));
+    holds(&store, count);
+}
+
 /// The removal of what is flushed is not synced.
 #[test]
 fn a_retired_segment_that_is_back_and_cannot_be_read_keeps_no_store_from_opening() {
     let (crashed, first, count) = retired();
     is_opened_without(&crashed, first, || builder().memtable_entries_max(1), count);
+    is_opened_without_opening(&crashed, first, builder().memtable_entries_max(1), count);
 }
 
 /// That may pass, and what it is told of is the machine.
@@ -317,6 +326,7 @@ fn a_replaced_root_log_that_cannot_be_read_keeps_no_store_from_opening() {
     let crashed = disk.after_crash(CrashState::Nothing);
     assert_eq!(first_file(&crashed, is_root), root, "it is back");
     is_opened_without(&crashed, root, builder, 10);
+    is_opened_without_opening(&crashed, root, builder(), 10);
 }
 
 /// It could not be removed, either.
@@ -340,6 +350,7 @@ fn a_replaced_table_that_cannot_be_read_keeps_no_store_from_opening() {
     let closed = disk.clean_reopen();
     assert_eq!(first_file(&closed, is_table), table, "it stays");
     is_opened_without(&closed, table, options, 120);
+    is_opened_without_opening(&closed, table, options(), 120);
 }
 
 /// What the root does not say it is done with may have testified, or be another store's.

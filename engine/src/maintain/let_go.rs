@@ -18,6 +18,8 @@
 //!
 //! - L1: nothing that is put here begins maintenance, which would come here.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use pinstone_disk::codec::size;
 use pinstone_disk::env::{MutexGuard, Ordering};
@@ -26,32 +28,32 @@ use pinstone_wal::{ListEntry, LogPosition, WalError, frames_in};
 
 use super::{grow_blob_log, seal_next_of_blob};
 use crate::error::{Error, Result};
-use crate::ops::get::{self, Kept};
+use crate::ops::get;
 use crate::options::Verify;
 use crate::state::carried::CarriedPlace;
 use crate::state::inner::Inner;
 
-/// What the blob log has otherwise, or what cannot be compared.
-struct Doubt<'a> {
-    place: &'a CarriedPlace,
-    /// The frames that are carried, with where they begin, if these can be read, and are as they were written.
+/// What the pointer log carries of a place where the blob log has something else, or that cannot be compared.
+struct Doubt {
+    /// The frames that can be read, and are as they were written, with where they begin.
     frames: Vec<(LogPosition, Bytes)>,
     /// Their values.
-    carried: Vec<ListEntry>,
+    values: Vec<ListEntry>,
     /// These are all that is carried.
     is_whole: bool,
 }
 
-impl<'a> Doubt<'a> {
-    fn new(inner: &Inner, place: &'a CarriedPlace, bytes: Option<&Bytes>) -> Self {
-        let found = bytes.map(|bytes| frames_in(store_id(inner), place.from, bytes));
-        let (mut frames, mut carried) = (Vec::new(), Vec::new());
-        for (from, frame, values) in found.unwrap_or_default() {
+impl Doubt {
+    fn read(inner: &Inner, place: &CarriedPlace) -> Self {
+        let bytes = place.read(&*inner.disk);
+        let found = bytes.map(|bytes| frames_in(store_id(inner), place.from, &bytes));
+        let (mut frames, mut values) = (Vec::new(), Vec::new());
+        for (from, frame, carried) in found.unwrap_or_default() {
             frames.push((from, frame));
-            carried.extend(values);
+            values.extend(carried);
         }
         let is_whole = are_all(place, frames.iter().map(|(_, frame)| frame));
-        Self { place, frames, carried, is_whole }
+        Self { frames, values, is_whole }
     }
 }
 
@@ -59,6 +61,44 @@ impl<'a> Doubt<'a> {
 fn are_all<'a>(place: &CarriedPlace, frames: impl Iterator<Item = &'a Bytes>) -> bool {
     let range = place.range();
     frames.map(|frame| frame.len() as u64).sum::<u64>() == range.end - range.start
+}
+
+/// What else is known of the values of a segment.
+struct Known {
+    of: Ordinal,
+    /// By offset.
+    values: Vec<ListEntry>,
+    /// All that the segment has.
+    is_list: bool,
+}
+
+impl Known {
+    /// By the segment's list, or, if it has none, or a damaged one, by memtables.
+    ///
+    /// # Errors
+    /// The list cannot be read now; it may the next time.
+    fn read(inner: &Inner, of: Ordinal) -> Result<Self> {
+        let read = || inner.segments.whole_list(of);
+        let list = match read().or_else(|_| read()) {
+            Ok(list) => list,
+            Err(WalError::Disk(error)) if !error.is_unreadable() => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, "a segment's list cannot be read");
+                None
+            }
+        };
+        let is_list = list.is_some();
+        let mut values = list.unwrap_or_else(|| inner.index.list(of));
+        values.sort_unstable_by_key(|value| value.offset_bytes);
+        Ok(Self { of, values, is_list })
+    }
+
+    fn within(&self, range: &Range<u64>) -> &[ListEntry] {
+        let before = |offset: u64| {
+            self.values.partition_point(|value| u64::from(value.offset_bytes) < offset)
+        };
+        &self.values[before(range.start)..before(range.end)]
+    }
 }
 
 /// Sees to it that the blob log has what this segment of the pointer log and those before it carry; then that is
@@ -74,8 +114,8 @@ pub(super) fn keep_carried(inner: &Inner, ordinal: Ordinal) -> Result<()> {
 fn keep_holding(inner: &Inner, ordinal: Ordinal, _lock: &MutexGuard<'_, ()>) -> Result<()> {
     inner.blob.sync_carried()?;
     let places = inner.carried.upto(ordinal);
-    let doubts = doubts(inner, &places);
-    let staying = if doubts.is_empty() { Vec::new() } else { keep(inner, &doubts)? };
+    let doubtful = doubtful(inner, &places);
+    let staying = if doubtful.is_empty() { Vec::new() } else { keep(inner, &doubtful)? };
     inner.carried.leave(ordinal, &staying);
     Ok(())
 }
@@ -96,9 +136,9 @@ pub(crate) fn keep_left(inner: &Inner) {
     }
 }
 
-/// What of these places is in doubt.
-fn doubts<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<Doubt<'a>> {
-    let (mut doubts, mut left) = (Vec::new(), places);
+/// Which of these places are in doubt.
+fn doubtful<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<&'a CarriedPlace> {
+    let (mut doubtful, mut left) = (Vec::new(), places);
     while !left.is_empty() {
         let (run, others, carried) = CarriedPlace::read_first(&*inner.disk, left);
         left = others;
@@ -107,85 +147,71 @@ fn doubts<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<Doubt<'a>> {
         }
         for place in run {
             // Alone: what cannot be read of one says nothing of the others.
-            let bytes = place.read(&*inner.disk).ok();
-            let is_there = |bytes: &Bytes| is_there(inner, place.from, std::slice::from_ref(bytes));
-            if !bytes.as_ref().is_some_and(is_there) {
+            let bytes = place.read(&*inner.disk);
+            if !bytes.is_ok_and(|bytes| is_there(inner, place.from, &[bytes])) {
                 tracing::warn!(position = %place.from, "the blob log may not have what is carried");
-                doubts.push(Doubt::new(inner, place, bytes.as_ref()));
+                doubtful.push(place);
             }
         }
     }
-    doubts
+    doubtful
 }
 
 /// Sees to it that the blob log has what is in doubt; returns what has to stay, for want of space.
-fn keep<'a>(inner: &Inner, doubts: &[Doubt<'a>]) -> Result<Vec<&'a CarriedPlace>> {
-    let (mut list, mut all_kept, mut failed) = (None, true, Ok(()));
-    let mut in_doubt = Vec::with_capacity(doubts.len());
-    for doubt in doubts {
-        let values = values(inner, doubt, &mut list).unwrap_or_else(|error| {
+fn keep<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a CarriedPlace>> {
+    let (mut known, mut all_kept, mut failed) = (None, true, Ok(()));
+    for place in places {
+        let doubt = Doubt::read(inner, place);
+        let values = values(inner, place, &doubt, &mut known).unwrap_or_else(|error| {
             failed = Err(error);
             Vec::new()
         });
-        let ordinal = doubt.place.from.ordinal();
-        for value in &values {
-            match get::keep(inner, &value.digest, value.place(ordinal)) {
-                Ok(Kept::Well) => {}
-                Ok(Kept::Badly) | Err(Error::NoSpace { .. }) => all_kept = false,
-                Ok(Kept::Nowhere) => {
-                    tracing::warn!(digest = %value.digest, "no copy can be read any more");
-                }
+        for value in values {
+            match get::keep(inner, &value.digest, value.place(place.from.ordinal())) {
+                Ok(true) => {}
+                Ok(false) => tracing::warn!(digest = %value.digest, "no copy can be read any more"),
+                Err(Error::NoSpace { .. }) => all_kept = false,
                 // The others are kept all the same.
                 Err(error) => failed = Err(error),
             }
         }
-        in_doubt.push((doubt, values));
     }
     let synced = inner.blob.sync_all().map_err(Error::from);
-    let bad = doubts.iter().map(|doubt| doubt.place.from.ordinal()).max();
+    let bad = places.iter().map(|place| place.from.ordinal()).max();
     inner.to_end.fetch_max(bad.map_or(0, |last| last.0.into()), Ordering::AcqRel);
     let ended = synced.and_then(|()| end_bad(inner));
     failed?;
     match ended {
         Ok(()) if all_kept => Ok(Vec::new()),
-        Ok(()) | Err(Error::NoSpace { .. }) => lay(inner, &in_doubt),
+        Ok(()) | Err(Error::NoSpace { .. }) => lay(inner, places, &mut known),
         Err(error) => Err(error),
     }
 }
 
-/// The values that stand in a place: those of the carried frames, if these are whole; else by the segment's list, or,
-/// if it has none, or a damaged one, by memtables and by what is whole. `list`: of the place before.
+/// The values that stand in a place: those of the carried frames, if these are whole; else by what is known of its
+/// segment, and by what is whole.
 ///
 /// # Errors
-/// The list is needed, and cannot be read now; it may the next time.
+/// As [`Known::read`].
 fn values(
     inner: &Inner,
-    doubt: &Doubt<'_>,
-    list: &mut Option<(Ordinal, Vec<ListEntry>)>,
+    place: &CarriedPlace,
+    doubt: &Doubt,
+    known: &mut Option<Known>,
 ) -> Result<Vec<ListEntry>> {
     if doubt.is_whole {
-        return Ok(doubt.carried.clone());
+        return Ok(doubt.values.clone());
     }
-    let (ordinal, range) = (doubt.place.from.ordinal(), doubt.place.range());
-    if list.as_ref().is_none_or(|(of, _)| *of != ordinal) {
-        let read = || inner.segments.whole_list(ordinal);
-        *list = match read().or_else(|_| read()) {
-            Ok(list) => list.map(|list| (ordinal, list)),
-            Err(WalError::Disk(error)) if !error.is_unreadable() => return Err(error.into()),
-            Err(error) => {
-                tracing::warn!(%error, "a segment's list cannot be read");
-                None
-            }
-        };
+    let ordinal = place.from.ordinal();
+    let known = match known {
+        Some(known) if known.of == ordinal => known,
+        known => known.insert(Known::read(inner, ordinal)?),
+    };
+    let mut values = known.within(&place.range()).to_vec();
+    if !known.is_list {
+        values.extend(&doubt.values);
     }
-    let is_in = |value: &ListEntry| range.contains(&value.offset_bytes.into());
-    Ok(match list {
-        Some((_, list)) => list.iter().copied().filter(is_in).collect(),
-        None => {
-            let known = inner.index.list(ordinal).into_iter().filter(is_in);
-            known.chain(doubt.carried.iter().copied()).collect()
-        }
-    })
+    Ok(values)
 }
 
 /// Sees to it that no segment with bad bytes is unsealed.
@@ -226,29 +252,33 @@ fn is_there(inner: &Inner, from: LogPosition, carried: &[Bytes]) -> bool {
 /// logs, the records that only the pointer log has. Returns what does not stand there even so.
 fn lay<'a>(
     inner: &Inner,
-    doubts: &[(&Doubt<'a>, Vec<ListEntry>)],
+    places: &[&'a CarriedPlace],
+    known: &mut Option<Known>,
 ) -> Result<Vec<&'a CarriedPlace>> {
     // Nothing is sealed meanwhile.
     let _one_at_a_time = inner.maintaining.lock();
     let mut staying = Vec::new();
-    for (Doubt { place, frames, carried, .. }, values) in doubts {
-        let others = values.iter().filter(|value| !carried.contains(value));
-        let records = others.filter_map(|value| {
+    for &place in places {
+        let mut doubt = Doubt::read(inner, place);
+        let values = values(inner, place, &doubt, known).unwrap_or_default();
+        let is_in_frame = |value: &ListEntry| doubt.values.contains(value);
+        let records = values.iter().filter(|value| !is_in_frame(value)).filter_map(|value| {
             let at = value.place(place.from.ordinal());
             Some((at.position(), get::only_carried(inner, &value.digest, at)?))
         });
-        let written: Vec<_> = frames.iter().cloned().chain(records).collect();
-        match inner.blob.lay(&written) {
+        let records: Vec<_> = records.collect();
+        doubt.frames.extend(records);
+        match inner.blob.lay(&doubt.frames) {
             Ok(()) => {}
             Err(error @ WalError::Poisoned { .. }) => return Err(error.into()),
             Err(error) => tracing::warn!(%error, "bad bytes could not be written once more"),
         }
-        for value in values {
+        for value in &values {
             // So that it is known to be well.
             let _found = get::find(inner, &value.digest, Verify::Digest);
         }
         if !is_well(inner, place) {
-            staying.push(*place);
+            staying.push(place);
         }
     }
     if !staying.is_empty() {

@@ -49,53 +49,35 @@ fn put_anew(inner: &Inner, digest: &Digest, value: &[u8]) -> Result<()> {
     Ok(inner.blob.sync_all()?)
 }
 
-/// What [`keep`] came to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kept {
-    /// The blob log has a good copy.
-    Well,
-    /// The value is there, and the blob log has no good copy even so.
-    Badly,
-    /// There is no copy any more that can be read.
-    Nowhere,
-}
-
 /// Sees to it that the blob log has a good copy of this value, of which the pointer log carries what should stand at
-/// `at`: puts it anew, if need be, and begins nothing of what becomes due then; not durable on return.
+/// `at`: puts it anew, if need be, and begins nothing of what becomes due then; not durable on return. False if
+/// there is no copy any more that can be read.
 ///
 /// # Errors
 /// *No space*; or it cannot be told now what is left of the value, and it is not carried.
-pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<Kept> {
-    let own = has_own(inner, digest, at);
-    if matches!(own, Ok(true)) {
-        return Ok(Kept::Well);
+pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
+    if has_own(inner, digest, at) {
+        return Ok(true);
     }
     let mut search = Search::new(inner, digest, Verify::Digest);
     let value = match search.carried(at, Said::Known) {
         Some(value) => value,
-        None => match own.and_then(|_| search.all()) {
+        None => match search.all() {
             Ok(Some(value)) => value,
             Err(error) if may_pass(&error) => return Err(error),
-            Ok(None) | Err(_) => return Ok(Kept::Nowhere),
+            Ok(None) | Err(_) => return Ok(false),
         },
     };
     // Whatever is known: that a copy is bad may be forgotten by now.
     put::store_anew(inner, *digest, &value)?;
-    Ok(if has_own(inner, digest, at)? { Kept::Well } else { Kept::Badly })
+    Ok(true)
 }
 
-/// The blob log itself has a copy that can be read, at `at` or elsewhere.
-fn has_own(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
+/// The blob log itself has a copy that can be read now, at `at` or elsewhere.
+fn has_own(inner: &Inner, digest: &Digest, at: Place) -> bool {
     let new = Search::new(inner, digest, Verify::Digest);
     let mut search = Search { asks_carried: false, ..new };
-    if search.copy(at, Said::Known).is_some() {
-        return Ok(true);
-    }
-    match search.all() {
-        Ok(found) => Ok(found.is_some()),
-        Err(error) if may_pass(&error) => Err(error),
-        Err(_) => Ok(false),
-    }
+    search.copy(at, Said::Known).is_some() || matches!(search.all(), Ok(Some(_)))
 }
 
 /// The record at `at`, if the pointer log carries it well and the blob log does not have it so.

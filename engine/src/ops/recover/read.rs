@@ -156,7 +156,15 @@ pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader)
         if in_force == Some(name.epoch) || name.file_name() == current.file_name() {
             continue;
         }
-        match look_into(disk, name, &current, is_done_with(name, &root, &current))? {
+        let looked = match look_into(disk, name, &current) {
+            Err(Error::Io { source })
+                if source.is_unreadable_file() && is_done_with(name, &root, &current) =>
+            {
+                Unnamed::Remnant
+            }
+            looked => looked?,
+        };
+        match looked {
             Unnamed::Remnant | Unnamed::Leftover => {}
             Unnamed::Stranger => {
                 strangers.insert(name);
@@ -265,14 +273,12 @@ fn strange_tables(
     let mut strange = BTreeSet::new();
     for &id in found.tables.difference(&named) {
         let name = id.file_name();
-        let file = match disk.open(name, OpenMode::Read) {
+        let opened = disk.open(name, OpenMode::Read);
+        let bytes = match opened.and_then(|file| disk.read(&file, 0, HEADER_BYTES)) {
             // A reader of the store as it was before has let go of it meanwhile.
             Err(error) if error.is_not_found() => continue,
-            file => file?,
-        };
-        let bytes = match disk.read(&file, 0, HEADER_BYTES) {
             // Its ordinal was given, by the root's own writers, to a table that is not among its tables now.
-            Err(error) if error.is_unreadable() && is_spent(id) => continue,
+            Err(error) if error.is_unreadable_file() && is_spent(id) => continue,
             bytes => bytes?,
         };
         match FileHeader::decode(&name, &bytes) {
@@ -323,19 +329,10 @@ fn is_done_with(name: SegmentName, root: &RootState, current: &SegmentHeader) ->
     }
 }
 
-/// Of one that the root is done with it may be that it cannot be read.
-fn look_into(
-    disk: &dyn Disk,
-    name: SegmentName,
-    current: &SegmentHeader,
-    is_done_with: bool,
-) -> Result<Unnamed> {
+fn look_into(disk: &dyn Disk, name: SegmentName, current: &SegmentHeader) -> Result<Unnamed> {
     let file = name.file_name();
     let opened = disk.open(file, OpenMode::Write)?;
-    let bytes = match disk.read(&opened, 0, HEADER_BYTES) {
-        Err(error) if is_done_with && error.is_unreadable() => return Ok(Unnamed::Remnant),
-        bytes => bytes?,
-    };
+    let bytes = disk.read(&opened, 0, HEADER_BYTES)?;
     match FileHeader::decode(&file, &bytes) {
         Ok(header) if header.store_id == current.store_id && is_of(&header, name) => {}
         // A crash leaves no sound header of another file, nor one of a later build.
@@ -344,9 +341,6 @@ fn look_into(
     }
     let scan = match scan_segment(disk, file, &current.store_id, &CarriedFrames::default()) {
         Ok(unnamed) => unnamed.scan,
-        Err(Error::Io { source }) if is_done_with && source.is_unreadable() => {
-            return Ok(Unnamed::Remnant);
-        }
         // What it would have said is not known: no reason to cut anything, or to remove it.
         Err(error @ Error::Io { .. }) => return Err(error),
         Err(_) => return Ok(Unnamed::Remnant),

@@ -280,7 +280,7 @@ fn nor_are_values_forgotten_that_several_segments_carried() {
         disk.fail_when(Filter::any().operation(Operation::Open).file(held), Fault::Emfile);
         let sector = at / 512 * 512..at / 512 * 512 + 512;
         let unread = Filter::any().operation(Operation::Read).file(first).bytes(sector);
-        disk.fail_when(unread.clone(), Fault::Eio);
+        disk.fail_when(unread, Fault::Eio);
         let count = || segments(&disk, LogKind::Pointer).len();
         let deleted =
             (0..20).take_while(|_| count() == 1).all(|nth| delete_much(&store, nth).is_ok());

@@ -1,6 +1,6 @@
 //! Looking one name up in a block.
 //!
-//! 1. What is mostly looked for is there, and its newest version is. `NameTags` have a byte of each name's
+//! 1. Mostly the newest version is wanted of a name that is there. `NameTags` have a byte of each name's
 //!    hash, one after the other, and where each entry begins: few entries have the byte that is sought.
 //! 2. Whether one of these is the name is seen from its end: what stands with it first, then what it shares
 //!    with the entries before it, where that stands.

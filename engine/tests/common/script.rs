@@ -369,6 +369,7 @@ pub fn workloads() -> Vec<Workload> {
         Workload::new("batches", batches()).tiny(),
         Workload::new("carried", carried()).with_tiny_pointer_segments(),
         Workload::new("testified", carried()).with_soon_testimony(),
+        Workload::new("carried-and-not", carried_and_not()),
         Workload::new("short-writes", first_life()).tiny().with_short_writes(),
         Workload::new("after-a-kill", second_life()).after(Before::Killed(first_life())),
         Workload::new("after-a-kill-tiny", second_life())
@@ -461,6 +462,23 @@ fn deletes() -> Vec<Step> {
         Commit(vec![Delete("b"), Set("a", 1)]),
         Commit(vec![Delete("a"), Delete("c")]),
         Commit(vec![Set("c", 1), Require("c", None)]),
+    ]
+}
+
+/// Commits of values that are carried together with such as are too long for that.
+fn carried_and_not() -> Vec<Step> {
+    let too_long = 260 << 10;
+    vec![
+        Put(1, 100),
+        Put(2, too_long),
+        Commit(vec![Set("a", 1), Set("b", 2)]),
+        Put(3, 50),
+        Commit(vec![Set("c", 3), Set("b", 1)]),
+        Put(4, too_long),
+        Put(5, 700),
+        Commit(vec![Set("a", 5), Set("b", 4)]),
+        Put(6, 80),
+        Commit(vec![Set("c", 6)]),
     ]
 }
 

@@ -12,7 +12,7 @@ use common::small::{builder, commit, open, open_as, sealed, segments, stands, va
 use common::told;
 use pinstone::{Batch, CheckOptions, Digest, Error, Put, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
-use pinstone_disk::{Disk, FileName, LogKind, Operation, TableKind, env};
+use pinstone_disk::{Disk, Epoch, FileName, LogKind, Operation, Ordinal, TableKind, env};
 
 const COMMITS_MAX: u32 = 20_000;
 
@@ -173,11 +173,22 @@ fn one_bad_of_each_log_costs_nothing(disk: &SimDisk, store: &Store) {
 /// Nor does the store refuse to open once that segment of the pointer log has left.
 #[test]
 fn nor_does_it_on_a_full_device() {
-    for (is_closed, has_space) in [(false, false), (false, true), (true, false), (true, true)] {
+    // In the blob log a value of the frame is bad, or what the frame begins with.
+    let bad = [true, false].into_iter().flat_map(|is_value| {
+        [(false, false), (false, true), (true, false), (true, true)]
+            .map(|(is_closed, has_space)| (is_value, is_closed, has_space))
+    });
+    for (is_value, is_closed, has_space) in bad {
         let options = || builder().segment_bytes(256 << 10).reserve_bytes(1 << 20);
         let (disk, store) = of_one_frame(options());
         let first = segments(&disk, LogKind::Pointer)[0];
-        make_bad(&disk, LogKind::Blob, 12);
+        if is_value {
+            make_bad(&disk, LogKind::Blob, 12);
+        } else {
+            let (name, at) = stands(&disk, LogKind::Blob, &value(1)).unwrap();
+            assert!((512..1536).contains(&at));
+            disk.corrupt(&name.to_string(), 520, |rest| rest[0] ^= 1);
+        }
         make_bad(&disk, LogKind::Pointer, 3);
         disk.set_capacity(Some(disk.used_bytes()));
         for number in 0..600 {
@@ -189,7 +200,7 @@ fn nor_does_it_on_a_full_device() {
             store.maintain().unwrap();
         }
         let store = ended(&disk, store, is_closed, options());
-        assert_eq!(lost(&store, 0..20), [], "{is_closed} {has_space}");
+        assert_eq!(lost(&store, 0..20), [], "{is_value} {is_closed} {has_space}");
     }
 }
 
@@ -580,5 +591,109 @@ fn a_good_copy_that_cannot_be_read_for_a_moment_is_waited_for() {
         store.maintain().unwrap();
         assert!(!segments(&disk, LogKind::Pointer).contains(&carried));
         assert_eq!(lost(&store, [90]), [], "{is_carried_read} {is_older_bad}");
+    }
+}
+
+/// Neither its values nor their list, and no memtable has them any more; and of what is carried one value is bad.
+#[test]
+fn a_segment_that_cannot_be_read_at_all_costs_no_value_that_is_carried_well() {
+    for is_list_bad in [false, true] {
+        let options = builder().segment_bytes(16 << 10).pointer_segment_bytes(256 << 10);
+        let (disk, store) = of_one_frame(options.memtable_entries_max(1));
+        (1000..1100).for_each(|number| assert!(store.put(&value(number)).unwrap().new));
+        store.sync().unwrap();
+        store.maintain().unwrap();
+        let (blob, _) = stands(&disk, LogKind::Blob, &value(3)).unwrap();
+        make_bad(&disk, LogKind::Pointer, 3);
+        if is_list_bad {
+            (0..20).for_each(|number| assert_eq!(make_bad(&disk, LogKind::Blob, number), blob));
+            let digest = Digest::of(&value(5));
+            let bytes = disk.file_bytes(&blob.to_string()).unwrap();
+            let listed = bytes.windows(32).rposition(|bytes| bytes == digest.as_bytes()).unwrap();
+            disk.corrupt(&blob.to_string(), listed as u64, |rest| rest[0] ^= 1);
+        } else {
+            disk.fail_when(Filter::any().file(blob).operation(Operation::Read), Fault::Eio);
+        }
+        delete_until_sealed(&disk, &store);
+        store.maintain().unwrap();
+        let lost = lost(&store, 0..20);
+        assert!(lost.iter().all(|(number, _)| *number == 3), "{is_list_bad} {lost:?}");
+    }
+}
+
+/// While several are looked for, what was thought to be bad is found to be well.
+#[test]
+fn what_is_found_to_be_well_again_is_held_by_who_looks_for_many() {
+    let disk = SimDisk::new(1);
+    let meddling = MeddlingDisk::new(&disk);
+    let small = builder().segment_bytes(8 << 10).memtable_entries_max(1).mmap(false);
+    let store = small.open_on(Arc::clone(&meddling) as Arc<dyn Disk>).unwrap();
+    (0..100).for_each(|number| assert!(store.put(&value(number)).unwrap().new));
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let (name, at) = stands(&disk, LogKind::Blob, &value(2)).unwrap();
+    let digests = [2, 60].map(|number| Digest::of(&value(number)));
+    disk.corrupt(&name.to_string(), at, |rest| rest[0] ^= 1);
+    assert!(store.get(&digests[0]).is_err());
+    disk.corrupt(&name.to_string(), at, |rest| rest[0] ^= 1);
+    let (elsewhere, _) = stands(&disk, LogKind::Blob, &value(60)).unwrap();
+    assert_ne!(elsewhere, name);
+    let other = store.clone();
+    let get = move || assert!(other.get(&digests[0]).unwrap().is_some());
+    meddling.after_read(elsewhere, || env::spawn("get", get).unwrap().join().unwrap());
+    let found: Vec<_> = store.contains_many(&digests).into_iter().map(Result::unwrap).collect();
+    assert!(meddling.has_meddled());
+    assert_eq!(found, [true, true]);
+}
+
+/// For want of memory, say.
+#[test]
+fn what_is_carried_and_cannot_be_read_for_a_moment_is_waited_for() {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, builder().pointer_segment_bytes(32 << 10)).unwrap();
+    (0..8).for_each(|number| commit(&store, number));
+    store.sync().unwrap();
+    make_bad(&disk, LogKind::Blob, 3);
+    let carried = segments(&disk, LogKind::Pointer)[0];
+    disk.fail_when(Filter::any().operation(Operation::Read).file(carried), Fault::Enomem);
+    let delete = |number: u32| store.commit(Batch::new().delete(format!("no such name {number}")));
+    let _done: Vec<_> = (0..200).map(delete).collect();
+    let told = store.get(&Digest::of(&value(3)));
+    assert!(matches!(told, Err(Error::Io { .. })), "{told:?}");
+    disk.heal();
+    store.maintain().unwrap();
+    (200..400).for_each(|number| assert!(delete(number).is_ok()));
+    assert!(!segments(&disk, LogKind::Pointer).contains(&carried));
+    assert_eq!(lost(&store, 0..8), []);
+}
+
+/// Nothing of the blob log can be read for long, and of what is carried not all.
+#[test]
+fn what_cannot_be_told_to_be_bad_is_put_anew_once() {
+    for segment_bytes in [16 << 10, 1 << 20] {
+        let disk = SimDisk::new(1);
+        let options = builder().mmap(false).segment_bytes(segment_bytes);
+        let store = open_as(&disk, options.pointer_segment_bytes(128 << 10)).unwrap();
+        (0..100).for_each(|number| commit(&store, number));
+        store.sync().unwrap();
+        make_bad(&disk, LogKind::Pointer, 3);
+        let blobs = || segments(&disk, LogKind::Blob);
+        for blob in blobs().into_iter().chain((1..200).map(|more| FileName::Segment {
+            log: LogKind::Blob,
+            ordinal: Ordinal(more),
+            epoch: Epoch::FIRST,
+        })) {
+            disk.fail_when(Filter::any().operation(Operation::Read).file(blob), Fault::Enomem);
+        }
+        let delete =
+            |number: u32| store.commit(Batch::new().delete(format!("no such name {number}")));
+        let before = disk.used_bytes();
+        let refused = (0..100).filter(|number| delete(*number).is_err()).count();
+        let _done = store.maintain();
+        let more_bytes = disk.used_bytes() - before;
+        assert!(refused > 20 && more_bytes < 3 << 20, "{refused} refused, {more_bytes} bytes more");
+        disk.heal();
+        (0..300).for_each(|number| assert!(delete(number).is_ok()));
+        assert_eq!(lost(&store, 0..100), []);
     }
 }

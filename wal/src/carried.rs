@@ -24,11 +24,9 @@ use pinstone_disk::{Epoch, LogKind, Ordinal, StoreId};
 use crate::commit::CommitRecord;
 use crate::digest_list::ListEntry;
 use crate::error::{WalError, corrupt};
-use crate::frame::{
-    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, check_body, each_record,
-};
+use crate::frame::{FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, check_body};
 use crate::position::{LogPosition, SizeClass};
-use crate::record::{RecordKind, StoreSeed, ValueRecord};
+use crate::record::{Record, RecordKind, StoreSeed, ValueRecord};
 use crate::scan::{Frame, SEGMENT_BYTES_MAX, Scan};
 use crate::segment::{FRAMES_START_BYTES, SegmentHeader};
 
@@ -96,13 +94,13 @@ impl<'a> CarriedRecord<'a> {
     }
 }
 
-/// The frames that stand from `from` on in the blob log of this store, each with where it begins there and its
-/// values; those that are not as they were written are left out.
+/// The frames that stand from `from` on in the blob log of this store, each with where it begins there; those that are
+/// not as they were written are left out.
 pub fn frames_in(
     store_id: StoreId,
     from: LogPosition,
     frames: &Bytes,
-) -> Vec<(LogPosition, Bytes, Vec<ListEntry>)> {
+) -> Vec<(LogPosition, Bytes)> {
     let log = LogKind::Blob;
     let seed = SegmentHeader { log, ordinal: from.ordinal(), epoch: Epoch::FIRST, store_id }.seed();
     let (store, mut found, mut at) = (StoreSeed::new(&store_id), Vec::new(), 0);
@@ -114,19 +112,34 @@ pub fn frames_in(
             && frame_bytes <= rest.len()
         {
             let start = LogPosition::from_number(from.number() + at as u64);
-            let mut values = Vec::new();
-            each_record(&header, &rest[FRAME_HEADER_BYTES..], |offset, record| {
-                if record.kind == RecordKind::Value as u8
-                    && let Ok(value) = ValueRecord::decode(record.payload)
-                    && let Ok(offset_bytes) = u32::try_from(start.offset_bytes() + offset as u64)
-                {
-                    let class = SizeClass::covering(record.len_bytes as u64);
-                    values.push(ListEntry { digest: value.digest, offset_bytes, class });
-                }
-            });
-            found.push((start, frames.slice(at..at + frame_bytes), values));
+            found.push((start, frames.slice(at..at + frame_bytes)));
         }
         at += frame_bytes;
+    }
+    found
+}
+
+/// The values whose records stand somewhere in these bytes, which stand from `from` on in the blob log of this store,
+/// each with its record's length: of frames that are bad, too. Records are told by their checksums; looks at each byte
+/// that is of none.
+pub fn records_in(store_id: StoreId, from: LogPosition, bytes: &[u8]) -> Vec<(ListEntry, usize)> {
+    const KIND_AT: usize = 4;
+    let (store, mut found, mut at) = (StoreSeed::new(&store_id), Vec::new(), 0);
+    while let Some(kind) = bytes.get(at + KIND_AT) {
+        let record = Some(&bytes[at..])
+            .filter(|_| *kind == RecordKind::Value as u8)
+            .and_then(|rest| Record::read(store, rest).ok());
+        let value = record.and_then(|record| ValueRecord::decode(record.payload).ok());
+        if let (Some(record), Some(value)) = (record, value)
+            && let Ok(offset_bytes) = u32::try_from(from.offset_bytes() + at as u64)
+        {
+            let class = SizeClass::covering(record.len_bytes as u64);
+            let entry = ListEntry { digest: value.digest, offset_bytes, class };
+            found.push((entry, record.len_bytes));
+            at += record.len_bytes;
+        } else {
+            at += 1;
+        }
     }
     found
 }

@@ -25,6 +25,8 @@ counters! {
     enospc,
     /// Operations that failed for lack of descriptors.
     emfile,
+    /// Reads that failed for want of memory.
+    enomem,
     /// Writes of a part only, by fault or by capacity.
     short_writes,
     /// Reads of a part only, by fault.

@@ -20,6 +20,8 @@ pub enum Fault {
     Enospc,
     /// Opens, creations, locks and lists: too many open files.
     Emfile,
+    /// Reads: nothing done, for want of memory.
+    Enomem,
     /// Writes of more than one byte: a part is written.
     ShortWrite,
     /// Reads of more than one byte: a part is read.
@@ -42,7 +44,7 @@ impl Fault {
             Self::Enospc => matches!(operation, O::Create | O::Write | O::Allocate),
             Self::Emfile => matches!(operation, O::Open | O::Create | O::Lock | O::List),
             Self::ShortWrite => operation == O::Write,
-            Self::ShortRead => operation == O::Read,
+            Self::Enomem | Self::ShortRead => operation == O::Read,
             Self::Interrupted => matches!(operation, O::Read | O::Write | O::Sync),
             Self::SyncFailsThenClean | Self::SyncEnospc => operation == O::Sync,
         }
@@ -53,6 +55,7 @@ impl Fault {
             Self::Eio | Self::SyncFailsThenClean => Errno::IO,
             Self::Enospc | Self::SyncEnospc => Errno::NOSPC,
             Self::Emfile => Errno::MFILE,
+            Self::Enomem => Errno::NOMEM,
             Self::ShortWrite | Self::ShortRead | Self::Interrupted => Errno::INTR,
         }
     }

@@ -302,6 +302,7 @@ impl State {
             Fault::Eio | Fault::SyncFailsThenClean => counters.eio += 1,
             Fault::Enospc | Fault::SyncEnospc => counters.enospc += 1,
             Fault::Emfile => counters.emfile += 1,
+            Fault::Enomem => counters.enomem += 1,
             Fault::Interrupted => counters.interrupts += 1,
             // Counted where it is known whether there was a part to leave out.
             Fault::ShortWrite | Fault::ShortRead => {}

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use pinstone_disk::codec::size;
 use pinstone_disk::env::{MutexGuard, Ordering};
 use pinstone_disk::{LogKind, Ordinal};
-use pinstone_wal::{ListEntry, LogPosition, WalError, frames_in};
+use pinstone_wal::{ListEntry, LogPosition, WalError, frames_in, records_in};
 
 use super::{grow_blob_log, seal_next_of_blob};
 use crate::error::{Error, Result};
@@ -33,34 +33,50 @@ use crate::options::Verify;
 use crate::state::carried::CarriedPlace;
 use crate::state::inner::Inner;
 
-/// What the pointer log carries of a place where the blob log has something else, or that cannot be compared.
+/// What one of the logs has of a place where the other has something else, or that cannot be compared.
 struct Doubt {
-    /// The frames that can be read, and are as they were written, with where they begin.
-    frames: Vec<(LogPosition, Bytes)>,
-    /// Their values.
-    values: Vec<ListEntry>,
-    /// These are all that is carried.
+    /// As they can be read, well or not; none if they cannot.
+    bytes: Bytes,
+    /// They are whole frames.
     is_whole: bool,
+    /// The values whose records are as they were written, each with the record's length.
+    values: Vec<(ListEntry, usize)>,
 }
 
 impl Doubt {
-    fn read(inner: &Inner, place: &CarriedPlace) -> Self {
-        let bytes = place.read(&*inner.disk);
-        let found = bytes.map(|bytes| frames_in(store_id(inner), place.from, &bytes));
-        let (mut frames, mut values) = (Vec::new(), Vec::new());
-        for (from, frame, carried) in found.unwrap_or_default() {
-            frames.push((from, frame));
-            values.extend(carried);
-        }
-        let is_whole = are_all(place, frames.iter().map(|(_, frame)| frame));
-        Self { frames, values, is_whole }
+    /// As the pointer log carries it.
+    fn carried(inner: &Inner, place: &CarriedPlace) -> Self {
+        Self::new(inner, place, place.read(&*inner.disk).unwrap_or_default())
     }
-}
 
-/// These frames are all that stands in a place.
-fn are_all<'a>(place: &CarriedPlace, frames: impl Iterator<Item = &'a Bytes>) -> bool {
-    let range = place.range();
-    frames.map(|frame| frame.len() as u64).sum::<u64>() == range.end - range.start
+    /// As the blob log has it.
+    fn own(inner: &Inner, place: &CarriedPlace) -> Self {
+        let (ordinal, range) = (place.from.ordinal(), place.range());
+        let read = inner.segments.read(ordinal, range.start, size(range.end - range.start));
+        Self::new(inner, place, read.ok().flatten().unwrap_or_default())
+    }
+
+    fn new(inner: &Inner, place: &CarriedPlace, bytes: Bytes) -> Self {
+        let (store_id, from, range) = (inner.trees.tables.store_id(), place.from, place.range());
+        let frames = frames_in(store_id, from, &bytes);
+        let whole_bytes = frames.iter().map(|(_, frame)| frame.len() as u64).sum::<u64>();
+        let values = records_in(store_id, from, &bytes);
+        Self { bytes, is_whole: whole_bytes == range.end - range.start, values }
+    }
+
+    /// These bytes, but for the records which only `other` has well.
+    fn with(&self, other: &Self, place: &CarriedPlace) -> Bytes {
+        let mut bytes = self.bytes.to_vec();
+        let has = |value: &ListEntry| self.values.iter().any(|(own, _)| own == value);
+        for (value, len_bytes) in other.values.iter().filter(|(value, _)| !has(value)) {
+            let start = size(u64::from(value.offset_bytes) - place.range().start);
+            let record = start..start + len_bytes;
+            if let Some(target) = bytes.get_mut(record.clone()) {
+                target.copy_from_slice(&other.bytes[record]);
+            }
+        }
+        bytes.into()
+    }
 }
 
 /// What else is known of the values of a segment.
@@ -88,7 +104,11 @@ impl Known {
             }
         };
         let is_list = list.is_some();
-        let mut values = list.unwrap_or_else(|| inner.index.list(of));
+        let mut values = list.unwrap_or_else(|| {
+            let known = inner.index.list(of);
+            // It may have been sealed since, and flushed.
+            read().ok().flatten().unwrap_or(known)
+        });
         values.sort_unstable_by_key(|value| value.offset_bytes);
         Ok(Self { of, values, is_list })
     }
@@ -161,7 +181,7 @@ fn doubtful<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<&'a CarriedPla
 fn keep<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a CarriedPlace>> {
     let (mut known, mut all_kept, mut failed) = (None, true, Ok(()));
     for place in places {
-        let doubt = Doubt::read(inner, place);
+        let doubt = Doubt::carried(inner, place);
         let values = values(inner, place, &doubt, &mut known).unwrap_or_else(|error| {
             failed = Err(error);
             Vec::new()
@@ -183,13 +203,13 @@ fn keep<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a Carrie
     failed?;
     match ended {
         Ok(()) if all_kept => Ok(Vec::new()),
-        Ok(()) | Err(Error::NoSpace { .. }) => lay(inner, places, &mut known),
+        Ok(()) | Err(Error::NoSpace { .. }) => lay(inner, places),
         Err(error) => Err(error),
     }
 }
 
-/// The values that stand in a place: those of the carried frames, if these are whole; else by what is known of its
-/// segment, and by what is whole.
+/// The values that stand in a place: those that are carried, if all can be read; else by what is known of its segment,
+/// too.
 ///
 /// # Errors
 /// As [`Known::read`].
@@ -199,8 +219,9 @@ fn values(
     doubt: &Doubt,
     known: &mut Option<Known>,
 ) -> Result<Vec<ListEntry>> {
+    let carried = || doubt.values.iter().map(|(value, _)| *value);
     if doubt.is_whole {
-        return Ok(doubt.values.clone());
+        return Ok(carried().collect());
     }
     let ordinal = place.from.ordinal();
     let known = match known {
@@ -209,7 +230,7 @@ fn values(
     };
     let mut values = known.within(&place.range()).to_vec();
     if !known.is_list {
-        values.extend(&doubt.values);
+        values.extend(carried());
     }
     Ok(values)
 }
@@ -248,36 +269,37 @@ fn is_there(inner: &Inner, from: LogPosition, carried: &[Bytes]) -> bool {
     }
 }
 
-/// Writes what is carried where it stands, as far as that is not sealed: whole frames, or, of one that is bad in both
-/// logs, the records that only the pointer log has. Returns what does not stand there even so.
-fn lay<'a>(
-    inner: &Inner,
-    places: &[&'a CarriedPlace],
-    known: &mut Option<Known>,
-) -> Result<Vec<&'a CarriedPlace>> {
+/// Writes what is carried where it stands, as far as that is not sealed; or, where it is bad in both logs, what they have
+/// together. Returns what does not stand there even so.
+fn lay<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a CarriedPlace>> {
     // Nothing is sealed meanwhile.
     let _one_at_a_time = inner.maintaining.lock();
     let mut staying = Vec::new();
     for &place in places {
-        let mut doubt = Doubt::read(inner, place);
-        let values = values(inner, place, &doubt, known).unwrap_or_default();
-        let is_in_frame = |value: &ListEntry| doubt.values.contains(value);
-        let records = values.iter().filter(|value| !is_in_frame(value)).filter_map(|value| {
-            let at = value.place(place.from.ordinal());
-            Some((at.position(), get::only_carried(inner, &value.digest, at)?))
-        });
-        let records: Vec<_> = records.collect();
-        doubt.frames.extend(records);
-        match inner.blob.lay(&doubt.frames) {
+        let (carried, own) = (Doubt::carried(inner, place), Doubt::own(inner, place));
+        let of_both = || [carried.with(&own, place), own.with(&carried, place)].into_iter();
+        let laid = match (carried.is_whole, own.is_whole) {
+            (true, _) => Some(carried.bytes.clone()),
+            (false, true) => None,
+            (false, false) => {
+                of_both().find(|bytes| Doubt::new(inner, place, bytes.clone()).is_whole)
+            }
+        };
+        let written = laid.clone().map(|bytes| (place.from, bytes));
+        match inner.blob.lay(written.as_slice()) {
             Ok(()) => {}
             Err(error @ WalError::Poisoned { .. }) => return Err(error.into()),
             Err(error) => tracing::warn!(%error, "bad bytes could not be written once more"),
         }
-        for value in &values {
+        for (value, _) in carried.values.iter().chain(&own.values) {
             // So that it is known to be well.
             let _found = get::find(inner, &value.digest, Verify::Digest);
         }
-        if !is_well(inner, place) {
+        let is_well = match laid {
+            Some(laid) => is_there(inner, place.from, &[laid]),
+            None => own.is_whole,
+        };
+        if !is_well {
             staying.push(place);
         }
     }
@@ -285,20 +307,4 @@ fn lay<'a>(
         tracing::warn!("there is no space to keep all that the pointer log carried");
     }
     Ok(staying)
-}
-
-/// The blob log has whole frames in this place.
-fn is_well(inner: &Inner, place: &CarriedPlace) -> bool {
-    let (from, range) = (place.from, place.range());
-    match inner.segments.read(from.ordinal(), range.start, size(range.end - range.start)) {
-        Ok(Some(own)) => {
-            let frames = frames_in(store_id(inner), from, &own);
-            are_all(place, frames.iter().map(|(_, frame, _)| frame))
-        }
-        _ => false,
-    }
-}
-
-fn store_id(inner: &Inner) -> pinstone_disk::StoreId {
-    inner.trees.tables.store_id()
 }

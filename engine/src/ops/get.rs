@@ -56,40 +56,49 @@ fn put_anew(inner: &Inner, digest: &Digest, value: &[u8]) -> Result<()> {
 /// # Errors
 /// *No space*; or it cannot be told now what is left of the value, and it is not carried.
 pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
-    if has_own(inner, digest, at) {
+    let own = has_own(inner, digest, at);
+    if matches!(own, Ok(true)) {
         return Ok(true);
     }
     let mut search = Search::new(inner, digest, Verify::Digest);
     let value = match search.carried(at, Said::Known) {
-        Some(value) => value,
-        None => match search.all() {
+        Ok(Some(value)) => value,
+        carried => match carried.and_then(|_| search.all()) {
             Ok(Some(value)) => value,
             Err(error) if may_pass(&error) => return Err(error),
             Ok(None) | Err(_) => return Ok(false),
         },
     };
+    if own.is_err() {
+        // What may pass may also last: nobody waits for it who has the value. It is put anew once.
+        if !inner.index.is_bad(digest, at) {
+            inner.index.mark_unreadable(digest, at);
+        }
+        put::store_alone(inner, *digest, &value)?;
+        if has_own(inner, digest, at)? {
+            return Ok(true);
+        }
+    }
     // Whatever is known: that a copy is bad may be forgotten by now.
     put::store_anew(inner, *digest, &value)?;
     Ok(true)
 }
 
-/// The blob log itself has a copy that can be read now, at `at` or elsewhere.
-fn has_own(inner: &Inner, digest: &Digest, at: Place) -> bool {
+/// The blob log itself has a copy that can be read, at `at` or elsewhere.
+///
+/// # Errors
+/// It may the next time, and cannot be told now.
+fn has_own(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
     let new = Search::new(inner, digest, Verify::Digest);
     let mut search = Search { asks_carried: false, ..new };
-    search.copy(at, Said::Known).is_some() || matches!(search.all(), Ok(Some(_)))
-}
-
-/// The record at `at`, if the pointer log carries it well and the blob log does not have it so.
-pub(crate) fn only_carried(inner: &Inner, digest: &Digest, at: Place) -> Option<Bytes> {
-    let search = Search::new(inner, digest, Verify::Digest);
-    if matches!(search.read_own(at, Said::Known), Ok(Some(_))) {
-        return None;
+    if search.copy(at, Said::Known).is_some() {
+        return Ok(true);
     }
-    search.carried(at, Said::Known)?;
-    let bytes = search.carried_bytes(at)?;
-    let record = Record::read(inner.writer.store, &bytes).ok()?;
-    Some(bytes.slice(..record.len_bytes))
+    match search.all() {
+        Ok(found) => Ok(found.is_some()),
+        Err(error) if may_pass(&error) => Err(error),
+        Err(_) => Ok(false),
+    }
 }
 
 /// Reads one copy, and notes if it is bad, and how.
@@ -230,7 +239,7 @@ impl<'a> Search<'a> {
         if !matches!(read, Err(Error::Corrupt { .. } | Error::Io { .. })) {
             return read;
         }
-        let carried = if self.asks_carried { self.carried(place, said) } else { None };
+        let carried = if self.asks_carried { self.carried(place, said) } else { Ok(None) };
         // What failed once is no reason to write a value again that stands there well.
         let again = self.read_own(place, said);
         let is_bad = match &again {
@@ -244,9 +253,15 @@ impl<'a> Search<'a> {
             }
             _ => false,
         };
-        let Some(value) = carried else { return again };
-        self.is_only_carried |= is_bad;
-        Ok(Some(value))
+        match carried {
+            Ok(Some(value)) => {
+                self.is_only_carried |= is_bad;
+                Ok(Some(value))
+            }
+            // It is not known to be lost.
+            Err(error) if is_bad => Err(error),
+            _ => again,
+        }
     }
 
     /// Reads and checks the blob log's own bytes.
@@ -263,16 +278,26 @@ impl<'a> Search<'a> {
     }
 
     /// The value as the pointer log carries it, if it does. It is hashed, since it may be put anew.
-    fn carried(&self, place: Place, said: Said) -> Option<Bytes> {
-        let value = self.checked(place, said, self.carried_bytes(place)?).ok()??;
-        (Digest::of(&value) == *self.digest).then_some(value)
+    ///
+    /// # Errors
+    /// It may the next time, and cannot be told now.
+    fn carried(&self, place: Place, said: Said) -> Result<Option<Bytes>> {
+        let Some(bytes) = self.carried_bytes(place)? else { return Ok(None) };
+        let value = self.checked(place, said, bytes).ok().flatten();
+        Ok(value.filter(|value| Digest::of(value) == *self.digest))
     }
 
-    /// What the pointer log carries of this place, unchecked: the record and what follows it.
-    fn carried_bytes(&self, place: Place) -> Option<Bytes> {
-        let (file, offset_bytes, left_bytes) = self.inner.carried.find(place.position())?;
+    /// What the pointer log carries of this place, unchecked: the record and what follows it; none if it carries
+    /// nothing that the device can read.
+    fn carried_bytes(&self, place: Place) -> Result<Option<Bytes>> {
+        let carried = self.inner.carried.find(place.position());
+        let Some((file, offset_bytes, left_bytes)) = carried else { return Ok(None) };
         let len_bytes = size(left_bytes.min(place.class.bytes_max()));
-        self.inner.disk.read_own(&file, offset_bytes, len_bytes).ok()
+        let read = || self.inner.disk.read_own(&file, offset_bytes, len_bytes);
+        match read().or_else(|_| read()) {
+            Err(error) if !error.is_unreadable() => Err(error.into()),
+            read => Ok(read.ok()),
+        }
     }
 
     /// The value in the record that these bytes begin with; none if it is another's.

@@ -14,6 +14,8 @@ use pinstone_disk::planted::{self, Bug};
 use pinstone_wal::Place;
 
 use crate::error::{Error, Result};
+use crate::ops::get;
+use crate::options::Verify;
 use crate::state::digest_index::place_of;
 use crate::state::inner::Inner;
 
@@ -39,18 +41,19 @@ pub(crate) fn is_readable(inner: &Inner, digest: &Digest) -> Result<bool> {
     let is_good = |place: &Place| {
         !inner.index.is_damaged(digest, *place) || inner.carried.find(place.position()).is_some()
     };
-    Ok(copy(inner, digest, is_good)?.is_some())
+    match copy(inner, digest, is_good) {
+        Ok(found) => Ok(found.is_some()),
+        // Where a list is damaged the record may be well.
+        Err(error) => match get::find(inner, digest, Verify::Checksum) {
+            Ok(Some(_)) => Ok(true),
+            _ => Err(error),
+        },
+    }
 }
 
 /// The same of each.
 pub(crate) fn are_readable(inner: &Inner, digests: &[Digest]) -> Vec<Result<bool>> {
-    let found = intact_many(inner, digests).into_iter().zip(digests);
-    let is_readable = |(found, digest): (Result<Option<Place>>, _)| match found {
-        Ok(Some(_)) => Ok(true),
-        Ok(None) | Err(_) if inner.index.has_bad() => is_readable(inner, digest),
-        found => Ok(found?.is_some()),
-    };
-    found.map(is_readable).collect()
+    look_up_many(inner, digests, |found| found.is_some(), |digest| is_readable(inner, digest))
 }
 
 /// Whether any copy is held, damaged or not.
@@ -124,6 +127,16 @@ fn copy_now(
 
 /// The same as [`intact`] of each.
 pub(crate) fn intact_many(inner: &Inner, digests: &[Digest]) -> Vec<Result<Option<Place>>> {
+    look_up_many(inner, digests, |found| found, |digest| intact(inner, digest))
+}
+
+/// What `of` makes of each value's copy, or of none; those that are not plain are looked up `alone`.
+fn look_up_many<T>(
+    inner: &Inner,
+    digests: &[Digest],
+    of: impl Fn(Option<Place>) -> T,
+    alone: impl Fn(&Digest) -> Result<T>,
+) -> Vec<Result<T>> {
     let mut found = Vec::with_capacity(digests.len());
     for digests in digests.chunks(LOOK_UPS_MAX) {
         let sights = sight_many(inner, digests, |_| {});
@@ -133,17 +146,16 @@ pub(crate) fn intact_many(inner: &Inner, digests: &[Digest]) -> Vec<Result<Optio
         });
         let mut listed = inner.segments.lists_many(&guessed.collect::<Vec<_>>()).into_iter();
         found.extend(digests.iter().zip(sights).map(|(digest, sight)| match sight {
-            Sight::InMemory(place) => Ok(Some(place)),
-            Sight::InTables(place) if listed.next() == Some(Some(true)) => Ok(Some(place)),
-            Sight::Absent => Ok(None),
-            Sight::InTables(_) | Sight::Unclear => intact(inner, digest),
+            Sight::InMemory(place) => Ok(of(Some(place))),
+            Sight::InTables(place) if listed.next() == Some(Some(true)) => Ok(of(Some(place))),
+            Sight::Absent => Ok(of(None)),
+            Sight::InTables(_) | Sight::Unclear => alone(digest),
         }));
     }
     found
 }
 
-/// What is found out of one value among many before the log is asked. Places known to be damaged do not
-/// count.
+/// What is found out of one value among many before the log is asked.
 #[derive(Clone, Copy)]
 pub(crate) enum Sight {
     /// The newest copy in memory.
@@ -151,7 +163,8 @@ pub(crate) enum Sight {
     /// The first copy that tables lead to: it may be another value's.
     InTables(Place),
     Absent,
-    /// It was not found, and damage, or the machine, kept us from looking everywhere.
+    /// It was not found, and damage, or the machine, kept us from looking everywhere; or a copy was found that is known
+    /// to be bad.
     Unclear,
 }
 
@@ -168,8 +181,13 @@ pub(crate) fn sight_many(
     let keys: Vec<_> = digests.iter().map(|digest| key(digest).number().to_be_bytes()).collect();
     let (mut sights, mut look_ups) = (Vec::with_capacity(digests.len()), Vec::new());
     for (at, (digest, bytes)) in digests.iter().zip(&keys).enumerate() {
-        let in_memory = view.in_memory(digest).find(|place| !index.is_bad(digest, *place));
-        sights.push(in_memory.map_or(Sight::Absent, Sight::InMemory));
+        let mut sight = Sight::Absent;
+        let in_memory = view.in_memory(digest).find(|place| {
+            let is_bad = index.is_bad(digest, *place);
+            sight = if is_bad { Sight::Unclear } else { Sight::InMemory(*place) };
+            !is_bad
+        });
+        sights.push(sight);
         in_memory.map(&mut each);
         if in_memory.is_none() {
             let tables = view.levels().for_key(&bytes[8 - IndexKey::BYTES..]);
@@ -188,6 +206,7 @@ pub(crate) fn sight_many(
             table.find_in(pages, key, |row| {
                 let place = place_of(row);
                 if index.is_bad(digest, place) {
+                    *sight = Sight::Unclear;
                     return ControlFlow::Continue(());
                 }
                 *sight = Sight::InTables(place);

@@ -1,6 +1,7 @@
 //! Where the unsealed segments of the pointer log carry what of the blob log (decision 0015), for who finds the
 //! blob log's own copy bad.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -121,9 +122,9 @@ impl CarriedPlaces {
     /// Lets go of what this segment of the pointer log and those before it carry, which the blob log has, but for
     /// `staying`.
     pub(crate) fn leave(&self, ordinal: Ordinal, staying: &[&CarriedPlace]) {
+        let staying: BTreeSet<_> = staying.iter().map(|place| place.from).collect();
         let mut places = self.0.lock();
-        let stays = |place: &CarriedPlace| staying.iter().any(|other| other.from == place.from);
-        places.retain(|place| place.ordinal > ordinal || stays(place));
+        places.retain(|place| place.ordinal > ordinal || staying.contains(&place.from));
         places.shrink_to(64);
     }
 

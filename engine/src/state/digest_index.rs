@@ -286,11 +286,6 @@ impl DigestIndex {
         self.view.publish(Arc::new(IndexView { memtables, levels, flush_count }));
     }
 
-    /// Whether any copies are known to be bad.
-    pub(crate) fn has_bad(&self) -> bool {
-        self.bad.is_any()
-    }
-
     /// Whether a copy is known to be damaged.
     pub(crate) fn is_damaged(&self, digest: &Digest, place: Place) -> bool {
         self.bad.has_damaged(digest, place)

@@ -24,10 +24,11 @@ use super::script::{Failing, Step, Workload, World, workload};
 use super::{Verdict, caught, ensure, mix, replay, told};
 
 /// All that a disk can do wrong, with a name for each.
-pub const FAULTS: [(&str, Fault); 8] = [
+pub const FAULTS: [(&str, Fault); 9] = [
     ("eio", Fault::Eio),
     ("enospc", Fault::Enospc),
     ("emfile", Fault::Emfile),
+    ("enomem", Fault::Enomem),
     ("short-write", Fault::ShortWrite),
     ("short-read", Fault::ShortRead),
     ("interrupted", Fault::Interrupted),
@@ -204,6 +205,7 @@ fn fired(disk: &SimDisk, fault: Fault) -> u64 {
         Fault::Eio => counters.eio,
         Fault::Enospc => counters.enospc,
         Fault::Emfile => counters.emfile,
+        Fault::Enomem => counters.enomem,
         Fault::ShortWrite => counters.short_writes,
         Fault::ShortRead => counters.short_reads,
         Fault::Interrupted => counters.interrupts,

@@ -75,6 +75,8 @@ pub struct TreeStats {
     pub levels: Vec<LevelStats>,
     /// Bytes that compactions have to read until the tree is at rest, about.
     pub debt_bytes: u64,
+    /// The damage that compaction met when it last failed, if it has not succeeded since: it waits, and level 0 grows.
+    pub damage: Option<String>,
     /// Memtables written as tables.
     pub flush_count: u64,
     /// Bytes of these.
@@ -244,7 +246,7 @@ impl fmt::Debug for CheckOptions {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CheckReport {
-    /// Everything that is wrong; empty for a sound store.
+    /// What is wrong; empty for a sound store. Of more than 10,000 findings the last says how many more there are.
     pub findings: Vec<Finding>,
     /// Files read.
     pub file_count: u64,

@@ -86,6 +86,33 @@ fn a_table_that_is_gone_is_found_while_the_store_is_open() {
     assert!(found.iter().any(|finding| finding.file == file), "{found:?}");
 }
 
+/// Each name that points there is a finding, and a store may have millions.
+#[test]
+fn of_many_findings_it_is_told_how_many_there_are() {
+    let disk = SimDisk::new(1);
+    let open = |disk: &Arc<SimDisk>| {
+        let builder = Store::builder().segment_bytes(64 << 10).memtable_entries_max(64);
+        let builder = builder.maintenance(Maintenance::Inline);
+        builder.open_on(Arc::clone(disk) as Arc<dyn Disk>).unwrap()
+    };
+    let store = open(&disk);
+    let digest = store.put(&value(0)).unwrap().digest;
+    (1..200).for_each(|number| assert!(store.put(&[value(number), value(1)].concat()).is_ok()));
+    for some in 0..12 {
+        let batch = (0..1000)
+            .fold(Batch::new(), |batch, number| batch.set(format!("name {some} {number}"), digest));
+        store.commit(batch).unwrap();
+    }
+    store.maintain().unwrap();
+    store.close().unwrap();
+    let disk = disk.clean_reopen();
+    let blob = disk.names().into_iter().find(|name| name.starts_with("blob-")).unwrap();
+    disk.corrupt(&blob, disk.file_bytes(&blob).unwrap().len() as u64 - 1, |rest| rest[0] ^= 1);
+    let found = open(&disk).check(&CheckOptions::default()).unwrap().findings;
+    assert_eq!(found.len(), 10_001);
+    assert!(found[10_000].what.ends_with("more findings are not listed"), "{}", found[10_000]);
+}
+
 /// What keeps a check from looking is an error, and no finding.
 #[test]
 fn a_failed_operation_is_no_damage() {

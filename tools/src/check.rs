@@ -50,6 +50,7 @@ pub(crate) fn run(context: &mut Context, args: &CheckArgs) -> Result<Exit, CliEr
 
 fn print(context: &mut Context, report: &CheckReport) -> Result<Exit, CliError> {
     let ok = report.findings.is_empty();
+    let outcome = context.decide(if ok { Exit::Ok } else { Exit::Failure });
     if context.json() {
         context.document(&Document { ok, report })?;
     } else {
@@ -61,5 +62,5 @@ fn print(context: &mut Context, report: &CheckReport) -> Result<Exit, CliError> 
         }
     }
     context.flush()?;
-    Ok(if ok { Exit::Ok } else { Exit::Failure })
+    Ok(outcome)
 }

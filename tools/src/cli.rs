@@ -334,7 +334,11 @@ pub fn main() -> ExitCode {
     let mut context = Context::new(cli.store, cli.json);
     let result = trace().and_then(|()| run(&mut context, cli.command));
     let flushed = context.flush();
-    end(result.and_then(|exit| flushed.map(|()| exit)), |error| context.complain(error))
+    let result = match result.and_then(|exit| flushed.map(|()| exit)) {
+        Err(error) if error.is_broken_pipe() => Ok(context.outcome()),
+        result => result,
+    };
+    end(result, |error| context.complain(error))
 }
 
 /// Whether the words ask for JSON, although they are no command.

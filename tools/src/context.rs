@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pinstone::{Digest, Error, Store};
 use serde::Serialize;
 
-use crate::exit::{CliError, Report};
+use crate::exit::{CliError, Exit, Report};
 use crate::text::{self, Reference};
 use crate::watch::Notice;
 
@@ -37,6 +37,7 @@ pub struct Context {
     store_path: PathBuf,
     json: bool,
     out: BufWriter<Stdout>,
+    outcome: Exit,
 }
 
 impl Context {
@@ -44,7 +45,8 @@ impl Context {
     /// `./pinstone-data`.
     pub fn new(store: Option<PathBuf>, json: bool) -> Self {
         let store_path = store_path(store, std::env::var_os(STORE_VARIABLE));
-        Self { store_path, json, out: BufWriter::new(io::stdout()) }
+        let out = BufWriter::new(io::stdout());
+        Self { store_path, json, out, outcome: Exit::Ok }
     }
 
     /// The store's directory.
@@ -69,6 +71,17 @@ impl Context {
             }
             error => error.into(),
         })
+    }
+
+    /// What the command has come to, before it prints that: if nobody takes it, this is the exit code all the same.
+    pub fn decide(&mut self, outcome: Exit) -> Exit {
+        self.outcome = outcome;
+        outcome
+    }
+
+    /// What was decided.
+    pub fn outcome(&self) -> Exit {
+        self.outcome
     }
 
     /// Prints a line.

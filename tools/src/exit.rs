@@ -136,6 +136,11 @@ impl CliError {
         Self::File { what, path: text::shown(path), source }
     }
 
+    /// Nobody takes what is printed.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
@@ -145,7 +150,7 @@ impl CliError {
             Self::ValueAbsent(_) | Self::PointerAbsent(_) => Exit::NotFound,
             Self::File { .. } | Self::TooLarge { .. } | Self::InStore { .. } => Exit::Failure,
             Self::Import(_) | Self::Export(_) | Self::Other(_) => Exit::Failure,
-            Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            Self::Output(_) if self.is_broken_pipe() => Exit::Ok,
             Self::Output(_) => Exit::Failure,
             Self::Store(error) => match error {
                 Error::StoreAbsent { .. } | Error::ValueMissing { .. } => Exit::NotFound,

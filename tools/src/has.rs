@@ -20,12 +20,21 @@ struct Value<'a> {
 
 pub(crate) fn run(context: &mut Context, args: &HasArgs) -> Result<Exit, CliError> {
     let store = context.open(Absent::Refuse)?;
-    let mut values = Vec::with_capacity(args.digests.len());
+    let (mut values, mut failed) = (Vec::with_capacity(args.digests.len()), None);
     for digest in &args.digests {
-        let present = store.contains(digest)?;
-        values.push(Value { digest: DigestText(digest), present });
+        match store.contains(digest) {
+            Ok(present) => values.push(Value { digest: DigestText(digest), present }),
+            // The others are told all the same.
+            Err(error) => {
+                let error = CliError::from(error);
+                context.complain(&error);
+                failed = Some(error.exit());
+            }
+        }
     }
     let all = values.iter().all(|value| value.present);
+    let found = if all { Exit::Ok } else { Exit::NotFound };
+    let outcome = context.decide(failed.unwrap_or(found));
     if context.json() {
         context.document(&Document { values })?;
     } else {
@@ -35,5 +44,5 @@ pub(crate) fn run(context: &mut Context, args: &HasArgs) -> Result<Exit, CliErro
     }
     context.flush()?;
     context.release(store);
-    Ok(if all { Exit::Ok } else { Exit::NotFound })
+    Ok(outcome)
 }

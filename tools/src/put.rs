@@ -52,18 +52,21 @@ pub(crate) fn run(context: &mut Context, args: &PutArgs) -> Result<Exit, CliErro
         }
     }
     let synced = store.sync();
+    let outcome = context.decide(if failed { Exit::Failure } else { Exit::Ok });
     // The first error says why; that the sync fails too follows from it.
     match (refused, synced) {
         (None, Ok(())) => print(context, &stored)?,
         (Some(error), Ok(())) => {
+            let error = CliError::from(error);
+            context.decide(error.exit());
             print(context, &stored)?;
-            return Err(error.into());
+            return Err(error);
         }
         (Some(error), Err(_)) | (None, Err(error)) => return Err(error.into()),
     }
     context.flush()?;
     context.release(store);
-    Ok(if failed { Exit::Failure } else { Exit::Ok })
+    Ok(outcome)
 }
 
 fn read(path: &Path, value_bytes_max: u64) -> Result<Vec<u8>, CliError> {

@@ -250,6 +250,7 @@ level 0          2  20.00 KiB    1,250   0.12   0 B   4.00 KiB       1.50     1,
 level 2          4  40.00 KiB    2,500   0.12   0 B   8.00 KiB       1.50     1,000       600    100             7
 all levels       6  60.00 KiB    3,750          0 B  12.00 KiB       3.00     2,000       900    200            14
 
+index.damage               -
 index.debt_bytes           0
 index.filter_hit_rate      50.0 %
 index.flush_count          0
@@ -264,6 +265,7 @@ index.write_amplification  3.00
 names       tables  bytes  entries  score  read  written  amplified  look-ups  filtered  found  device reads
 all levels       0    0 B        0          0 B      0 B       0.00         0         0      0             0
 
+names.damage               -
 names.debt_bytes           0
 names.filter_hit_rate      -
 names.flush_count          0

@@ -37,6 +37,8 @@ pub(crate) fn import(context: &mut Context, args: &ImportArgs) -> Result<Exit, C
     let done = crate::import::import(&store, store_path, &args.dir, name, &options, &mut terminal);
     drop(terminal);
     let (digest, summary) = done?;
+    let outcome = if summary.left_out == 0 { Exit::Ok } else { Exit::Incomplete };
+    context.decide(outcome);
     if context.json() {
         let (digest, name) = (DigestText(&digest), Name::of(name));
         context.document(&Imported { digest, name, summary: &summary })?;
@@ -47,7 +49,7 @@ pub(crate) fn import(context: &mut Context, args: &ImportArgs) -> Result<Exit, C
         say_imported(&summary);
     }
     context.release(store);
-    Ok(if summary.left_out == 0 { Exit::Ok } else { Exit::Incomplete })
+    Ok(outcome)
 }
 
 fn say_imported(summary: &ImportSummary) {
@@ -90,6 +92,14 @@ pub(crate) fn export(context: &mut Context, args: &ExportArgs) -> Result<Exit, C
         terminal.notice(&Notice::of(NoticeKind::Setuid, dir, &what));
     }
     drop(terminal);
+    let outcome = match summary {
+        ExportSummary { damaged: 1.., .. } => Exit::Failure,
+        ExportSummary { left_out: 1.., .. } | ExportSummary { altered: 1.., .. } => {
+            Exit::Incomplete
+        }
+        _ => Exit::Ok,
+    };
+    context.decide(outcome);
     if context.json() {
         context.document(&Exported { digest: DigestText(&digest), summary: &summary })?;
         context.flush()?;
@@ -97,13 +107,7 @@ pub(crate) fn export(context: &mut Context, args: &ExportArgs) -> Result<Exit, C
         say_exported(&summary);
     }
     context.release(store);
-    Ok(match summary {
-        ExportSummary { damaged: 1.., .. } => Exit::Failure,
-        ExportSummary { left_out: 1.., .. } | ExportSummary { altered: 1.., .. } => {
-            Exit::Incomplete
-        }
-        _ => Exit::Ok,
-    })
+    Ok(outcome)
 }
 
 fn say_exported(summary: &ExportSummary) {

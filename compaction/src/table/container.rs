@@ -288,13 +288,15 @@ impl TableFile {
             }
             read => (read?, false),
         };
-        Ok(slot.get_or_init(|| {
+        let resident_bytes = directory.resident_bytes();
+        // Counted by who was first, and not under the slot's own lock.
+        if slot.set(directory).is_ok() {
             if is_rebuilt {
                 self.tables.note_rebuilt_directory();
             }
-            self.note_resident(directory.resident_bytes());
-            directory
-        }))
+            self.note_resident(resident_bytes);
+        }
+        Ok(slot.get().expect("it was set"))
     }
 
     /// What `decode` makes of the directory's bytes, their checksum checked.

@@ -141,6 +141,7 @@ impl FilterSet {
     ///
     /// # Errors
     /// Whatever the machine says when a filter is read.
+    #[expect(clippy::missing_panics_doc, reason = "what was set is there")]
     pub fn may_contain(
         &self,
         file: &TableFile,
@@ -150,10 +151,16 @@ impl FilterSet {
         if self.is_empty() {
             return Ok(true);
         }
-        let slots = self.slots.get_or_init(|| {
-            file.note_resident(self.ends.len() * size_of::<OnceLock<Option<Filter>>>());
-            self.ends.iter().map(|_| OnceLock::new()).collect()
-        });
+        let slots = match self.slots.get() {
+            Some(slots) => slots,
+            None => {
+                let slots = self.ends.iter().map(|_| OnceLock::new()).collect();
+                if self.slots.set(slots).is_ok() {
+                    file.note_resident(self.ends.len() * size_of::<OnceLock<Option<Filter>>>());
+                }
+                self.slots.get().expect("they were set")
+            }
+        };
         for part in parts {
             let Some(slot) = slots.get(part) else { return Ok(true) };
             let filter = match slot.get() {
@@ -162,13 +169,14 @@ impl FilterSet {
                 None if !file.may_hold_more() => return Ok(true),
                 None => {
                     let (filter, is_damaged) = self.read(file, part)?;
-                    slot.get_or_init(|| {
+                    let memory_bytes = filter.as_ref().map_or(0, Filter::memory_bytes);
+                    if slot.set(filter).is_ok() {
                         if is_damaged {
                             file.note_ignored_filter();
                         }
-                        file.note_resident(filter.as_ref().map_or(0, Filter::memory_bytes));
-                        filter
-                    })
+                        file.note_resident(memory_bytes);
+                    }
+                    slot.get().expect("it was set")
                 }
             };
             if filter.as_ref().is_none_or(|filter| filter.may_contain(key)) {

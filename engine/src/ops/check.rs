@@ -60,6 +60,7 @@ pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport
         flushed_below: state.index.flushed.below,
         is_index_whole: true,
         listed_count: 0,
+        left_out_count: 0,
     };
     check.root()?;
     check.tables()?;
@@ -68,7 +69,7 @@ pub(crate) fn check(inner: &Inner, options: &CheckOptions) -> Result<CheckReport
     }
     check.index_rows();
     check.pointers()?;
-    let report = check.report;
+    let report = check.told();
     refuse_if_closed(inner)?;
     Ok(report)
 }
@@ -96,7 +97,12 @@ struct Check<'a> {
     is_index_whole: bool,
     /// Entries of the lists of those segments.
     listed_count: u64,
+    /// Findings beyond those that are listed.
+    left_out_count: u64,
 }
+
+/// Findings that are listed. Where a segment cannot be read each pointer to its values is one.
+const FINDINGS_MAX: usize = 10_000;
 
 /// Bytes that are read at once where the device cannot read all of a file.
 const AROUND_BYTES: usize = 4096;
@@ -136,7 +142,7 @@ impl Check<'_> {
     /// # Errors
     /// All of it can be read now: an operation that failed once is no damage.
     fn note_unreadable(&mut self, error: DiskError) -> Result<()> {
-        let known = self.report.findings.len();
+        let known = self.found_count();
         if let Ok(name) = error.file.parse::<FileName>()
             && let Ok(file) = self.inner.disk.open(name, OpenMode::Read)
         {
@@ -144,11 +150,35 @@ impl Check<'_> {
             let from = size(error.offset_bytes.unwrap_or(0)).min(len_bytes);
             self.read_around(&file, from..len_bytes)?;
         }
-        if self.report.findings.len() == known { Err(error.into()) } else { Ok(()) }
+        if self.found_count() == known { Err(error.into()) } else { Ok(()) }
     }
 
     fn find(&mut self, file: impl Into<Place>, offset_bytes: Option<u64>, what: String) {
-        self.report.findings.push(Finding { file: file.into().0, offset_bytes, what });
+        if self.report.findings.len() < FINDINGS_MAX {
+            self.report.findings.push(Finding { file: file.into().0, offset_bytes, what });
+        } else {
+            self.left_out_count += 1;
+        }
+    }
+
+    fn found_count(&self) -> u64 {
+        self.report.findings.len() as u64 + self.left_out_count
+    }
+
+    /// All that was found but for so many.
+    fn forget(&mut self, known: u64) {
+        self.left_out_count = known.saturating_sub(self.report.findings.len() as u64);
+        self.report.findings.truncate(size(known));
+    }
+
+    /// What was found, and, if that is much, how much more.
+    fn told(mut self) -> CheckReport {
+        if self.left_out_count > 0 {
+            let what = format!("{} more findings are not listed", self.left_out_count);
+            let file = "the store".to_owned();
+            self.report.findings.push(Finding { file, offset_bytes: None, what });
+        }
+        self.report
     }
 
     fn read_whole(&mut self, name: FileName) -> Result<Option<(SegmentFile, Bytes)>> {
@@ -210,12 +240,12 @@ impl Check<'_> {
     fn root(&mut self) -> Result<()> {
         loop {
             let header = self.inner.root.header();
-            let known = self.report.findings.len();
+            let known = self.found_count();
             self.root_log(header)?;
-            if self.report.findings.len() == known || self.inner.root.header() == header {
+            if self.found_count() == known || self.inner.root.header() == header {
                 return Ok(());
             }
-            self.report.findings.truncate(known);
+            self.forget(known);
         }
     }
 
@@ -350,14 +380,14 @@ impl Check<'_> {
 
     fn segment(&mut self, log: LogKind, ordinal: Ordinal, state: SegmentState) -> Result<()> {
         let name = FileName::Segment { log, ordinal, epoch: state.epoch };
-        let known = self.report.findings.len();
+        let known = self.found_count();
         match state.seal {
             Some(seal) => self.sealed(name, seal)?,
             None => self.unsealed(name)?,
         }
-        if self.report.findings.len() > known && !self.inner.root.has_segment(log, ordinal) {
+        if self.found_count() > known && !self.inner.root.has_segment(log, ordinal) {
             // It has left the log meanwhile, because what it holds stands in tables.
-            self.report.findings.truncate(known);
+            self.forget(known);
         }
         Ok(())
     }
@@ -372,7 +402,7 @@ impl Check<'_> {
         };
         let written_upto = self.inner.blob.written_upto();
         let Some((segment, bytes)) = self.read_whole(name)? else { return Ok(()) };
-        let known = self.report.findings.len();
+        let known = self.found_count();
         let scan = Scan::of(segment.header, bytes);
         let end = if durable.ordinal() == ordinal { durable.offset_bytes() } else { 0 };
         self.frames(&scan, end);
@@ -381,7 +411,7 @@ impl Check<'_> {
             self.find(name, Some(scan.valid_end_bytes), what);
         }
         self.records(&scan);
-        if log == LogKind::Blob && self.report.findings.len() > known {
+        if log == LogKind::Blob && self.found_count() > known {
             // Behind the damage there is no list yet: by the index.
             let mut list = self.inner.index.list(ordinal);
             list.retain(|entry| {

@@ -13,7 +13,8 @@
 //! - F1: nothing refers to a table before its bytes and its name are durable.
 //! - F2: an edit that takes tables in says in the same step what of the log they hold; only then is
 //!   that left out at open.
-//! - F3: whatever fails, the levels are as they were; it is tried again when there is more to do.
+//! - F3: whatever fails, the levels are as they were; it is tried again when there is more to do. What meets damage
+//!   is tried again when level 0 has twice as many tables: else each flush would have as much read in vain.
 
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ use crate::state::digest_index::{Memtable, place_of};
 use crate::state::inner::Inner;
 use crate::state::pointers::NameMemtable;
 use crate::state::root::{Edit, Flushed};
-use crate::state::trees::{Entries, Flush, TreeWork, Work};
+use crate::state::trees::{Entries, Flush, MetDamage, TreeWork, Work};
 
 pub(crate) mod at_close;
 pub(crate) mod full;
@@ -406,11 +407,23 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
         let Some(plan) = plan::plan(levels.levels(), shape, oldest_seen) else {
             return Ok(false);
         };
+        if let Some(damage) = &T::work(work).damage
+            && levels.levels().sums(0).table_count < 2 * damage.l0_tables.max(1)
+        {
+            return Err(damage.error.clone().into());
+        }
         return begin_rewrite::<T>(inner, work, &levels, &plan);
     }
     let rewrite = T::work(work).rewrite.as_mut().expect("it is under way");
     let (before_bytes, before) = (rewrite.done_bytes(), rewrite.passed_count());
-    let goes_on = rewrite.step(entry_count).map_err(|error| after(inner, error))?;
+    let goes_on = match rewrite.step(entry_count) {
+        Err(TableError::Format(error)) => {
+            let l0_tables = T::levels(inner).levels().sums(0).table_count;
+            T::work(work).damage = Some(MetDamage { error: error.clone(), l0_tables });
+            return Err(error.into());
+        }
+        stepped => stepped.map_err(|error| after(inner, error))?,
+    };
     let bytes = rewrite.done_bytes() - before_bytes;
     work.entry_count += rewrite.passed_count() - before;
     inner.trees.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -468,6 +481,7 @@ fn finish_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
     );
     take_in::<T>(inner, work, &edit, Vec::new(), None)?;
     T::work(work).figures.written_bytes[level] += bytes;
+    T::work(work).damage = None;
     tracing::debug!(tree = T::KIND.word(), bytes, level, "tables rewritten");
     Ok(())
 }

@@ -49,8 +49,12 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
 
 fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
     let shape = inner.trees.shape(T::KIND);
-    let (figures, memtables) =
-        (T::work(&mut inner.trees.work.lock()).figures.clone(), T::memtable_entries(inner));
+    let (figures, damage) = {
+        let mut work = inner.trees.work.lock();
+        let work = T::work(&mut work);
+        (work.figures.clone(), work.damage.as_ref().map(|damage| damage.error.to_string()))
+    };
+    let memtables = T::memtable_entries(inner);
     let open = T::levels(inner);
     let levels = open.levels();
     let scores = plan::score(levels, shape);
@@ -90,6 +94,7 @@ fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
         memtable_entry_count: memtables.iter().sum(),
         filter_hit_rate: rate(sum(|level| level.filtered_count), absent_count),
         debt_bytes: plan::debt_bytes(levels, shape, T::oldest_seen(inner)),
+        damage,
         flush_count: figures.flush_count,
         flushed_bytes: figures.flushed_bytes,
         rewrite_count: figures.rewrite_count,

@@ -10,7 +10,7 @@ use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tre
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
-use pinstone_disk::{DiskError, Epoch, FileName, Ordinal, TableKind};
+use pinstone_disk::{DiskError, Epoch, FileName, FormatError, Ordinal, TableKind};
 
 use crate::error::Error;
 use crate::options::{MERGE_BYTES, Options};
@@ -58,12 +58,28 @@ pub(crate) struct TreeWork<T: Tree, M> {
     pub(crate) rewrite: Option<Rewrite<T>>,
     /// It failed since the work was last begun: it waits until it is begun again.
     pub(crate) has_failed: bool,
+    /// What compaction met when it last failed, if it has not succeeded since.
+    pub(crate) damage: Option<MetDamage>,
     pub(crate) figures: TreeFigures,
+}
+
+/// A damaged table that compaction met.
+#[derive(Clone, Debug)]
+pub(crate) struct MetDamage {
+    pub(crate) error: FormatError,
+    /// Tables in level 0 by then.
+    pub(crate) l0_tables: u64,
 }
 
 impl<T: Tree, M> Default for TreeWork<T, M> {
     fn default() -> Self {
-        Self { flush: None, rewrite: None, has_failed: false, figures: TreeFigures::default() }
+        Self {
+            flush: None,
+            rewrite: None,
+            has_failed: false,
+            damage: None,
+            figures: TreeFigures::default(),
+        }
     }
 }
 

@@ -34,6 +34,27 @@ fn a_broken_pipe_is_silent_and_ok() {
     assert_eq!((ran.code, ran.text().as_str()), (0, ""));
 }
 
+/// What the command came to is known before anything is printed.
+#[test]
+fn a_broken_pipe_hides_no_outcome() {
+    let place = Place::new();
+    place.store_value("head", b"value");
+    let code = |command: &str| {
+        // The reader is gone before the command begins.
+        let words = format!("{{ sleep 0.2; {command}; echo $? >code; }} | true; cat code");
+        place.shell(&words).ok()
+    };
+    let absent = Digest::of(b"absent");
+    assert_eq!(code(&format!("$PINSTONE has {absent}")), "3\n");
+    assert_eq!(code(&format!("$PINSTONE --json has {absent}")), "3\n");
+    assert_eq!(code("echo x >file; $PINSTONE put file absent 2>err"), "1\n");
+    assert_eq!(code("$PINSTONE put file"), "0\n");
+    assert_eq!(
+        code("mkdir -p tree; mkfifo tree/pipe; $PINSTONE import tree --as tree 2>err"),
+        "7\n"
+    );
+}
+
 #[test]
 fn the_environment_chooses_the_io_engine() {
     let place = Place::new();

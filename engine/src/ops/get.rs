@@ -10,6 +10,7 @@ use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, WalErro
 use crate::error::{Error, Result};
 use crate::ops::put;
 use crate::options::Verify;
+use crate::state::digest_index::IndexView;
 use crate::state::inner::{Inner, count};
 
 /// Records up to this length are read with one read, a little too much of it; of longer ones the
@@ -154,29 +155,29 @@ impl<'a> Search<'a> {
 
     fn all(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let flush_count = self.inner.index.view().flush_count();
-            let found = self.all_now();
+            let view = self.inner.index.view();
+            let found = self.all_in(&view);
+            if found.is_ok() {
+                return found;
+            }
             // Somebody may have put it anew since the index was looked at, and let go of what was carried; it may
             // stand in a table by now.
-            let view = self.inner.index.view();
-            let is_tried = |place| self.tried.contains(&place);
-            let is_same = view.flush_count() == flush_count;
-            if found.is_ok() || (is_same && view.in_memory(self.digest).all(is_tried)) {
+            let now = self.inner.index.view();
+            let is_same = now.flush_count() == view.flush_count();
+            if is_same && now.in_memory(self.digest).all(|place| self.tried.contains(&place)) {
                 return found;
             }
         }
     }
 
-    fn all_now(&mut self) -> Result<Option<Bytes>> {
-        let index = &self.inner.index;
-        let view = index.view();
+    fn all_in(&mut self, view: &IndexView) -> Result<Option<Bytes>> {
         for place in view.in_memory(self.digest) {
             if let Some(value) = self.unless_bad(place, Said::Known) {
                 return Ok(Some(value));
             }
         }
         let mut found = None;
-        let looked = view.in_tables(self.digest, index.key_bits(), |place| {
+        let looked = view.in_tables(self.digest, self.inner.index.key_bits(), |place| {
             found = self.unless_bad(place, Said::Guessed);
             if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });

@@ -16,7 +16,7 @@ use pinstone_wal::Place;
 use crate::error::{Error, Result};
 use crate::ops::get;
 use crate::options::Verify;
-use crate::state::digest_index::place_of;
+use crate::state::digest_index::{IndexView, place_of};
 use crate::state::inner::Inner;
 
 /// Values looked up at once, at most: as many pages are in flight and in memory, or a few times as many
@@ -71,8 +71,8 @@ fn copy(
 ) -> Result<Option<Place>> {
     loop {
         let is_any_bad = Cell::new(false);
-        let flush_count = inner.index.view().flush_count();
-        let found = copy_now(inner, digest, |place| {
+        let view = inner.index.view();
+        let found = copy_in(inner, &view, digest, |place| {
             let is_intact = is_intact(place);
             is_any_bad.set(is_any_bad.get() || !is_intact);
             is_intact
@@ -81,27 +81,26 @@ fn copy(
             return found;
         }
         // Its value may have been put anew since the index was looked at, and may stand in a table by now.
-        let view = inner.index.view();
-        if view.flush_count() == flush_count
-            && !view.in_memory(digest).any(|place| is_intact(&place))
+        let now = inner.index.view();
+        if now.flush_count() == view.flush_count()
+            && !now.in_memory(digest).any(|place| is_intact(&place))
         {
             return found;
         }
     }
 }
 
-fn copy_now(
+fn copy_in(
     inner: &Inner,
+    view: &IndexView,
     digest: &Digest,
     is_intact: impl Fn(&Place) -> bool,
 ) -> Result<Option<Place>> {
-    let index = &inner.index;
-    let view = index.view();
     if let Some(place) = view.in_memory(digest).find(&is_intact) {
         return Ok(Some(place));
     }
     let (mut found, mut failed) = (None, None);
-    let looked = view.in_tables(digest, index.key_bits(), |place| {
+    let looked = view.in_tables(digest, inner.index.key_bits(), |place| {
         if !is_intact(&place) {
             return ControlFlow::Continue(());
         }

@@ -5,7 +5,6 @@
 //! another value's, damage, a failed read) is looked up alone: that can be slower than it has to be, and never
 //! wrong.
 
-use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use pinstone_compaction::table::index::{IndexKey, IndexTable};
@@ -41,13 +40,16 @@ pub(crate) fn is_readable(inner: &Inner, digest: &Digest) -> Result<bool> {
     let is_good = |place: &Place| {
         !inner.index.is_damaged(digest, *place) || inner.carried.find(place.position()).is_some()
     };
-    match copy(inner, digest, is_good) {
-        Ok(found) => Ok(found.is_some()),
-        // Where a list is damaged the record may be well.
-        Err(error) => match get::find(inner, digest, Verify::Checksum) {
-            Ok(Some(_)) => Ok(true),
-            _ => Err(error),
-        },
+    copy(inner, digest, is_good)
+        .map_or_else(|error| is_read(inner, digest, error), |found| Ok(found.is_some()))
+}
+
+/// Where a list is damaged the record may be well.
+#[cold]
+fn is_read(inner: &Inner, digest: &Digest, error: Error) -> Result<bool> {
+    match get::find(inner, digest, Verify::Checksum) {
+        Ok(Some(_)) => Ok(true),
+        _ => Err(error),
     }
 }
 
@@ -70,14 +72,14 @@ fn copy(
     is_intact: impl Fn(&Place) -> bool,
 ) -> Result<Option<Place>> {
     loop {
-        let is_any_bad = Cell::new(false);
+        let mut is_any_bad = false;
         let view = inner.index.view();
         let found = copy_in(inner, &view, digest, |place| {
             let is_intact = is_intact(place);
-            is_any_bad.set(is_any_bad.get() || !is_intact);
+            is_any_bad |= !is_intact;
             is_intact
         });
-        if matches!(found, Ok(Some(_))) || !is_any_bad.get() {
+        if !is_any_bad || matches!(found, Ok(Some(_))) {
             return found;
         }
         // Its value may have been put anew since the index was looked at, and may stand in a table by now.
@@ -90,13 +92,14 @@ fn copy(
     }
 }
 
+#[inline]
 fn copy_in(
     inner: &Inner,
     view: &IndexView,
     digest: &Digest,
-    is_intact: impl Fn(&Place) -> bool,
+    mut is_intact: impl FnMut(&Place) -> bool,
 ) -> Result<Option<Place>> {
-    if let Some(place) = view.in_memory(digest).find(&is_intact) {
+    if let Some(place) = view.in_memory(digest).find(&mut is_intact) {
         return Ok(Some(place));
     }
     let (mut found, mut failed) = (None, None);

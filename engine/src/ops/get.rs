@@ -102,6 +102,12 @@ fn has_own(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
     }
 }
 
+/// The blob log's own bytes at `at` are this value's record, and well. Notes nothing.
+pub(crate) fn stands_at(inner: &Inner, digest: &Digest, at: Place) -> bool {
+    let search = Search::new(inner, digest, Verify::Digest);
+    matches!(search.read_own(at, Said::Known), Ok(Some(_)))
+}
+
 /// Reads one copy, and notes if it is bad, and how.
 pub(crate) fn judge(inner: &Inner, digest: &Digest, at: Place) {
     let new = Search::new(inner, digest, Verify::Digest);

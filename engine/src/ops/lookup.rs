@@ -14,7 +14,6 @@ use pinstone_wal::Place;
 
 use crate::error::{Error, Result};
 use crate::ops::get;
-use crate::options::Verify;
 use crate::state::digest_index::{IndexView, place_of};
 use crate::state::inner::Inner;
 
@@ -44,13 +43,15 @@ pub(crate) fn is_readable(inner: &Inner, digest: &Digest) -> Result<bool> {
         .map_or_else(|error| is_read(inner, digest, error), |found| Ok(found.is_some()))
 }
 
-/// Where a list is damaged the record may be well.
+/// Where a list is damaged the record may be well. If it is not, it may be another value's.
 #[cold]
 fn is_read(inner: &Inner, digest: &Digest, error: Error) -> Result<bool> {
-    match get::find(inner, digest, Verify::Checksum) {
-        Ok(Some(_)) => Ok(true),
-        _ => Err(error),
-    }
+    let mut is_there = false;
+    let _looked = inner.index.view().in_tables(digest, inner.index.key_bits(), |place| {
+        is_there = get::stands_at(inner, digest, place);
+        if is_there { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if is_there { Ok(true) } else { Err(error) }
 }
 
 /// The same of each.

@@ -369,7 +369,6 @@ pub fn workloads() -> Vec<Workload> {
         Workload::new("batches", batches()).tiny(),
         Workload::new("carried", carried()).with_tiny_pointer_segments(),
         Workload::new("testified", carried()).with_soon_testimony(),
-        Workload::new("carried-and-not", carried_and_not()),
         Workload::new("short-writes", first_life()).tiny().with_short_writes(),
         Workload::new("after-a-kill", second_life()).after(Before::Killed(first_life())),
         Workload::new("after-a-kill-tiny", second_life())
@@ -382,6 +381,7 @@ pub fn workloads() -> Vec<Workload> {
         let name = format!("after-a-torn-tail-{ops_from_end}");
         all.push(Workload::new(name, second_life()).tiny().after(before));
     }
+    all.push(Workload::new("carried-and-not", carried_and_not()));
     all
 }
 

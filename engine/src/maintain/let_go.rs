@@ -3,13 +3,13 @@
 //!
 //! 1. The blob log is synced beyond it (K2 of `carried` in `pinstone_wal`).
 //! 2. What is carried is compared with the blob log's own bytes. Where they differ, or cannot be compared, each value
-//!    that stands there, by whole carried frames, its segment's list or the index, is read by its digest: one of which
+//!    that stands there, by carried records, its segment's list or the index, is read by its digest: one of which
 //!    the blob log has no good copy is put anew.
 //! 3. What was put anew, by whomever, is synced. A segment with such bytes that is not sealed is ended and sealed: of
 //!    a sealed one the next open reads the list, an unsealed one it would refuse, once nothing carries what is bad
 //!    there.
 //! 4. Where there is no space for that, what is carried is written once more where it stands in an unsealed segment,
-//!    which takes none. What is not well by then stays, and is tried again by maintenance and when the store is
+//!    which takes none; of a frame that is bad in both logs, what they have of it together. What is not well by then stays, and is tried again by maintenance and when the store is
 //!    closed: it keeps no segment of the pointer log from being sealed, since deletions, which make space, need the
 //!    log to go on.
 //! 5. Where anything else fails, and may not the next time, the segment is not sealed now.

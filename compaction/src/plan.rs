@@ -30,12 +30,18 @@
 //!    ever smaller; else alone. So no more than seven entries are written for one that goes. Of anything
 //!    something stays (M3 of [`merge`](crate::merge)): what is left of tables of which all would go is one
 //!    deletion, which goes with a neighbour that is as small, or by a full compaction.
+//! 9. No plan has a table read that is known to be *damaged*. It is moved as deep as it can go: past what it does not
+//!    overlap, and with the whole levels from its own on where there is an empty one below. From the first level with
+//!    such a table on, levels stay as they are; those above are a tree of their own, with targets of their own, so that
+//!    level 0 is rewritten as ever, and what is damaged costs look-ups a level or two. Only if none is left above, or
+//!    a damaged table in level 0 cannot leave it, are levels below merged to make room.
 //!
 //! - P1: newer versions of a key stand above older ones. Both trees could do without (the index is
 //!   a set; versions of names carry their commits), but readers of names may then stop at the first
 //!   level that answers, and a deletion may go once nothing is below it. It holds because a group
 //!   of level 0 goes down whole, or its oldest tables do, so that no newer table is left under an
-//!   older one that it overlaps; and because no plan passes over a level that holds anything.
+//!   older one that it overlaps; and because no plan passes over a level that holds anything, or, if it moves
+//!   a damaged table, anything that overlaps it.
 //! - P2: plans come to an end. Each brings tables to a deeper level, and none to a higher one; or it rewrites
 //!   in place, and then fewer entries are spare than before: of those that it was made for one stays at most,
 //!   and only if others go; and no entry becomes spare that was not.
@@ -70,13 +76,18 @@
 //!
 //! How a plan is carried out, and at which rate, is not decided here.
 
-use std::iter;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::targets::Targets;
 use crate::edit::LevelEdit;
 use crate::levels::{LEVELS_MAX, Levels};
-use crate::table::TableMeta;
+use crate::table::{TableId, TableMeta};
+
+mod around;
+mod targets;
+mod thin;
 
 /// The deepest level.
 const LAST: u8 = LEVELS_MAX - 1;
@@ -87,9 +98,6 @@ const RUN_TABLES_MAX: usize = 256;
 
 /// Tables of a plan at most (P4): those that are written from it may have to name them all.
 pub const INPUT_TABLES_MAX: usize = 16_000;
-
-/// Of so many entries one goes at least, or it is not worth the rewriting.
-const READ_FOR_ONE_MAX: u64 = 8;
 
 /// Level 0 is due, too, once what it holds is to what all below it hold as 1 to this.
 const EARLY_DIVISOR: u64 = 2;
@@ -135,6 +143,12 @@ impl Shape {
     }
 }
 
+/// Tables of which it is known that they cannot be read.
+pub type Damaged = BTreeSet<TableId>;
+
+/// All tables can be read.
+pub const NO_DAMAGE: &Damaged = &Damaged::new();
+
 /// Tables to be merged or moved into a deeper level, or rewritten where they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -170,6 +184,12 @@ impl Plan {
         assert!(source < target && target < LEVELS_MAX, "P2: {source} to {target}");
         assert!((source + 1..target).all(|at| levels.tables(at).is_empty()), "P1: {plan:?}");
         plan
+    }
+
+    /// Moved as they are, past nothing that they overlap.
+    fn sunk(view: &View<'_>, source: u8, target: u8, source_tables: Vec<Arc<TableMeta>>) -> Self {
+        let is_bottom = is_bottom(view.levels, target, keys(&source_tables));
+        Self { source, target, source_tables, target_tables: Vec::new(), is_move: true, is_bottom }
     }
 
     /// Neighbours at the bottom, rewritten where they are.
@@ -215,79 +235,80 @@ impl Plan {
     }
 }
 
-/// The next compaction that the levels need; `None` if they are at rest. `oldest_seen` is the oldest commit
-/// as of which anyone reads names, `u64::MAX` if all read the present.
+/// The next compaction that the levels need; `None` if they are at rest, or what is damaged leaves nothing to do.
+/// `oldest_seen` is the oldest commit as of which anyone reads names, `u64::MAX` if all read the present.
 ///
 /// Costs a few hundred steps for each table of the level that is due, and a look at each table below; if none
-/// is due, a look at each table of a level with spare entries.
-pub fn plan(levels: &Levels, shape: &Shape, oldest_seen: u64) -> Option<Plan> {
-    let view = View { levels, shape, oldest_seen };
-    let scores = score(levels, shape);
+/// is due, a look at each table of a level with spare entries; if any is damaged, a look at each table.
+pub fn plan(levels: &Levels, shape: &Shape, oldest_seen: u64, damaged: &Damaged) -> Option<Plan> {
+    let view = View::new(levels, shape, oldest_seen, damaged);
+    if let Some(plan) = view.sinking() {
+        return Some(plan);
+    }
+    let scores = view.scores();
     let score_of = |level: u8| scores[usize::from(level)];
-    let mut due: Vec<u8> = (0..LAST).filter(|level| score_of(*level) >= 1.0).collect();
+    let mut due: Vec<u8> = (0..view.last).filter(|level| score_of(*level) >= 1.0).collect();
     due.sort_by(|a, b| score_of(*b).total_cmp(&score_of(*a)));
-    let targets = Targets::new(levels, shape);
     let down = due.into_iter().find_map(|source| {
-        let target = targets.below(levels, source, levels.sums(source).file_bytes);
+        let target = view.targets.below(levels, source, levels.sums(source).file_bytes);
         plan_between(&view, source, target)
     });
-    down.or_else(|| view.in_place(false))
+    let room = || if score_of(0) >= 1.0 { view.room() } else { None };
+    down.or_else(room).or_else(|| view.in_place(false))
 }
 
 /// The next compaction on the way to a single sorted level in which nothing can be thinned; `None` if that is
-/// what the levels are. It may stand anywhere, but is not level 0. `oldest_seen` as for [`plan`].
-pub fn plan_full(levels: &Levels, shape: &Shape, oldest_seen: u64) -> Option<Plan> {
-    let view = View { levels, shape, oldest_seen };
-    let mut filled = (0..LEVELS_MAX).filter(|level| !levels.tables(*level).is_empty());
-    let source = filled.next()?;
-    let target = match filled.next() {
-        Some(next) => next,
-        None if source == 0 => Targets::new(levels, shape).base,
-        None => return view.in_place(true),
+/// what the levels are, or as near to it as what is damaged leaves them come. It may stand anywhere, but is not
+/// level 0. `oldest_seen` and `damaged` as for [`plan`].
+pub fn plan_full(
+    levels: &Levels,
+    shape: &Shape,
+    oldest_seen: u64,
+    damaged: &Damaged,
+) -> Option<Plan> {
+    let view = View::new(levels, shape, oldest_seen, damaged);
+    if let Some(plan) = view.sinking() {
+        return Some(plan);
+    }
+    let mut filled = (0..=view.last).filter(|level| !levels.tables(*level).is_empty());
+    let down = match (filled.next(), filled.next()) {
+        (Some(source), Some(target)) => plan_between(&view, source, target),
+        (Some(0), None) if view.last > 0 => plan_between(&view, 0, view.targets.base),
+        (Some(0), None) => None,
+        _ => return view.in_place(true),
     };
-    plan_between(&view, source, target)
+    down.or_else(|| if levels.tables(0).is_empty() { None } else { view.room() })
 }
 
 /// How due each level is: from 1 it is compacted. Of level 0 its tables to those that make it due, and 1 at least once
 /// it holds half of what is below; of others their bytes to their target. The last level is never due.
 pub fn score(levels: &Levels, shape: &Shape) -> [f64; LEVELS_MAX as usize] {
-    let targets = Targets::new(levels, shape);
-    std::array::from_fn(|level| match u8::try_from(level).unwrap_or(LAST) {
-        0 => {
-            let level0 = levels.sums(0);
-            let by_count = level0.table_count as f64 / f64::from(shape.l0_tables.max(1));
-            let below = levels.total().file_bytes - level0.file_bytes;
-            let is_early = level0.table_count > 0 && level0.file_bytes >= below / EARLY_DIVISOR;
-            if is_early { by_count.max(1.0) } else { by_count }
-        }
-        level => levels.sums(level).file_bytes as f64 / targets.bytes_of(level),
-    })
+    View::new(levels, shape, u64::MAX, NO_DAMAGE).scores()
 }
 
 /// About how many bytes will be read by compactions until the levels are at rest; as many are
 /// written, less what is dropped. `oldest_seen` as for [`plan`].
 pub fn debt_bytes(levels: &Levels, shape: &Shape, oldest_seen: u64) -> u64 {
-    let targets = Targets::new(levels, shape);
+    let view = View::new(levels, shape, oldest_seen, NO_DAMAGE);
     let mut held = [0.0; LEVELS_MAX as usize];
     for level in 0..LEVELS_MAX {
         held[usize::from(level)] = levels.sums(level).file_bytes as f64;
     }
-    let l0_is_due = score(levels, shape)[0] >= 1.0;
-    let thinnings = View { levels, shape, oldest_seen }.thinnings(false);
-    let mut debt = thinnings.map(|(_, tables)| bytes(tables) as f64).sum::<f64>();
+    let l0_is_due = view.scores()[0] >= 1.0;
+    let mut debt = view.thinnings(false).map(|(_, tables)| bytes(tables) as f64).sum::<f64>();
     for level in 0..LAST {
         let here = held[usize::from(level)];
         let (is_due, excess) = match level {
             0 => (l0_is_due, here),
             level => {
-                let target = targets.bytes_of(level);
+                let target = view.targets.bytes_of(level);
                 (here / target >= 1.0, (here - target).max(1.0))
             }
         };
         if !is_due {
             continue;
         }
-        let target = usize::from(targets.below(levels, level, levels.sums(level).file_bytes));
+        let target = usize::from(view.targets.below(levels, level, levels.sums(level).file_bytes));
         debt += excess + held[target] * excess / here;
         held[target] += excess;
     }
@@ -309,8 +330,8 @@ pub fn full_bytes(levels: &Levels, shape: &Shape, oldest_seen: u64) -> u64 {
     match (first, read) {
         (0, 0) => held,
         (_, 0) => {
-            let thinnings = View { levels, shape, oldest_seen }.thinnings(true);
-            thinnings.fold(0, |sum, (_, tables)| sum.saturating_add(bytes(tables)))
+            let view = View::new(levels, shape, oldest_seen, NO_DAMAGE);
+            view.thinnings(true).fold(0, |sum, (_, tables)| sum.saturating_add(bytes(tables)))
         }
         _ => read,
     }
@@ -329,149 +350,33 @@ struct View<'a> {
     shape: &'a Shape,
     /// The oldest commit as of which anyone reads.
     oldest_seen: u64,
+    damaged: &'a Damaged,
+    /// The last level that is kept in shape: that above the first with damaged tables below level 0.
+    last: u8,
+    targets: Targets,
 }
 
 impl<'a> View<'a> {
-    /// The first rewriting in place, if any; `is_full`: for the least that goes.
-    fn in_place(self, is_full: bool) -> Option<Plan> {
-        self.thinnings(is_full).next().map(|(level, tables)| Plan::in_place(level, tables))
+    fn new(levels: &'a Levels, shape: &'a Shape, oldest_seen: u64, damaged: &'a Damaged) -> Self {
+        let mut below = 1..LEVELS_MAX;
+        let has_damaged = |level: &u8| around::has_damaged(levels, damaged, *level);
+        let last = below.find(has_damaged).map_or(LAST, |level| level - 1);
+        let targets = Targets::new(levels, shape, last);
+        Self { levels, shape, oldest_seen, damaged, last, targets }
     }
 
-    /// What is to be rewritten in place: levels with neighbours, one run after the other.
-    fn thinnings(self, is_full: bool) -> impl Iterator<Item = (u8, &'a [Arc<TableMeta>])> {
-        let levels = (1..LEVELS_MAX).filter(move |at| self.levels.sums(*at).spare_count > 0);
-        levels.flat_map(move |level| {
-            let tables = self.levels.tables(level);
-            let mut passed = 0;
-            iter::from_fn(move || {
-                let mut places = passed..tables.len();
-                let run = places.find_map(|at| self.thinning(level, at, is_full))?;
-                passed = run.end;
-                Some((level, &tables[run]))
-            })
+    fn scores(&self) -> [f64; LEVELS_MAX as usize] {
+        let Self { levels, shape, targets, .. } = self;
+        std::array::from_fn(|level| match u8::try_from(level).unwrap_or(LAST) {
+            0 => {
+                let level0 = levels.sums(0);
+                let by_count = level0.table_count as f64 / f64::from(shape.l0_tables.max(1));
+                let is_early = level0.table_count > 0
+                    && level0.file_bytes >= targets.held_bytes / EARLY_DIVISOR;
+                if is_early { by_count.max(1.0) } else { by_count }
+            }
+            level => levels.sums(level).file_bytes as f64 / targets.bytes_of(level),
         })
-    }
-
-    /// With which of its neighbours this table of the level is thinned, if it can be and is to be.
-    fn thinning(&self, level: u8, at: usize, is_full: bool) -> Option<Range<usize>> {
-        let tables = self.levels.tables(level);
-        if !self.has_enough(&tables[at], is_full) || !self.is_bottom(level, &(at..at + 1)) {
-            return None;
-        }
-        let run = match self.with_followers(level, at, is_full) {
-            alone if alone.len() == 1 => self.with_smaller(level, at, is_full).unwrap_or(alone),
-            run => run,
-        };
-        let thinned = &tables[run.clone()];
-        let is_due = if is_full { self.going(thinned) > 0 } else { self.is_wasteful(thinned) };
-        is_due.then_some(run)
-    }
-
-    /// This table of the level, and those that follow it and can be thinned, too.
-    fn with_followers(&self, level: u8, at: usize, is_full: bool) -> Range<usize> {
-        let tables = self.levels.tables(level);
-        let mut run_bytes = tables[at].file_bytes;
-        let ends = (at + 2..=tables.len()).take(RUN_TABLES_MAX - 1);
-        let fitting = ends.take_while(|end| {
-            let last = &tables[end - 1];
-            run_bytes = run_bytes.saturating_add(last.file_bytes);
-            self.has_enough(last, is_full)
-                && run_bytes <= self.shape.input_bytes_max
-                && self.is_bottom(level, &(at..*end))
-        });
-        at..fitting.last().unwrap_or(at + 1)
-    }
-
-    /// This table of the level and the smaller of its neighbours, if that is worth it.
-    fn with_smaller(&self, level: u8, at: usize, is_full: bool) -> Option<Range<usize>> {
-        let tables = self.levels.tables(level);
-        let of = |run: &Range<usize>| &tables[run.clone()];
-        let fits = |pair: &Range<usize>| {
-            pair.end <= tables.len()
-                && bytes(of(pair)) <= self.shape.input_bytes_max
-                && self.is_bottom(level, pair)
-        };
-        let firsts = [at.checked_sub(1), Some(at)].into_iter().flatten();
-        let pairs = firsts.map(|first| first..first + 2).filter(fits);
-        let smaller = pairs.min_by_key(|pair| bytes(of(pair)))?;
-        let needs_other = is_full && tables[at].spare_count == tables[at].entry_count;
-        (needs_other || self.is_wasteful(of(&smaller))).then_some(smaller)
-    }
-
-    /// Nothing is below these neighbours of the level, nor below what lies between them.
-    fn is_bottom(&self, level: u8, run: &Range<usize>) -> bool {
-        let tables = &self.levels.tables(level)[run.clone()];
-        let ends = (&tables[0].first[..], &tables[tables.len() - 1].last[..]);
-        is_bottom(self.levels, level, ends)
-    }
-
-    /// Everyone sees the newest versions in this table, and enough of it is spare.
-    fn has_enough(&self, table: &TableMeta, is_full: bool) -> bool {
-        let TableMeta { entry_count, spare_count, last_commit, .. } = *table;
-        let is_wasteful = spare_count.saturating_mul(READ_FOR_ONE_MAX) >= entry_count;
-        spare_count > 0 && last_commit <= self.oldest_seen && (is_wasteful || is_full)
-    }
-
-    /// Of these tables' entries enough go if they are rewritten at the bottom.
-    fn is_wasteful(&self, tables: &[Arc<TableMeta>]) -> bool {
-        let going = self.going(tables);
-        going > 0 && going.saturating_mul(READ_FOR_ONE_MAX) >= entry_count(tables)
-    }
-
-    /// Of these tables' entries so many go, at least, if they are rewritten at the bottom: M3 of
-    /// [`merge`](crate::merge) keeps one.
-    fn going(&self, tables: &[Arc<TableMeta>]) -> u64 {
-        let seen = tables.iter().filter(|table| table.last_commit <= self.oldest_seen);
-        let spare = seen.fold(0u64, |sum, table| sum.saturating_add(table.spare_count));
-        spare.min(entry_count(tables).saturating_sub(1))
-    }
-}
-
-/// What the levels below level 0 should hold.
-#[derive(Clone, Copy, Debug)]
-struct Targets {
-    /// The level that level 0 goes to, if all goes well.
-    base: u8,
-    /// Of each level but the first and the last.
-    bytes: [f64; LEVELS_MAX as usize],
-    ratio_max: f64,
-}
-
-impl Targets {
-    fn new(levels: &Levels, shape: &Shape) -> Self {
-        let l0_bytes = shape.l0_bytes.max(1) as f64;
-        let ratio_max = f64::from(shape.size_ratio_max.max(2));
-        let held = (1..LEVELS_MAX).map(|level| levels.sums(level).file_bytes as f64).sum::<f64>();
-        let times = (held / l0_bytes).max(1.0);
-        let (mut count, mut reach) = (1, ratio_max);
-        while times > reach && count < LAST {
-            count += 1;
-            reach *= ratio_max;
-        }
-        let ratio = times.powf(1.0 / f64::from(count));
-        let base = LEVELS_MAX - count;
-        let target = |level: u8| match i32::from(level) - i32::from(base) + 1 {
-            _ if level == LAST => f64::INFINITY,
-            above @ ..=0 => l0_bytes * ratio_max.powi(above),
-            below => l0_bytes * ratio.powi(below),
-        };
-        let bytes = std::array::from_fn(|level| target(u8::try_from(level).unwrap_or(LAST)));
-        Self { base, bytes, ratio_max }
-    }
-
-    fn bytes_of(&self, level: u8) -> f64 {
-        self.bytes[usize::from(level)]
-    }
-
-    /// Where `bytes` go from `level`: to the first level that holds something already (P1), or
-    /// that has room for them a few times, or to the base, or, from there, to the next.
-    fn below(&self, levels: &Levels, level: u8, bytes: u64) -> u8 {
-        assert!(level < LAST, "nothing is below the last level");
-        let room = bytes as f64 * self.ratio_max;
-        let takes = |at: &u8| {
-            *at >= self.base || !levels.tables(*at).is_empty() || self.bytes_of(*at) >= room
-        };
-        (level + 1..LAST).find(takes).unwrap_or(LAST)
     }
 }
 
@@ -479,7 +384,7 @@ impl Targets {
 fn plan_between(view: &View<'_>, source: u8, target: u8) -> Option<Plan> {
     let (levels, shape) = (view.levels, view.shape);
     let tables = if source == 0 {
-        l0_group(levels, shape, target)
+        l0_group(view, target)?
     } else {
         let run = least_overlap(levels.tables(source), levels.tables(target), shape)?;
         levels.tables(source)[run].to_vec()
@@ -489,18 +394,21 @@ fn plan_between(view: &View<'_>, source: u8, target: u8) -> Option<Plan> {
 }
 
 /// The group of level 0 that has the least to rewrite for its bytes, the oldest of equals; of a
-/// vast one its oldest tables, as many as one input may hold. All that there is, if it is small.
-fn l0_group(levels: &Levels, shape: &Shape, target: u8) -> Vec<Arc<TableMeta>> {
-    let mut group = if levels.sums(0).file_bytes <= shape.small_bytes() {
+/// vast one its oldest tables, as many as one input may hold. All that there is, if it is small. Of what is left by
+/// damage: in each group what is older.
+fn l0_group(view: &View<'_>, target: u8) -> Option<Vec<Arc<TableMeta>>> {
+    let (levels, shape) = (view.levels, view.shape);
+    let is_small = levels.sums(0).file_bytes <= shape.small_bytes();
+    let mut group = if is_small && !view.has_damaged(0) {
         levels.tables(0).to_vec()
     } else {
         let cost = |group: &Vec<Arc<TableMeta>>| {
             let (first, last) = keys(group);
             ratio(bytes(levels.run(target, first, last)), bytes(group))
         };
-        let groups = groups(levels.tables(0)).into_iter();
-        let best = groups.min_by(|a, b| cost(a).total_cmp(&cost(b)));
-        best.expect("level 0 holds something")
+        let groups = groups(levels.tables(0)).into_iter().map(|group| view.before_damage(group));
+        let groups = groups.filter(|group| !group.is_empty());
+        groups.min_by(|a, b| cost(a).total_cmp(&cost(b)))?
     };
     let bytes_max = shape.input_bytes_max.max(shape.l0_bytes);
     let mut taken = 0u64;
@@ -511,7 +419,7 @@ fn l0_group(levels: &Levels, shape: &Shape, target: u8) -> Vec<Arc<TableMeta>> {
     let count = fits.count().max(1);
     // P1: what is left is newer.
     group.truncate(count);
-    group
+    Some(group)
 }
 
 /// The tables, parted so that none overlaps a table of another group. Order is kept.

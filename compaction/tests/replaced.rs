@@ -15,7 +15,7 @@ use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::Levels;
 use pinstone_compaction::lingering::Lingering;
 use pinstone_compaction::merge::{NameEntry, Readers, Versions};
-use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
+use pinstone_compaction::plan::{NO_DAMAGE, Plan, Shape, plan, plan_full};
 use pinstone_compaction::run::{Names, Rewrite, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::footer::Replaced;
 use pinstone_compaction::table::shared::Tables;
@@ -118,8 +118,8 @@ impl Life {
     fn compact(&mut self, whole: bool) {
         loop {
             let plan = match whole {
-                true => plan_full(&self.levels, &self.shape, u64::MAX),
-                false => plan(&self.levels, &self.shape, u64::MAX),
+                true => plan_full(&self.levels, &self.shape, u64::MAX, NO_DAMAGE),
+                false => plan(&self.levels, &self.shape, u64::MAX, NO_DAMAGE),
             };
             let Some(plan) = plan else { return };
             match plan.is_move {

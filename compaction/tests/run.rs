@@ -14,7 +14,7 @@ use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::{LEVELS_MAX, Levels};
 use pinstone_compaction::merge::{Chosen, NameEntry, Readers, Sieve, Versions};
 use pinstone_compaction::open_levels::OpenLevels;
-use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
+use pinstone_compaction::plan::{NO_DAMAGE, Plan, Shape, plan, plan_full};
 use pinstone_compaction::run::{
     CARRIED_TABLES_MAX, Carried, Index, Merged, Names, Rewrite, RunOptions, RunWriter, Tree,
 };
@@ -139,7 +139,7 @@ impl Grown {
     }
 
     fn rest<T: Kept>(&mut self, dooms: bool) {
-        while let Some(plan) = plan(&self.levels, &SHAPE, u64::MAX) {
+        while let Some(plan) = plan(&self.levels, &SHAPE, u64::MAX, NO_DAMAGE) {
             let before = OpenLevels::<T>::open(&self.tables, self.levels.clone()).unwrap();
             self.carry_out::<T>(&plan, dooms).unwrap();
             let ids = |levels: &Levels| {
@@ -227,7 +227,7 @@ fn flushes_of_rows_come_to_rest_with_nothing_lost() {
     }
     let all: BTreeSet<Row> = tree.all::<Index>().into_iter().collect();
     assert_eq!(all, expected);
-    while let Some(plan) = plan_full(&tree.levels, &SHAPE, u64::MAX) {
+    while let Some(plan) = plan_full(&tree.levels, &SHAPE, u64::MAX, NO_DAMAGE) {
         tree.carry_out::<Index>(&plan, true).unwrap();
     }
     assert_eq!(tree.all::<Index>(), expected.into_iter().collect::<Vec<_>>());
@@ -282,7 +282,7 @@ fn flushes_of_names_come_to_rest_and_files_alone_tell_what_stands() {
     let deletion = |(name, commit)| NameEntry { name, commit, to: None };
     let deletions: Vec<_> = names.into_iter().zip(10_000..).map(deletion).collect();
     tree.flush::<Names>(&deletions).unwrap();
-    while let Some(plan) = plan_full(&tree.levels, &SHAPE, u64::MAX) {
+    while let Some(plan) = plan_full(&tree.levels, &SHAPE, u64::MAX, NO_DAMAGE) {
         tree.carry_out::<Names>(&plan, false).unwrap();
     }
     assert_eq!(tree.levels.total().entry_count, 1, "one deletion");
@@ -334,7 +334,7 @@ fn what_fails_leaves_nothing_behind_and_can_be_tried_again() {
                 tree.flush::<Index>(&rows(flush)).unwrap();
             }
             let before = tree.all::<Index>();
-            let plan = plan(&tree.levels, &SHAPE, u64::MAX).expect("level 0 is due");
+            let plan = plan(&tree.levels, &SHAPE, u64::MAX, NO_DAMAGE).expect("level 0 is due");
             assert!(plan.inputs().count() >= 3);
             let op = tree.disk.op_count() + nth;
             tree.disk.fail_at(op, fault);
@@ -384,11 +384,11 @@ fn a_rewriting_reads_the_tables_of_a_level_one_after_the_other() {
     };
     flush(0..20_000);
     flush(20_000..21_000);
-    let first = plan_full(&tree.levels, &SHAPE, u64::MAX).unwrap();
+    let first = plan_full(&tree.levels, &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
     tree.carry_out::<Index>(&first, true).unwrap();
     let rows: BTreeSet<_> = (30_000..31_000).map(row).collect();
     tree.flush::<Index>(&rows.into_iter().collect::<Vec<_>>()).unwrap();
-    let plan = plan_full(&tree.levels, &SHAPE, u64::MAX).unwrap();
+    let plan = plan_full(&tree.levels, &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
     assert!(plan.inputs().count() > 10, "{plan:?}");
 
     let inputs = plan.inputs().map(|meta| open::<Index>(&tree.tables, meta).unwrap());
@@ -415,7 +415,8 @@ where
     S: Sieve<T::Entry, TableError> + Send + 'static,
 {
     let plan =
-        plan_full(&tree.levels, &Shape { input_bytes_max: u64::MAX, ..SHAPE }, u64::MAX).unwrap();
+        plan_full(&tree.levels, &Shape { input_bytes_max: u64::MAX, ..SHAPE }, u64::MAX, NO_DAMAGE)
+            .unwrap();
     assert!(plan.is_bottom);
     let inputs = plan.inputs().map(|meta| open::<T>(&tree.tables, meta).unwrap());
     let inputs: Vec<_> = inputs.collect();

@@ -57,6 +57,13 @@ pub enum FormatError {
 }
 
 impl FormatError {
+    /// The file.
+    pub fn file(&self) -> &str {
+        match self {
+            Self::Corrupt { file, .. } | Self::Unsupported { file, .. } => file,
+        }
+    }
+
     /// A [`FormatError::Corrupt`].
     pub fn corrupt(file: impl fmt::Display, offset_bytes: u64, what: impl fmt::Display) -> Self {
         Self::Corrupt { file: file.to_string(), offset_bytes, what: what.to_string() }

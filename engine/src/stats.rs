@@ -75,7 +75,8 @@ pub struct TreeStats {
     pub levels: Vec<LevelStats>,
     /// Bytes that compactions have to read until the tree is at rest, about.
     pub debt_bytes: u64,
-    /// The damage that compaction met when it last failed, if it has not succeeded since: it waits, and level 0 grows.
+    /// What compaction met first of tables that cannot be read. It goes around them, until the store is opened again
+    /// or compacted whole.
     pub damage: Option<String>,
     /// Memtables written as tables.
     pub flush_count: u64,

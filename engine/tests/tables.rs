@@ -429,37 +429,6 @@ fn a_whole_compaction_ends_when_the_store_is_closed_and_stops_nobody() {
     is_sound(&store);
 }
 
-#[test]
-fn a_damaged_table_of_names_stops_no_compaction_of_the_index() {
-    let disk = SimDisk::new(6);
-    let open = || small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
-    let commit = |store: &Store, numbers: std::ops::Range<u32>| {
-        for number in numbers {
-            let digest = store.put(&value(number)).unwrap().digest;
-            store.commit(Batch::new().set(format!("{}", number * 7919 % 3000), digest)).unwrap();
-        }
-    };
-    let store = open();
-    commit(&store, 0..300);
-    store.close().unwrap();
-    for name in disk.names().iter().filter(|name| name.starts_with("names")) {
-        disk.corrupt(name, 4096 + 100, |bytes| bytes[0] ^= 1);
-    }
-    let store = open();
-    commit(&store, 300..1500);
-    let stats = store.stats();
-    assert!(stats.index.levels[0].table_count < 10, "{:?}", stats.index);
-    assert!(stats.names.levels[0].table_count > 10, "{:?}", stats.names);
-    let told = store.maintain().unwrap_err().to_string();
-    assert!(told.contains("names-") && told.contains("corrupt"), "{told}");
-    assert_eq!((stats.names.damage, stats.index.damage), (Some(told), None));
-    // It is not met with each flush: what is read of it is no more than a few times what there is.
-    let names_bytes: u64 = stats.names.levels.iter().map(|level| level.bytes).sum();
-    let read_bytes: u64 = stats.names.levels.iter().map(|level| level.read_bytes).sum();
-    assert!(read_bytes < 4 * names_bytes, "{read_bytes} of {names_bytes}");
-    all_are_found(&store, 0..1500);
-}
-
 /// A device may put one record's bytes in another's place, or a file in another's: what is read there
 /// is whole, and another value's.
 #[test]

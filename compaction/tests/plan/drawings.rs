@@ -12,7 +12,7 @@ use expect_test::{Expect, expect};
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::{LEVELS_MAX, Levels};
 use pinstone_compaction::plan::{
-    INPUT_TABLES_MAX, Plan, Shape, debt_bytes, plan, plan_full, score,
+    INPUT_TABLES_MAX, NO_DAMAGE, Plan, Shape, debt_bytes, plan, plan_full, score,
 };
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::{Bytes, Epoch, Ordinal, TableKind};
@@ -63,7 +63,7 @@ fn tables(tables: &[Arc<TableMeta>]) -> String {
     text.collect::<Vec<_>>().join(" ")
 }
 
-fn annotated(levels: &Levels, oldest_seen: u64, plan: Option<Plan>) -> String {
+pub(crate) fn annotated(levels: &Levels, oldest_seen: u64, plan: Option<Plan>) -> String {
     let mut out = String::from("scores");
     let scores = score(levels, &SHAPE);
     for level in (0..LEVELS_MAX).filter(|level| !levels.tables(*level).is_empty()) {
@@ -90,20 +90,20 @@ fn annotated(levels: &Levels, oldest_seen: u64, plan: Option<Plan>) -> String {
 #[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
 pub(crate) fn planned(drawing: &str, expected: Expect) {
     let (levels, all) = (drawn(drawing), u64::MAX);
-    expected.assert_eq(&annotated(&levels, all, plan(&levels, &SHAPE, all)));
+    expected.assert_eq(&annotated(&levels, all, plan(&levels, &SHAPE, all, NO_DAMAGE)));
 }
 
 /// Where commit 5 is the oldest that anyone sees.
 #[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
 pub(crate) fn planned_as_of_5(drawing: &str, expected: Expect) {
     let levels = drawn(drawing);
-    expected.assert_eq(&annotated(&levels, 5, plan(&levels, &SHAPE, 5)));
+    expected.assert_eq(&annotated(&levels, 5, plan(&levels, &SHAPE, 5, NO_DAMAGE)));
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
 pub(crate) fn planned_full(drawing: &str, expected: Expect) {
     let (levels, all) = (drawn(drawing), u64::MAX);
-    expected.assert_eq(&annotated(&levels, all, plan_full(&levels, &SHAPE, all)));
+    expected.assert_eq(&annotated(&levels, all, plan_full(&levels, &SHAPE, all, NO_DAMAGE)));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn small_tables_are_written_as_fewer_instead_of_moved() {
     {
         let levels = drawn(drawing);
         for (shape, is_move) in [(SHAPE, true), (small, false)] {
-            let plan = plan(&levels, &shape, u64::MAX).unwrap();
+            let plan = plan(&levels, &shape, u64::MAX, NO_DAMAGE).unwrap();
             assert_eq!(plan.is_move, is_move, "{plan:?}");
             assert!(is_move || plan.source_tables.len() == levels.tables(plan.source).len());
         }
@@ -284,7 +284,7 @@ fn the_base_is_higher_the_more_there_is() {
             "L0: [a-z 4M] [a-z 4M] [a-z 4M] [a-z 4M]
              L6: [a-z {last}]"
         ));
-        let plan = plan(&levels, &SHAPE, u64::MAX).unwrap();
+        let plan = plan(&levels, &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
         let base = match last {
             "50M" => 6,
             "100M" => 5,
@@ -314,7 +314,7 @@ fn what_is_due_by_nothing_owes_something() {
         "L5: [a-c 16M]
          L6: [a-z 30M]",
     );
-    assert!(plan(&levels, &SHAPE, u64::MAX).is_some());
+    assert!(plan(&levels, &SHAPE, u64::MAX, NO_DAMAGE).is_some());
     assert!(debt_bytes(&levels, &SHAPE, u64::MAX) > 0);
 }
 
@@ -473,14 +473,14 @@ fn a_plan_has_a_bounded_number_of_tables() {
         Levels::new(TableKind::Names).apply(&edit).unwrap()
     };
     let l0 = (1..=1000).map(|ordinal| (0, table(ordinal, 0, 9, 9000))).collect();
-    let taken = plan(&levels(l0), &SHAPE, u64::MAX).unwrap().source_tables;
+    let taken = plan(&levels(l0), &SHAPE, u64::MAX, NO_DAMAGE).unwrap().source_tables;
     let ordinals = taken.iter().map(|table| table.id.ordinal.0);
     assert!(ordinals.eq(1..=256), "the oldest");
 
     // Each of ten tables overlaps 1,700.
     let source = (0..10u32).map(|n| (5, table(n + 1, n * 1700, n * 1700 + 1699, 10 << 20)));
     let target = (0..17_000u32).map(|n| (6, table(n + 11, n, n, 10)));
-    let nine = plan(&levels(source.chain(target).collect()), &SHAPE, u64::MAX).unwrap();
+    let nine = plan(&levels(source.chain(target).collect()), &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
     assert_eq!((nine.source, nine.source_tables.len()), (5, 9));
     assert!(nine.inputs().count() <= INPUT_TABLES_MAX);
 
@@ -488,9 +488,9 @@ fn a_plan_has_a_bounded_number_of_tables() {
     let target = || (0..17_000u32).map(|n| (6, table(n + 11, n, n, 10)));
     let wide = (5, table(1, 0, 16_998, 100 << 20));
     let alone = levels([wide.clone()].into_iter().chain(target()).collect());
-    assert_eq!(plan(&alone, &SHAPE, u64::MAX), None);
-    assert_eq!(plan_full(&alone, &SHAPE, u64::MAX), None);
+    assert_eq!(plan(&alone, &SHAPE, u64::MAX, NO_DAMAGE), None);
+    assert_eq!(plan_full(&alone, &SHAPE, u64::MAX, NO_DAMAGE), None);
     let beside = [wide, (5, table(2, 16_999, 16_999, 1))].into_iter().chain(target());
-    let narrow = plan(&levels(beside.collect()), &SHAPE, u64::MAX).unwrap();
+    let narrow = plan(&levels(beside.collect()), &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
     assert_eq!(narrow.source_tables[0].id.ordinal, Ordinal(2));
 }

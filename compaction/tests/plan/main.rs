@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
+mod around;
 mod drawings;
 mod model;
 mod properties;

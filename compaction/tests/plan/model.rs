@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::Levels;
-use pinstone_compaction::plan::{Plan, Shape};
+use pinstone_compaction::plan::{Damaged, NO_DAMAGE, Plan, Shape};
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::{Bytes, Epoch, Ordinal, TableKind};
 
-pub(crate) type Planner = fn(&Levels, &Shape, u64) -> Option<Plan>;
+pub(crate) type Planner = fn(&Levels, &Shape, u64, &Damaged) -> Option<Plan>;
 
 pub(crate) struct Tree {
     pub(crate) levels: Levels,
@@ -50,7 +50,7 @@ impl Tree {
     /// Plans, until there is none.
     pub(crate) fn run(&mut self, planner: Planner) {
         let mut left = 100_000;
-        while let Some(plan) = planner(&self.levels, &self.shape, u64::MAX) {
+        while let Some(plan) = planner(&self.levels, &self.shape, u64::MAX, NO_DAMAGE) {
             self.carry_out(&plan);
             left -= 1;
             assert!(left > 0, "plans do not come to an end: {plan:?}");

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use pinstone_compaction::levels::LEVELS_MAX;
-use pinstone_compaction::plan::{Shape, debt_bytes, full_bytes, plan, plan_full, score};
+use pinstone_compaction::plan::{NO_DAMAGE, Shape, debt_bytes, full_bytes, plan, plan_full, score};
 use proptest::prelude::*;
 
 use crate::model::Tree;
 
-fn a_shape() -> impl Strategy<Value = Shape> {
+pub(crate) fn a_shape() -> impl Strategy<Value = Shape> {
     (1..6u32, 1..200u64, 1..6u32, 1..60u64, 0..400u64).prop_map(
         |(l0_tables, l0_bytes, size_ratio_max, table_bytes, input_bytes_max)| Shape {
             l0_tables,
@@ -21,7 +21,7 @@ fn a_shape() -> impl Strategy<Value = Shape> {
 }
 
 /// Keys near each other or anywhere, few or many.
-fn a_flush() -> impl Strategy<Value = BTreeSet<u64>> {
+pub(crate) fn a_flush() -> impl Strategy<Value = BTreeSet<u64>> {
     (0..1000u64, 1..1000u64)
         .prop_flat_map(|(from, width)| prop::collection::btree_set(from..from + width, 1..40))
 }
@@ -49,7 +49,7 @@ proptest! {
                 let levels: BTreeSet<_> = tree.levels.all().map(|(level, _)| level).collect();
                 prop_assert!(levels.len() == 1 && !levels.contains(&0), "{:?}", levels);
             }
-            let is_one_level = plan_full(&tree.levels, &shape, u64::MAX).is_none();
+            let is_one_level = plan_full(&tree.levels, &shape, u64::MAX, NO_DAMAGE).is_none();
             prop_assert_eq!(full_bytes(&tree.levels, &shape, u64::MAX) == 0, is_one_level);
             prop_assert_eq!(tree.levels.check(), []);
             prop_assert_eq!(&tree.keys(), &keys);
@@ -64,7 +64,7 @@ proptest! {
         let mut tree = Tree::new(shape, 2);
         for (flush, step) in flushes {
             tree.flush(flush);
-            let Some(plan) = plan(&tree.levels, &shape, u64::MAX).filter(|_| step) else { continue };
+            let Some(plan) = plan(&tree.levels, &shape, u64::MAX, NO_DAMAGE).filter(|_| step) else { continue };
             prop_assert!(debt_bytes(&tree.levels, &shape, u64::MAX) > 0);
             let levels = &tree.levels;
             let ids: BTreeSet<_> = plan.inputs().map(|table| table.id).collect();
@@ -105,7 +105,7 @@ proptest! {
         let mut tree = Tree::new(shape, 2);
         for flush in flushes {
             tree.flush(flush);
-            while let Some(plan) = plan(&tree.levels, &shape, u64::MAX) {
+            while let Some(plan) = plan(&tree.levels, &shape, u64::MAX, NO_DAMAGE) {
                 let given: u64 = plan.source_tables.iter().map(|table| table.file_bytes).sum();
                 let bounded = match plan.source {
                     _ if plan.source_tables.len() == 1 => true,

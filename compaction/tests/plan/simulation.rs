@@ -12,7 +12,7 @@ use std::sync::Arc;
 use expect_test::expect;
 use pinstone_compaction::TableMeta;
 use pinstone_compaction::levels::{LEVELS_MAX, Levels};
-use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
+use pinstone_compaction::plan::{Damaged, Plan, Shape, plan, plan_full};
 
 use crate::model::{Draw, Planner, Tree};
 
@@ -164,8 +164,8 @@ fn small_flushes_in_order_do_not_leave_as_many_tables() {
 }
 
 /// Where the planner would take a run of tables, the one with the lowest ordinal alone.
-fn the_oldest(levels: &Levels, shape: &Shape, oldest_seen: u64) -> Option<Plan> {
-    let plan = plan(levels, shape, oldest_seen)?;
+fn the_oldest(levels: &Levels, shape: &Shape, oldest_seen: u64, damaged: &Damaged) -> Option<Plan> {
+    let plan = plan(levels, shape, oldest_seen, damaged)?;
     if plan.source == 0 {
         return Some(plan);
     }
@@ -175,7 +175,7 @@ fn the_oldest(levels: &Levels, shape: &Shape, oldest_seen: u64) -> Option<Plan> 
 
 /// Levels as RocksDB sizes them from the last one: each a tenth of the next, as long as more than
 /// 256 MB are left.
-fn tenfold(levels: &Levels, shape: &Shape, _oldest_seen: u64) -> Option<Plan> {
+fn tenfold(levels: &Levels, shape: &Shape, _oldest_seen: u64, _damaged: &Damaged) -> Option<Plan> {
     let mut base = LAST;
     let mut targets = [f64::INFINITY; LEVELS_MAX as usize];
     let held = |level| levels.sums(level).file_bytes as f64;

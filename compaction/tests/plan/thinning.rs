@@ -7,7 +7,7 @@ use expect_test::expect;
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::{LEVELS_MAX, Levels};
 use pinstone_compaction::merge::{NameEntry, Readers, Versions};
-use pinstone_compaction::plan::{Plan, Shape, debt_bytes, full_bytes, plan, plan_full};
+use pinstone_compaction::plan::{NO_DAMAGE, Plan, Shape, debt_bytes, full_bytes, plan, plan_full};
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::{Bytes, Digest, Epoch, Ordinal, TableKind};
 use proptest::prelude::*;
@@ -50,7 +50,7 @@ fn what_overlaps_nothing_is_rewritten_if_enough_of_it_goes() {
             "L5: [a-c 16M] [d-f 16M {spare}] [g-i 16M 0/8] [s-z 16M]
              L6: [a-b 30M] [t-x 30M]",
         ));
-        let plan = plan(&levels, &SHAPE, u64::MAX).unwrap();
+        let plan = plan(&levels, &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
         assert_eq!((plan.source_tables.len(), plan.is_move), (2, is_move), "{plan:?}");
     }
 }
@@ -256,7 +256,10 @@ fn neighbours_that_can_be_thinned_go_together_up_to_the_bound() {
     // By number.
     let many = (0..600).map(|at| format!("[{at:04}-{at:04}+ 0M 4/8]")).collect::<Vec<_>>();
     let levels = drawn(&format!("L6: {}", many.join(" ")));
-    for plan in [plan(&levels, &SHAPE, u64::MAX), plan_full(&levels, &SHAPE, u64::MAX)] {
+    for plan in [
+        plan(&levels, &SHAPE, u64::MAX, NO_DAMAGE),
+        plan_full(&levels, &SHAPE, u64::MAX, NO_DAMAGE),
+    ] {
         assert_eq!(plan.unwrap().source_tables, levels.tables(6)[..256]);
     }
 }
@@ -277,7 +280,7 @@ fn neighbours_that_can_be_thinned_go_together_up_to_one_that_cannot() {
             "L5: [a-b 1M 4/8] [c-d 1M 4/8] [e-f 1M 4/8] [g-h 1M 4/8]
              L6: [{below} 20M]"
         );
-        let plan = plan(&drawn(&drawing), &SHAPE, u64::MAX).unwrap();
+        let plan = plan(&drawn(&drawing), &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
         assert_eq!((plan.source_tables.len(), plan.source), (2, 5), "{below}: {plan:?}");
     }
 }
@@ -469,7 +472,7 @@ impl Tree {
     }
 
     fn rest(&mut self) {
-        while let Some(plan) = plan(&self.levels, &self.shape, self.oldest_seen()) {
+        while let Some(plan) = plan(&self.levels, &self.shape, self.oldest_seen(), NO_DAMAGE) {
             let before_count = self.levels.total().entry_count;
             self.carry_out(&plan);
             let gone_count = before_count - self.levels.total().entry_count;
@@ -480,7 +483,7 @@ impl Tree {
     }
 
     fn rest_full(&mut self) {
-        while let Some(plan) = plan_full(&self.levels, &self.shape, self.oldest_seen()) {
+        while let Some(plan) = plan_full(&self.levels, &self.shape, self.oldest_seen(), NO_DAMAGE) {
             let oldest_seen = self.oldest_seen();
             assert!(full_bytes(&self.levels, &self.shape, oldest_seen) > 0, "{plan:?}");
             self.carry_out(&plan);

@@ -13,8 +13,8 @@
 //! - F1: nothing refers to a table before its bytes and its name are durable.
 //! - F2: an edit that takes tables in says in the same step what of the log they hold; only then is
 //!   that left out at open.
-//! - F3: whatever fails, the levels are as they were; it is tried again when there is more to do. What meets damage
-//!   is tried again when level 0 has twice as many tables: else each flush would have as much read in vain.
+//! - F3: whatever fails, the levels are as they were; it is tried again when there is more to do. A table that cannot
+//!   be read is gone around from then on: else each flush would have as much read in vain, and level 0 would grow.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ use crate::state::digest_index::{Memtable, place_of};
 use crate::state::inner::Inner;
 use crate::state::pointers::NameMemtable;
 use crate::state::root::{Edit, Flushed};
-use crate::state::trees::{Entries, Flush, MetDamage, TreeWork, Work};
+use crate::state::trees::{Entries, Flush, TreeWork, Work};
 
 pub(crate) mod at_close;
 pub(crate) mod full;
@@ -404,25 +404,20 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
     if T::work(work).rewrite.is_none() {
         let levels = T::levels(inner);
         let (shape, oldest_seen) = (inner.trees.shape(T::KIND), T::oldest_seen(inner));
-        let Some(plan) = plan::plan(levels.levels(), shape, oldest_seen) else {
+        let damaged = &T::work(work).damage.tables;
+        let Some(plan) = plan::plan(levels.levels(), shape, oldest_seen, damaged) else {
             return Ok(false);
         };
-        if let Some(damage) = &T::work(work).damage
-            && levels.levels().sums(0).table_count < 2 * damage.l0_tables.max(1)
-        {
-            return Err(damage.error.clone().into());
-        }
         return begin_rewrite::<T>(inner, work, &levels, &plan);
     }
     let rewrite = T::work(work).rewrite.as_mut().expect("it is under way");
     let (before_bytes, before) = (rewrite.done_bytes(), rewrite.passed_count());
     let goes_on = match rewrite.step(entry_count) {
-        Err(TableError::Format(error)) => {
-            let l0_tables = T::levels(inner).levels().sums(0).table_count;
-            T::work(work).damage = Some(MetDamage { error: error.clone(), l0_tables });
-            return Err(error.into());
+        Ok(goes_on) => goes_on,
+        Err(error) => {
+            let is_noted = note_unreadable(T::work(work), &error);
+            return if is_noted { Ok(true) } else { Err(after(inner, error)) };
         }
-        stepped => stepped.map_err(|error| after(inner, error))?,
     };
     let bytes = rewrite.done_bytes() - before_bytes;
     work.entry_count += rewrite.passed_count() - before;
@@ -431,6 +426,21 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
         finish_rewrite::<T>(inner, work)?;
     }
     Ok(true)
+}
+
+/// If this is what keeps a table from being read that is rewritten, gives that up, and has the table gone around from
+/// now on.
+fn note_unreadable<T: StoreTree>(work: &mut TreeWork<T, T::Memtable>, error: &TableError) -> bool {
+    let Some(file) = error.unreadable_file() else { return false };
+    let inputs = work.rewrite.iter().flat_map(|rewrite| rewrite.plan().inputs());
+    let Some(id) = inputs.map(|meta| meta.id).find(|id| id.file_name().to_string() == file) else {
+        return false;
+    };
+    tracing::warn!(%error, tree = T::KIND.word(), "compaction goes around a table");
+    work.damage.tables.insert(id);
+    work.damage.first.get_or_insert_with(|| error.clone());
+    abandon_tree(work);
+    true
 }
 
 /// Begins to carry out a plan, or carries it out, if it only moves tables; false if it must wait.
@@ -481,7 +491,6 @@ fn finish_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
     );
     take_in::<T>(inner, work, &edit, Vec::new(), None)?;
     T::work(work).figures.written_bytes[level] += bytes;
-    T::work(work).damage = None;
     tracing::debug!(tree = T::KIND.word(), bytes, level, "tables rewritten");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! stats: figures of the store now.
 
-use pinstone_compaction::plan;
 use pinstone_compaction::run::{Index, Names};
+use pinstone_compaction::{TableError, plan};
 use pinstone_disk::LogKind;
 use pinstone_disk::env::{AtomicU64, Ordering};
 use pinstone_wal::{Appender, Closing, FRAMES_START_BYTES, LogPosition};
@@ -52,7 +52,7 @@ fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
     let (figures, damage) = {
         let mut work = inner.trees.work.lock();
         let work = T::work(&mut work);
-        (work.figures.clone(), work.damage.as_ref().map(|damage| damage.error.to_string()))
+        (work.figures.clone(), work.damage.first.as_ref().map(TableError::to_string))
     };
     let memtables = T::memtable_entries(inner);
     let open = T::levels(inner);

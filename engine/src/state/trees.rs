@@ -5,12 +5,12 @@ use std::sync::Arc;
 use pinstone_compaction::levels::LEVELS_MAX;
 use pinstone_compaction::lingering::Lingering;
 use pinstone_compaction::merge::Sieve;
-use pinstone_compaction::plan::Shape;
+use pinstone_compaction::plan::{Damaged, Shape};
 use pinstone_compaction::run::{Index, Names, Rewrite, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId};
 use pinstone_disk::env::{AtomicU64, Mutex, Ordering};
-use pinstone_disk::{DiskError, Epoch, FileName, FormatError, Ordinal, TableKind};
+use pinstone_disk::{DiskError, Epoch, FileName, Ordinal, TableKind};
 
 use crate::error::Error;
 use crate::options::{MERGE_BYTES, Options};
@@ -58,17 +58,17 @@ pub(crate) struct TreeWork<T: Tree, M> {
     pub(crate) rewrite: Option<Rewrite<T>>,
     /// It failed since the work was last begun: it waits until it is begun again.
     pub(crate) has_failed: bool,
-    /// What compaction met when it last failed, if it has not succeeded since.
-    pub(crate) damage: Option<MetDamage>,
+    /// What compaction met and goes around, until the tree is compacted whole.
+    pub(crate) damage: Damage,
     pub(crate) figures: TreeFigures,
 }
 
-/// A damaged table that compaction met.
-#[derive(Clone, Debug)]
-pub(crate) struct MetDamage {
-    pub(crate) error: FormatError,
-    /// Tables in level 0 by then.
-    pub(crate) l0_tables: u64,
+/// Tables of a tree that cannot be read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Damage {
+    pub(crate) tables: Damaged,
+    /// What was told of the first of them.
+    pub(crate) first: Option<TableError>,
 }
 
 impl<T: Tree, M> Default for TreeWork<T, M> {
@@ -77,7 +77,7 @@ impl<T: Tree, M> Default for TreeWork<T, M> {
             flush: None,
             rewrite: None,
             has_failed: false,
-            damage: None,
+            damage: Damage::default(),
             figures: TreeFigures::default(),
         }
     }

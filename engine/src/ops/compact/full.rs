@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 use pinstone_compaction::TableId;
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::Levels;
-use pinstone_compaction::plan::{self, INPUT_TABLES_MAX};
+use pinstone_compaction::plan::{self, INPUT_TABLES_MAX, NO_DAMAGE};
 use pinstone_compaction::run::{CARRIED_TABLES_MAX, Index, Names, Rewrite};
 use pinstone_disk::env::{self, MutexGuard};
 
@@ -23,7 +23,7 @@ use super::{StoreTree, attempt, begin_rewrite, step_flush, step_rewrite};
 use crate::error::{Error, Result};
 use crate::maintain;
 use crate::state::inner::Inner;
-use crate::state::trees::Work;
+use crate::state::trees::{Damage, Work};
 
 /// Entries of a step: a fraction of a millisecond.
 const STEP_ENTRIES: u64 = 2048;
@@ -79,7 +79,9 @@ struct Goal<T> {
 }
 
 impl<T: StoreTree> Goal<T> {
+    /// What could not be read before is tried again.
     fn new(inner: &Inner, work: &mut Work) -> Self {
+        T::work(work).damage = Damage::default();
         let level0 = T::levels(inner).levels().tables(0).iter().map(|table| table.id).collect();
         Self { level0, before_bytes: read_bytes::<T>(work), tree: PhantomData }
     }
@@ -107,7 +109,7 @@ impl<T: StoreTree> Goal<T> {
                 Ok(flushed || self.step(inner, work, oldest_seen)?)
             })?;
             if !goes_on {
-                return self.check_reached(inner, &work, oldest_seen);
+                return self.check_reached(inner, &mut work, oldest_seen);
             }
             told(work);
             env::yield_now();
@@ -119,7 +121,8 @@ impl<T: StoreTree> Goal<T> {
         if T::work(work).rewrite.is_some() {
             return step_rewrite::<T>(inner, work, STEP_ENTRIES);
         }
-        match plan::plan_full(&self.levels(inner), inner.trees.shape(T::KIND), oldest_seen) {
+        let (levels, shape) = (self.levels(inner), inner.trees.shape(T::KIND));
+        match plan::plan_full(&levels, shape, oldest_seen, &T::work(work).damage.tables) {
             Some(plan) => begin_rewrite::<T>(inner, work, &T::levels(inner), &plan),
             None => Ok(false),
         }
@@ -129,12 +132,15 @@ impl<T: StoreTree> Goal<T> {
     ///
     /// # Errors
     /// What it waits for.
-    fn check_reached(&self, inner: &Inner, work: &Work, oldest_seen: u64) -> Result<()> {
+    fn check_reached(&self, inner: &Inner, work: &mut Work, oldest_seen: u64) -> Result<()> {
+        if let Some(error) = &T::work(work).damage.first {
+            return Err(error.clone().into());
+        }
         let (levels, shape) = (self.levels(inner), inner.trees.shape(T::KIND));
         if plan::full_bytes(&levels, shape, oldest_seen) == 0 {
             return Ok(());
         }
-        let (what, max, found) = match plan::plan_full(&levels, shape, oldest_seen) {
+        let (what, max, found) = match plan::plan_full(&levels, shape, oldest_seen, NO_DAMAGE) {
             Some(_) => {
                 let found = work.lingering.len() as u64;
                 ("replaced tables that readers hold on to", CARRIED_TABLES_MAX, found)

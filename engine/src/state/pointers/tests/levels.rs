@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::merge::{Readers, Versions};
-use pinstone_compaction::plan::{Plan, Shape, plan, plan_full};
+use pinstone_compaction::plan::{NO_DAMAGE, Plan, Shape, plan, plan_full};
 use pinstone_compaction::run::{Rewrite, RunOptions, RunWriter, Tree};
 use pinstone_compaction::table::shared::Tables;
 use pinstone_compaction::{TableError, TableId, TableMeta};
@@ -76,7 +76,7 @@ impl Grown {
         };
         let levels = self.table.levels();
         let planner = if full { plan_full } else { plan };
-        planner(levels.levels(), &shape, self.table.oldest_seen())
+        planner(levels.levels(), &shape, self.table.oldest_seen(), NO_DAMAGE)
     }
 
     fn rewrite(&self, plan: Plan, readers: Readers) {

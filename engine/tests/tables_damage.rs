@@ -1,0 +1,257 @@
+//! Tables that cannot be read stop no compaction: it goes around them, and nobody is told anything wrong.
+
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use pinstone::{
+    Batch, CheckOptions, Digest, Error, Maintenance, Stats, Store, StoreBuilder, TreeStats,
+};
+use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
+use pinstone_disk::{Disk, Operation};
+
+/// Small, so that little makes much happen.
+fn small() -> StoreBuilder {
+    Store::builder()
+        .segment_bytes(16 << 10)
+        .pointer_segment_bytes(8 << 10)
+        .append_buffer_bytes(1 << 10)
+        .reserve_bytes(1 << 20)
+        .memtable_entries_max(20)
+        .level0_tables(2)
+        .level_ratio(2)
+        .table_bytes(8 << 10)
+        .maintenance(Maintenance::Inline)
+}
+
+/// Unlike small ones, these make the names' tables longer than their first block.
+fn name(number: u32) -> String {
+    format!("{:05}-{}", number * 7919 % 3001, "n".repeat(40))
+}
+
+/// A store, and what must be true of its pointers.
+struct Held {
+    disk: Arc<SimDisk>,
+    store: Store,
+    pointers: BTreeMap<String, Digest>,
+}
+
+impl Held {
+    fn new(seed: u64) -> Self {
+        let disk = SimDisk::new(seed);
+        let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+        Self { disk, store, pointers: BTreeMap::new() }
+    }
+
+    fn reopen(&mut self) {
+        self.store.clone().close().unwrap();
+        self.store = small().open_on(Arc::clone(&self.disk) as Arc<dyn Disk>).unwrap();
+    }
+
+    /// Sets pointers to values of their own, and deletes every fifth of the ones before.
+    fn commit(&mut self, numbers: Range<u32>) {
+        numbers.for_each(|number| self.try_commit(number).unwrap());
+    }
+
+    fn try_commit(&mut self, number: u32) -> Result<(), Error> {
+        let digest = self.store.put(&number.to_le_bytes())?.digest;
+        let mut batch = Batch::new().set(name(number), digest);
+        self.pointers.insert(name(number), digest);
+        if number % 5 == 4 {
+            batch = batch.delete(name(number - 2));
+            self.pointers.remove(&name(number - 2));
+        }
+        self.store.commit(batch).map(drop)
+    }
+
+    fn tables(&self, word: &str) -> Vec<String> {
+        self.disk.names().into_iter().filter(|file| file.starts_with(word)).collect()
+    }
+
+    /// False if it is so short that the place may be one that an open reads.
+    fn harm_if_long(&self, file: &str, harm: Harm) -> bool {
+        let is_long = self.disk.file_bytes(file).unwrap().len() > 4096 + 3000;
+        if is_long {
+            self.harm(file, harm);
+        }
+        is_long
+    }
+
+    fn undo(&self, files: &[String], harm: Harm) {
+        match harm {
+            Harm::Flipped => files.iter().for_each(|file| self.harm(file, harm)),
+            Harm::Unreadable => self.disk.heal(),
+        }
+    }
+
+    fn harm(&self, file: &str, harm: Harm) {
+        match harm {
+            Harm::Flipped => self.disk.corrupt(file, 4096 + 100, |bytes| bytes[0] ^= 1),
+            Harm::Unreadable => {
+                let file = file.parse().unwrap();
+                let reads = Filter::any().operation(Operation::Read).file(file).bytes(4096..4200);
+                self.disk.fail_when(reads, Fault::Eio);
+            }
+        }
+    }
+
+    /// Every answer is right, or names the damage; how many of the pointers are told rightly.
+    fn holds(&self, numbers: Range<u32>) -> usize {
+        let mut right = 0;
+        for number in numbers {
+            match self.store.pointer(name(number)) {
+                Ok(found) => {
+                    assert_eq!(found, self.pointers.get(&name(number)).copied(), "{number}");
+                    right += 1;
+                }
+                Err(error) => assert!(is_told(&error), "{number}: {error}"),
+            }
+            let digest = Digest::of(&number.to_le_bytes());
+            match self.store.get(&digest) {
+                Ok(found) => assert_eq!(found.as_deref(), Some(&number.to_le_bytes()[..])),
+                Err(error) => assert!(is_told(&error), "{number}: {error}"),
+            }
+        }
+        right
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Harm {
+    /// A byte of it is another.
+    Flipped,
+    /// Some of it the device does not read.
+    Unreadable,
+}
+
+fn is_told(error: &Error) -> bool {
+    let text = error.to_string();
+    (text.contains("names-") || text.contains("index-"))
+        && matches!(error, Error::Corrupt { .. } | Error::Io { .. })
+}
+
+fn l0_count(tree: &TreeStats) -> u64 {
+    tree.levels[0].table_count
+}
+
+fn tree_of<'a>(stats: &'a Stats, word: &str) -> &'a TreeStats {
+    if word == "names-" { &stats.names } else { &stats.index }
+}
+
+#[test]
+fn damaged_tables_keep_no_compaction_waiting() {
+    let cases = ["names-", "index-"].map(|word| [(word, Harm::Flipped), (word, Harm::Unreadable)]);
+    for (word, harm) in cases.into_iter().flatten() {
+        let mut held = Held::new(6);
+        held.commit(0..300);
+        held.reopen();
+        let files = held.tables(word);
+        assert!(!files.is_empty());
+        files.iter().for_each(|file| held.harm(file, harm));
+        held.commit(300..1500);
+        let stats = held.store.stats();
+        assert!(l0_count(&stats.index) < 5, "{harm:?}: {:?}", stats.index);
+        assert!(l0_count(&stats.names) < 5, "{harm:?}: {:?}", stats.names);
+        let tree = tree_of(&stats, word);
+        assert!(tree.damage.as_ref().unwrap().contains(word), "{:?}", tree.damage);
+        held.store.maintain().unwrap();
+        assert!(held.holds(0..1500) > 1000);
+        files.iter().for_each(|file| assert!(held.tables(word).contains(file), "{file} is gone"));
+    }
+}
+
+/// Tables of any level, one after another, while the store goes on and is opened again.
+#[test]
+fn whatever_table_is_damaged_when_nothing_is_told_wrongly_and_level_0_stays_short() {
+    for seed in 0..40 {
+        let word = if seed % 2 == 0 { "names-" } else { "index-" };
+        let harm = if seed % 4 < 2 { Harm::Flipped } else { Harm::Unreadable };
+        let mut held = Held::new(seed);
+        let mut harmed = Vec::new();
+        for round in 0..2 {
+            let from = round * 400;
+            held.commit(from..from + 300);
+            let files = held.tables(word);
+            let drawn = Digest::of(&[seed.to_le_bytes(), u64::from(round).to_le_bytes()].concat());
+            let file = &files[usize::from(drawn.as_bytes()[0]) % files.len()];
+            if !harmed.contains(file) && held.harm_if_long(file, harm) {
+                harmed.push(file.clone());
+            }
+            held.commit(from + 300..from + 400);
+            let stats = held.store.stats();
+            assert!(l0_count(&stats.index) < 5, "{seed}: {:?}", stats.index);
+            assert!(l0_count(&stats.names) < 5, "{seed}: {:?}", stats.names);
+            held.holds(0..from + 400);
+            if drawn.as_bytes()[1].is_multiple_of(2) {
+                held.reopen();
+            }
+        }
+        // Compacted whole it tells what is damaged; what was not merged with it is one level by then.
+        let left: Vec<_> = held.tables(word);
+        harmed.retain(|file| left.contains(file));
+        let compacted = held.store.compact();
+        let told = tree_of(&held.store.stats(), word).damage.clone();
+        assert_eq!(compacted.err().map(|error| error.to_string()), told, "{seed}");
+        held.holds(0..800);
+        held.undo(&harmed, harm);
+        held.store.compact().unwrap();
+        let stats = held.store.stats();
+        assert_eq!((&stats.index.damage, &stats.names.damage), (&None, &None));
+        for tree in [&stats.index, &stats.names] {
+            assert_eq!(tree.levels.iter().filter(|level| level.table_count > 0).count(), 1);
+        }
+        assert_eq!(held.holds(0..800), 800, "{seed}");
+        assert_eq!(held.store.check(&CheckOptions::default()).unwrap().findings, [], "{seed}");
+    }
+}
+
+/// A store with damage in level 0 and below may crash whenever, moving what is damaged too: what was committed stands.
+#[test]
+fn going_around_may_crash_anywhere() {
+    let damaged_store = || {
+        let mut held = Held::new(3);
+        held.commit(0..300);
+        for word in ["names-", "index-"] {
+            let files = held.tables(word);
+            held.harm(files.first().unwrap(), Harm::Flipped);
+            held.harm(files.last().unwrap(), Harm::Flipped);
+        }
+        held
+    };
+    let mut held = damaged_store();
+    let before = held.disk.mutation_count();
+    held.commit(300..500);
+    let stats = held.store.stats();
+    assert!(stats.names.damage.is_some() && stats.index.damage.is_some());
+    assert!(stats.names.move_count > 0 && stats.index.move_count > 0, "{stats:?}");
+    for mutation in (before..held.disk.mutation_count()).step_by(3) {
+        let mut held = damaged_store();
+        held.disk.crash_at_mutation(mutation);
+        let (mut pointers, mut next) = (held.pointers.clone(), 300);
+        while !held.disk.crashed() {
+            pointers.clone_from(&held.pointers);
+            if held.try_commit(next).is_ok() {
+                pointers.clone_from(&held.pointers);
+            }
+            next += 1;
+        }
+        for state in [CrashState::Nothing, CrashState::Everything] {
+            let disk = held.disk.after_crash(state);
+            let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+            for (name, digest) in &pointers {
+                match store.pointer(name) {
+                    // Of the commit that was not acknowledged all may stand.
+                    Ok(found) => assert!(
+                        found == Some(*digest) || found == held.pointers.get(name).copied(),
+                        "{mutation} {state:?}: {name}"
+                    ),
+                    Err(error) => assert!(is_told(&error), "{mutation} {state:?}: {error}"),
+                }
+            }
+        }
+    }
+}

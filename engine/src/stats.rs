@@ -89,8 +89,8 @@ pub struct TreeStats {
     pub thinning_count: u64,
     /// Compactions that only moved tables.
     pub move_count: u64,
-    /// Bytes written to tables for each byte flushed; 0 before the first.
-    pub write_amplification: f64,
+    /// Bytes written to tables for each byte flushed; none before the first.
+    pub write_amplification: Option<f64>,
     /// Look-ups for what a table does not have that its filter spared, from 0 to 1; none before the
     /// first.
     pub filter_hit_rate: Option<f64>,
@@ -117,7 +117,7 @@ pub struct LevelStats {
     pub written_bytes: u64,
     /// Bytes written into it for each byte flushed, flushes counted in level 0: those of all levels
     /// together are [`TreeStats::write_amplification`].
-    pub write_amplification: f64,
+    pub write_amplification: Option<f64>,
     /// Look-ups that came to its tables, as they stand.
     pub asked_count: u64,
     /// Of these, spared by a filter.

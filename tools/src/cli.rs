@@ -111,9 +111,10 @@ pub(crate) struct GetArgs {
 
 /// Tell whether values are held
 ///
-/// Prints a line `DIGEST yes` or `DIGEST no` for each. The exit code is 3 if any is absent.
+/// Prints a line `DIGEST yes` or `DIGEST no` for each. The exit code is 3 if any is absent. Of which it cannot be told,
+/// because of damage or a failing device, stderr says why, and the exit code is 1: the others are told all the same.
 ///
-/// With --json: {"values":[{"digest":"...","present":true}]}
+/// With --json: {"values":[{"digest":"...","present":true}]}, without those of which it cannot be told
 #[derive(Args, Debug)]
 pub(crate) struct HasArgs {
     /// The values' digests

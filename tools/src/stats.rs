@@ -76,7 +76,7 @@ fn levels(name: &str, tree: &TreeStats) -> String {
             score,
             bytes(level.read_bytes),
             bytes(level.written_bytes),
-            format!("{:.2}", level.write_amplification),
+            level.write_amplification.map_or_else(|| "-".to_owned(), |times| format!("{times:.2}")),
             count(level.asked_count),
             count(level.filtered_count),
             count(level.found_count),
@@ -100,7 +100,8 @@ fn sum(levels: &[LevelStats]) -> LevelStats {
         sum.entry_count += level.entry_count;
         sum.read_bytes += level.read_bytes;
         sum.written_bytes += level.written_bytes;
-        sum.write_amplification += level.write_amplification;
+        let amplifications = [sum.write_amplification, level.write_amplification];
+        sum.write_amplification = amplifications.into_iter().flatten().reduce(|a, b| a + b);
         sum.asked_count += level.asked_count;
         sum.filtered_count += level.filtered_count;
         sum.found_count += level.found_count;
@@ -217,7 +218,7 @@ mod tests {
         level.entry_count = 1_250 * times;
         level.score = 0.125;
         level.written_bytes = 4_096 * times;
-        level.write_amplification = 1.5;
+        level.write_amplification = Some(1.5);
         level.asked_count = 1_000;
         level.filtered_count = 300 * times;
         level.found_count = 100;
@@ -229,7 +230,7 @@ mod tests {
     fn levels_and_memory_are_tables() {
         let mut stats = Stats::default();
         stats.index.levels = vec![level(0, 1), LevelStats::default(), level(2, 2)];
-        stats.index.write_amplification = 3.0;
+        stats.index.write_amplification = Some(3.0);
         stats.index.filter_hit_rate = Some(0.5);
         stats.memory.limit_bytes = 1 << 20;
         stats.memory.cache_bytes = 1 << 18;
@@ -263,7 +264,7 @@ index.thinning_count       0
 index.write_amplification  3.00
 
 names       tables  bytes  entries  score  read  written  amplified  look-ups  filtered  found  device reads
-all levels       0    0 B        0          0 B      0 B       0.00         0         0      0             0
+all levels       0    0 B        0          0 B      0 B          -         0         0      0             0
 
 names.damage               -
 names.debt_bytes           0
@@ -275,7 +276,7 @@ names.memtable_entry_count 0
 names.move_count           0
 names.rewrite_count        0
 names.thinning_count       0
-names.write_amplification  0.00
+names.write_amplification  -
 
 memory                                  bytes  of the limit
 memtables of the index                    0 B         0.0 %

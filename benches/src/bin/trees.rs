@@ -148,8 +148,16 @@ fn size(place: &Place, asked: &Asked) {
     let stats = store.stats();
     let index_bytes: u64 = stats.index.levels.iter().map(|level| level.bytes).sum();
     say("index: bytes on disk a value", per(index_bytes, asked.values), "at most 20");
-    say("index: write amplification", format!("{:.2}", stats.index.write_amplification), "");
-    say("names: write amplification", format!("{:.2}", stats.names.write_amplification), "");
+    say(
+        "index: write amplification",
+        format!("{:.2}", stats.index.write_amplification.unwrap_or_default()),
+        "",
+    );
+    say(
+        "names: write amplification",
+        format!("{:.2}", stats.names.write_amplification.unwrap_or_default()),
+        "",
+    );
     say("disk a value, all in all", per(allocated_bytes(&path), asked.values), "");
     store.close().expect("it closes");
 

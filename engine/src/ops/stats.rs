@@ -58,8 +58,7 @@ fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
     let open = T::levels(inner);
     let levels = open.levels();
     let scores = plan::score(levels, shape);
-    let amplification =
-        |written_bytes: u64| rate(written_bytes, figures.flushed_bytes).unwrap_or_default();
+    let amplification = |written_bytes: u64| rate(written_bytes, figures.flushed_bytes);
     let level_stats = |level: u8| {
         let (sums, at) = (levels.sums(level), usize::from(level));
         let flushed_bytes = if level == 0 { figures.flushed_bytes } else { 0 };

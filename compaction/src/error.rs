@@ -17,10 +17,13 @@ pub enum TableError {
 }
 
 impl TableError {
-    /// The file that cannot be read, and will not be the next time: if that is what failed.
+    /// The file that cannot be read, or is not there, if that is what failed: no want of memory, nor of descriptors.
     pub fn unreadable_file(&self) -> Option<&str> {
         match self {
-            Self::Disk(error) => error.is_unreadable_file().then_some(&error.file),
+            Self::Disk(error) => {
+                let is_unreadable = error.is_unreadable_file() || error.is_not_found();
+                is_unreadable.then_some(&error.file)
+            }
             Self::Format(error) => Some(error.file()),
         }
     }

@@ -30,11 +30,13 @@
 //!    ever smaller; else alone. So no more than seven entries are written for one that goes. Of anything
 //!    something stays (M3 of [`merge`](crate::merge)): what is left of tables of which all would go is one
 //!    deletion, which goes with a neighbour that is as small, or by a full compaction.
-//! 9. No plan has a table read that is known to be *damaged*. It is moved as deep as it can go: past what it does not
-//!    overlap, and with the whole levels from its own on where there is an empty one below. From the first level with
-//!    such a table on, levels stay as they are; those above are a tree of their own, with targets of their own, so that
-//!    level 0 is rewritten as ever, and what is damaged costs look-ups a level or two. Only if none is left above, or
-//!    a damaged table in level 0 cannot leave it, are levels below merged to make room.
+//! 9. No plan has a table read that is known to be *damaged*, nor has anything go past one that overlaps it. It is moved
+//!    as deep as it can go: past what it does not overlap, and with the levels from its own on where there is an empty
+//!    one below. The levels above the first that has such a table are a tree of their own, with targets of their own:
+//!    level 0 goes there. Of the lowest of them, and of those below, what overlaps nothing damaged goes down once there
+//!    is as much of it as the level should hold in the whole tree. Where too few levels are left above for what they
+//!    hold, or none is, or what is damaged cannot leave level 0, neighbouring levels without damage are merged below, so
+//!    that others can be moved down.
 //!
 //! - P1: newer versions of a key stand above older ones. Both trees could do without (the index is
 //!   a set; versions of names carry their commits), but readers of names may then stop at the first
@@ -48,7 +50,7 @@
 //! - P3: below level 0 a plan takes all tables of the target that overlap its keys.
 //! - P4: a plan's input is bounded: by the shape's bound, but for one table and what it overlaps;
 //!   from level 0 by that bound, or by what level 0 should hold, and what the base holds. By
-//!   number, without exception: 256 tables of the source, and [`INPUT_TABLES_MAX`] in all. What
+//!   number, without exception: 256 tables of the source, but for levels that are moved whole (9), and [`INPUT_TABLES_MAX`] in all. What
 //!   overlaps more waits until there is a plan that has fewer. Of a level that is due nothing comes
 //!   near it: the next one holds a few times as much (2), in tables as large.
 //!
@@ -247,18 +249,21 @@ pub fn plan(levels: &Levels, shape: &Shape, oldest_seen: u64, damaged: &Damaged)
     }
     let scores = view.scores();
     let score_of = |level: u8| scores[usize::from(level)];
-    let mut due: Vec<u8> = (0..view.last).filter(|level| score_of(*level) >= 1.0).collect();
+    if score_of(0) >= 1.0
+        && view.is_cramped()
+        && let Some(plan) = view.room()
+    {
+        return Some(plan);
+    }
+    let mut due: Vec<u8> = (0..LAST).filter(|level| score_of(*level) >= 1.0).collect();
     due.sort_by(|a, b| score_of(*b).total_cmp(&score_of(*a)));
-    let down = due.into_iter().find_map(|source| {
-        let target = view.targets.below(levels, source, levels.sums(source).file_bytes);
-        plan_between(&view, source, target)
-    });
+    let down = due.into_iter().find_map(|source| plan_between(&view, source, view.below(source)));
     let room = || if score_of(0) >= 1.0 { view.room() } else { None };
     down.or_else(room).or_else(|| view.in_place(false))
 }
 
 /// The next compaction on the way to a single sorted level in which nothing can be thinned; `None` if that is
-/// what the levels are, or as near to it as what is damaged leaves them come. It may stand anywhere, but is not
+/// what the levels are, or as near to it as what is damaged lets them come. It may stand anywhere, but is not
 /// level 0. `oldest_seen` and `damaged` as for [`plan`].
 pub fn plan_full(
     levels: &Levels,
@@ -270,45 +275,61 @@ pub fn plan_full(
     if let Some(plan) = view.sinking() {
         return Some(plan);
     }
-    let mut filled = (0..=view.last).filter(|level| !levels.tables(*level).is_empty());
-    let down = match (filled.next(), filled.next()) {
-        (Some(source), Some(target)) => plan_between(&view, source, target),
-        (Some(0), None) if view.last > 0 => plan_between(&view, 0, view.targets.base),
-        (Some(0), None) => None,
-        _ => return view.in_place(true),
+    let filled = (0..LEVELS_MAX).filter(|level| !levels.tables(*level).is_empty());
+    let filled: Vec<u8> = filled.collect();
+    let target_of = |at: usize| match filled.get(at + 1) {
+        Some(next) if filled[at] > 0 || *next <= view.last => Some(*next),
+        _ if filled[at] > 0 => None,
+        _ => (view.last > 0).then_some(view.targets.base),
     };
-    down.or_else(|| if levels.tables(0).is_empty() { None } else { view.room() })
+    let down = |at: usize| plan_between(&view, filled[at], target_of(at)?);
+    if damaged.is_empty() {
+        // Whatever keeps the uppermost from going down keeps all.
+        return match filled[..] {
+            [] => None,
+            [only] if only > 0 => view.in_place(true),
+            _ => down(0),
+        };
+    }
+    let all = 0..filled.len();
+    all.into_iter().find_map(down).or_else(|| view.room()).or_else(|| view.in_place(true))
 }
 
 /// How due each level is: from 1 it is compacted. Of level 0 its tables to those that make it due, and 1 at least once
-/// it holds half of what is below; of others their bytes to their target. The last level is never due.
-pub fn score(levels: &Levels, shape: &Shape) -> [f64; LEVELS_MAX as usize] {
-    View::new(levels, shape, u64::MAX, NO_DAMAGE).scores()
+/// it holds half of what is below; of others their bytes to their target. The last level is never due. `damaged` as
+/// for [`plan`]: what it keeps from going down does not count.
+pub fn score(levels: &Levels, shape: &Shape, damaged: &Damaged) -> [f64; LEVELS_MAX as usize] {
+    View::new(levels, shape, u64::MAX, damaged).scores()
 }
 
 /// About how many bytes will be read by compactions until the levels are at rest; as many are
-/// written, less what is dropped. `oldest_seen` as for [`plan`].
-pub fn debt_bytes(levels: &Levels, shape: &Shape, oldest_seen: u64) -> u64 {
-    let view = View::new(levels, shape, oldest_seen, NO_DAMAGE);
+/// written, less what is dropped; 0 if they are. `oldest_seen` and `damaged` as for [`plan`].
+pub fn debt_bytes(levels: &Levels, shape: &Shape, oldest_seen: u64, damaged: &Damaged) -> u64 {
+    if !damaged.is_empty() && plan(levels, shape, oldest_seen, damaged).is_none() {
+        return 0;
+    }
+    let view = View::new(levels, shape, oldest_seen, damaged);
     let mut held = [0.0; LEVELS_MAX as usize];
     for level in 0..LEVELS_MAX {
         held[usize::from(level)] = levels.sums(level).file_bytes as f64;
     }
-    let l0_is_due = view.scores()[0] >= 1.0;
+    let scores = view.scores();
     let mut debt = view.thinnings(false).map(|(_, tables)| bytes(tables) as f64).sum::<f64>();
     for level in 0..LAST {
         let here = held[usize::from(level)];
         let (is_due, excess) = match level {
-            0 => (l0_is_due, here),
+            0 => (scores[0] >= 1.0, here),
             level => {
-                let target = view.targets.bytes_of(level);
-                (here / target >= 1.0, (here - target).max(1.0))
+                let target = view.target_bytes(level);
+                // What came from above counts, too.
+                let is_due = scores[usize::from(level)] >= 1.0 || here / target >= 1.0;
+                (is_due, (here - target).max(1.0))
             }
         };
-        if !is_due {
+        if !is_due || here == 0.0 {
             continue;
         }
-        let target = usize::from(view.targets.below(levels, level, levels.sums(level).file_bytes));
+        let target = usize::from(view.below(level));
         debt += excess + held[target] * excess / here;
         held[target] += excess;
     }
@@ -351,9 +372,12 @@ struct View<'a> {
     /// The oldest commit as of which anyone reads.
     oldest_seen: u64,
     damaged: &'a Damaged,
-    /// The last level that is kept in shape: that above the first with damaged tables below level 0.
+    /// The level above the first with damaged tables below level 0; the last one if there is none.
     last: u8,
+    /// Of the levels down to that one,
     targets: Targets,
+    /// and of all.
+    whole_targets: Targets,
 }
 
 impl<'a> View<'a> {
@@ -361,32 +385,45 @@ impl<'a> View<'a> {
         let mut below = 1..LEVELS_MAX;
         let has_damaged = |level: &u8| around::has_damaged(levels, damaged, *level);
         let last = below.find(has_damaged).map_or(LAST, |level| level - 1);
-        let targets = Targets::new(levels, shape, last);
-        Self { levels, shape, oldest_seen, damaged, last, targets }
+        let [targets, whole_targets] = [last, LAST].map(|last| Targets::new(levels, shape, last));
+        Self { levels, shape, oldest_seen, damaged, last, targets, whole_targets }
     }
 
     fn scores(&self) -> [f64; LEVELS_MAX as usize] {
-        let Self { levels, shape, targets, .. } = self;
         std::array::from_fn(|level| match u8::try_from(level).unwrap_or(LAST) {
-            0 => {
-                let level0 = levels.sums(0);
-                let by_count = level0.table_count as f64 / f64::from(shape.l0_tables.max(1));
-                let is_early = level0.table_count > 0
-                    && level0.file_bytes >= targets.held_bytes / EARLY_DIVISOR;
-                if is_early { by_count.max(1.0) } else { by_count }
-            }
-            level => levels.sums(level).file_bytes as f64 / targets.bytes_of(level),
+            0 if self.last == 0 => self.level0_score(self.whole_targets.held_bytes),
+            0 => self.level0_score(self.targets.held_bytes),
+            level => self.free_bytes(level) as f64 / self.target_bytes(level),
         })
+    }
+
+    fn level0_score(&self, below_bytes: u64) -> f64 {
+        let level0 = self.levels.sums(0);
+        let by_count = level0.table_count as f64 / f64::from(self.shape.l0_tables.max(1));
+        let is_early = level0.table_count > 0 && level0.file_bytes >= below_bytes / EARLY_DIVISOR;
+        if is_early { by_count.max(1.0) } else { by_count }
+    }
+
+    /// What the level should hold.
+    fn target_bytes(&self, level: u8) -> f64 {
+        let targets = if level < self.last { &self.targets } else { &self.whole_targets };
+        targets.bytes_of(level)
+    }
+
+    /// Where the level goes that is due.
+    fn below(&self, level: u8) -> u8 {
+        let targets = if level < self.last { &self.targets } else { &self.whole_targets };
+        targets.below(self.levels, level, self.levels.sums(level).file_bytes)
     }
 }
 
 /// The best compaction from a level that holds something; none if all have too many tables.
 fn plan_between(view: &View<'_>, source: u8, target: u8) -> Option<Plan> {
-    let (levels, shape) = (view.levels, view.shape);
+    let levels = view.levels;
     let tables = if source == 0 {
         l0_group(view, target)?
     } else {
-        let run = least_overlap(levels.tables(source), levels.tables(target), shape)?;
+        let run = least_overlap(levels.tables(source), levels.tables(target), view)?;
         levels.tables(source)[run].to_vec()
     };
     let plan = Plan::down(view, source, target, tables);
@@ -399,7 +436,8 @@ fn plan_between(view: &View<'_>, source: u8, target: u8) -> Option<Plan> {
 fn l0_group(view: &View<'_>, target: u8) -> Option<Vec<Arc<TableMeta>>> {
     let (levels, shape) = (view.levels, view.shape);
     let is_small = levels.sums(0).file_bytes <= shape.small_bytes();
-    let mut group = if is_small && !view.has_damaged(0) {
+    let has_damaged = view.has_damaged(0) || view.has_damaged(target);
+    let mut group = if is_small && !has_damaged {
         levels.tables(0).to_vec()
     } else {
         let cost = |group: &Vec<Arc<TableMeta>>| {
@@ -407,7 +445,7 @@ fn l0_group(view: &View<'_>, target: u8) -> Option<Vec<Arc<TableMeta>>> {
             ratio(bytes(levels.run(target, first, last)), bytes(group))
         };
         let groups = groups(levels.tables(0)).into_iter().map(|group| view.before_damage(group));
-        let groups = groups.filter(|group| !group.is_empty());
+        let groups = groups.filter(|group| !group.is_empty() && view.is_free(group, target));
         groups.min_by(|a, b| cost(a).total_cmp(&cost(b)))?
     };
     let bytes_max = shape.input_bytes_max.max(shape.l0_bytes);
@@ -444,16 +482,19 @@ fn groups(tables: &[Arc<TableMeta>]) -> Vec<Vec<Arc<TableMeta>>> {
 
 /// The run of neighbours in `source` with the fewest bytes in `target` to rewrite for a byte of
 /// its own, among those that fit the bounds; the longest of equals, then the first by key. None if
-/// each table alone overlaps too many.
+/// each table alone overlaps too many, or what is damaged.
 fn least_overlap(
     source: &[Arc<TableMeta>],
     target: &[Arc<TableMeta>],
-    shape: &Shape,
+    view: &View<'_>,
 ) -> Option<Range<usize>> {
-    // Bytes of all target tables before each.
-    let mut before = vec![0u64];
+    let shape = view.shape;
+    // Bytes of all target tables before each, and which of them are damaged.
+    let (mut before, mut damaged_before) = (vec![0u64], vec![0usize]);
     for table in target {
         before.push(before[before.len() - 1].saturating_add(table.file_bytes));
+        let count = damaged_before[damaged_before.len() - 1];
+        damaged_before.push(count + usize::from(view.damaged.contains(&table.id)));
     }
     // What each table overlaps: both levels are sorted, so that one walk tells of all.
     let (mut low, mut high) = (0, 0);
@@ -473,7 +514,9 @@ fn least_overlap(
             let overlap = before[overlapped[upto].end] - before[low];
             let is_too_many = upto - from + 1 + high - low > INPUT_TABLES_MAX;
             let is_too_much = bytes.saturating_add(overlap) > shape.input_bytes_max;
-            if is_too_many || (upto > from && is_too_much) {
+            let is_blocked = view.damaged.contains(&table.id)
+                || damaged_before[overlapped[upto].end] > damaged_before[low];
+            if is_too_many || is_blocked || (upto > from && is_too_much) {
                 break;
             }
             let cost = ratio(overlap, bytes);

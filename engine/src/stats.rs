@@ -75,8 +75,8 @@ pub struct TreeStats {
     pub levels: Vec<LevelStats>,
     /// Bytes that compactions have to read until the tree is at rest, about.
     pub debt_bytes: u64,
-    /// What compaction met first of tables that cannot be read. It goes around them, until the store is opened again
-    /// or compacted whole.
+    /// Why the first of the tables that compaction could not read cannot be. It goes around them; an open and a
+    /// compaction of all try them again.
     pub damage: Option<String>,
     /// Memtables written as tables.
     pub flush_count: u64,

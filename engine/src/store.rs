@@ -463,8 +463,8 @@ impl Store {
     ///
     /// # Errors
     /// [`crate::Error::NoSpace`], [`crate::Error::Io`]: what was rewritten by then stays so, and the rest is as it
-    /// was; [`crate::Error::Corrupt`] if a table is damaged, or [`crate::Error::Io`] if it cannot be read: the first of
-    /// them, after all was rewritten that can be without them; [`crate::Error::Poisoned`], also if another handle closes the store meanwhile;
+    /// was. [`crate::Error::Corrupt`] if a table is damaged, or [`crate::Error::Io`] if it cannot be read: the first
+    /// of them, after all was rewritten that can be without them. [`crate::Error::Poisoned`], also if another handle closes the store meanwhile;
     /// [`crate::Error::Limit`] if more than 16,000 tables would have to be rewritten at once, or that
     /// many which were replaced are still read.
     pub fn compact(&self) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Damaged, INPUT_TABLES_MAX, LAST, Plan, View, plan_between};
+use super::{Damaged, INPUT_TABLES_MAX, LAST, Plan, View, keys, plan_between};
 use crate::levels::{LEVELS_MAX, Levels};
 use crate::table::TableMeta;
 
@@ -15,6 +15,37 @@ pub(super) fn has_damaged(levels: &Levels, damaged: &Damaged, level: u8) -> bool
 impl View<'_> {
     pub(super) fn has_damaged(&self, level: u8) -> bool {
         has_damaged(self.levels, self.damaged, level)
+    }
+
+    /// Bytes of the level that can go down: all of one above the first with damage. Others go to the next one, but for
+    /// what is damaged, and what overlaps that there.
+    pub(super) fn free_bytes(&self, level: u8) -> u64 {
+        let held_bytes = self.levels.sums(level).file_bytes;
+        if level < self.last || level == LAST || self.damaged.is_empty() {
+            return held_bytes;
+        }
+        let below = self.levels.tables(self.below(level)).iter();
+        let damaged: Vec<_> = below.filter(|table| self.damaged.contains(&table.id)).collect();
+        let is_free = |table: &&Arc<TableMeta>| {
+            let is_blocked = |other: &&Arc<TableMeta>| other.overlaps(&table.first, &table.last);
+            !self.damaged.contains(&table.id) && !damaged.iter().any(is_blocked)
+        };
+        let free = self.levels.tables(level).iter().filter(is_free);
+        free.fold(0, |sum, table| sum.saturating_add(table.file_bytes))
+    }
+
+    /// Nothing damaged in the level overlaps these tables.
+    pub(super) fn is_free(&self, tables: &[Arc<TableMeta>], level: u8) -> bool {
+        let (first, last) = keys(tables);
+        let mut below = self.levels.run(level, first, last).iter();
+        self.damaged.is_empty() || below.all(|table| !self.damaged.contains(&table.id))
+    }
+
+    /// Damage leaves fewer levels above it than are needed between what level 0 gives and what they hold.
+    pub(super) fn is_cramped(&self) -> bool {
+        let level0_bytes = self.levels.sums(0).file_bytes as f64;
+        let reach_bytes = level0_bytes * self.targets.ratio_max.powi(self.last.into());
+        self.last < LAST && self.targets.held_bytes as f64 > reach_bytes
     }
 
     /// Of a group of level 0 what is older than its damaged tables.
@@ -59,14 +90,14 @@ impl View<'_> {
         Some(Plan::sunk(self, level, level + 1, self.levels.tables(level).to_vec()))
     }
 
-    /// If level 0 has nowhere to go, a compaction of levels below that have no damaged tables: once one of them is
-    /// empty, those above it sink.
+    /// A compaction of two neighbouring levels without damage which are below some, or keep it in level 0: once the
+    /// upper one of them is empty, those above it sink.
     pub(super) fn room(&self) -> Option<Plan> {
-        let has_none = self.last == 0 || self.has_damaged(0);
+        let first = if self.has_damaged(0) { 1 } else { self.last + 1 };
         let is_filled = |level: u8| !self.levels.tables(level).is_empty();
         let is_sound = |level: u8| is_filled(level) && !self.has_damaged(level);
         let are_sound = |level: &u8| is_sound(*level) && is_sound(level + 1);
-        let mut sound = (1..LAST).filter(|_| has_none && is_filled(1)).filter(are_sound);
+        let mut sound = (first..LAST).filter(are_sound);
         sound.find_map(|level| plan_between(self, level, level + 1))
     }
 }

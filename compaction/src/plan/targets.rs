@@ -14,7 +14,7 @@ pub(super) struct Targets {
     pub(super) held_bytes: u64,
     /// Of each level but the first and the last.
     bytes: [f64; LEVELS_MAX as usize],
-    ratio_max: f64,
+    pub(super) ratio_max: f64,
 }
 
 impl Targets {

@@ -12,7 +12,7 @@ use expect_test::{Expect, expect};
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::{LEVELS_MAX, Levels};
 use pinstone_compaction::plan::{
-    INPUT_TABLES_MAX, NO_DAMAGE, Plan, Shape, debt_bytes, plan, plan_full, score,
+    Damaged, INPUT_TABLES_MAX, NO_DAMAGE, Plan, Shape, debt_bytes, plan, plan_full, score,
 };
 use pinstone_compaction::{TableId, TableMeta};
 use pinstone_disk::{Bytes, Epoch, Ordinal, TableKind};
@@ -63,13 +63,18 @@ fn tables(tables: &[Arc<TableMeta>]) -> String {
     text.collect::<Vec<_>>().join(" ")
 }
 
-pub(crate) fn annotated(levels: &Levels, oldest_seen: u64, plan: Option<Plan>) -> String {
+pub(crate) fn annotated(
+    levels: &Levels,
+    oldest_seen: u64,
+    damaged: &Damaged,
+    plan: Option<Plan>,
+) -> String {
     let mut out = String::from("scores");
-    let scores = score(levels, &SHAPE);
+    let scores = score(levels, &SHAPE, damaged);
     for level in (0..LEVELS_MAX).filter(|level| !levels.tables(*level).is_empty()) {
         write!(out, " L{level} {:.2}", scores[usize::from(level)]).unwrap();
     }
-    writeln!(out, "; debt {}M", debt_bytes(levels, &SHAPE, oldest_seen) >> 20).unwrap();
+    writeln!(out, "; debt {}M", debt_bytes(levels, &SHAPE, oldest_seen, damaged) >> 20).unwrap();
     let Some(plan) = plan else { return out + "at rest\n" };
     let mib = plan.input_bytes() >> 20;
     if plan.source == plan.target {
@@ -90,20 +95,25 @@ pub(crate) fn annotated(levels: &Levels, oldest_seen: u64, plan: Option<Plan>) -
 #[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
 pub(crate) fn planned(drawing: &str, expected: Expect) {
     let (levels, all) = (drawn(drawing), u64::MAX);
-    expected.assert_eq(&annotated(&levels, all, plan(&levels, &SHAPE, all, NO_DAMAGE)));
+    expected.assert_eq(&annotated(&levels, all, NO_DAMAGE, plan(&levels, &SHAPE, all, NO_DAMAGE)));
 }
 
 /// Where commit 5 is the oldest that anyone sees.
 #[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
 pub(crate) fn planned_as_of_5(drawing: &str, expected: Expect) {
     let levels = drawn(drawing);
-    expected.assert_eq(&annotated(&levels, 5, plan(&levels, &SHAPE, 5, NO_DAMAGE)));
+    expected.assert_eq(&annotated(&levels, 5, NO_DAMAGE, plan(&levels, &SHAPE, 5, NO_DAMAGE)));
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "an expectation is written in place")]
 pub(crate) fn planned_full(drawing: &str, expected: Expect) {
     let (levels, all) = (drawn(drawing), u64::MAX);
-    expected.assert_eq(&annotated(&levels, all, plan_full(&levels, &SHAPE, all, NO_DAMAGE)));
+    expected.assert_eq(&annotated(
+        &levels,
+        all,
+        NO_DAMAGE,
+        plan_full(&levels, &SHAPE, all, NO_DAMAGE),
+    ));
 }
 
 #[test]
@@ -315,7 +325,7 @@ fn what_is_due_by_nothing_owes_something() {
          L6: [a-z 30M]",
     );
     assert!(plan(&levels, &SHAPE, u64::MAX, NO_DAMAGE).is_some());
-    assert!(debt_bytes(&levels, &SHAPE, u64::MAX) > 0);
+    assert!(debt_bytes(&levels, &SHAPE, u64::MAX, NO_DAMAGE) > 0);
 }
 
 #[test]

@@ -40,8 +40,8 @@ proptest! {
             tree.flush(flush);
             if to_rest {
                 tree.run(plan);
-                prop_assert!(score(&tree.levels, &shape).iter().all(|score| *score < 1.0));
-                prop_assert_eq!(debt_bytes(&tree.levels, &shape, u64::MAX), 0);
+                prop_assert!(score(&tree.levels, &shape, NO_DAMAGE).iter().all(|score| *score < 1.0));
+                prop_assert_eq!(debt_bytes(&tree.levels, &shape, u64::MAX, NO_DAMAGE), 0);
                 prop_assert!(tree.levels.sums(0).table_count < u64::from(shape.l0_tables));
             }
             if full == 0 {
@@ -65,7 +65,7 @@ proptest! {
         for (flush, step) in flushes {
             tree.flush(flush);
             let Some(plan) = plan(&tree.levels, &shape, u64::MAX, NO_DAMAGE).filter(|_| step) else { continue };
-            prop_assert!(debt_bytes(&tree.levels, &shape, u64::MAX) > 0);
+            prop_assert!(debt_bytes(&tree.levels, &shape, u64::MAX, NO_DAMAGE) > 0);
             let levels = &tree.levels;
             let ids: BTreeSet<_> = plan.inputs().map(|table| table.id).collect();
             prop_assert_eq!(ids.len(), plan.inputs().count());

@@ -562,7 +562,7 @@ proptest! {
                 Act::Unpin(_) => {}
                 Act::Rest => {
                     tree.rest();
-                    prop_assert_eq!(debt_bytes(&tree.levels, &shape, tree.oldest_seen()), 0);
+                    prop_assert_eq!(debt_bytes(&tree.levels, &shape, tree.oldest_seen(), NO_DAMAGE), 0);
                 }
                 Act::Full => {
                     tree.rest_full();

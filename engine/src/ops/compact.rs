@@ -14,7 +14,7 @@
 //! - F2: an edit that takes tables in says in the same step what of the log they hold; only then is
 //!   that left out at open.
 //! - F3: whatever fails, the levels are as they were; it is tried again when there is more to do. A table that cannot
-//!   be read is gone around from then on: else each flush would have as much read in vain, and level 0 would grow.
+//!   be read, twice in a row, is gone around: else each flush would have as much read in vain, and level 0 would grow.
 
 use std::sync::Arc;
 
@@ -404,8 +404,8 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
     if T::work(work).rewrite.is_none() {
         let levels = T::levels(inner);
         let (shape, oldest_seen) = (inner.trees.shape(T::KIND), T::oldest_seen(inner));
-        let damaged = &T::work(work).damage.tables;
-        let Some(plan) = plan::plan(levels.levels(), shape, oldest_seen, damaged) else {
+        let damaged = T::work(work).damage.tables();
+        let Some(plan) = plan::plan(levels.levels(), shape, oldest_seen, &damaged) else {
             return Ok(false);
         };
         return begin_rewrite::<T>(inner, work, &levels, &plan);
@@ -428,18 +428,19 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
     Ok(true)
 }
 
-/// If this is what keeps a table from being read that is rewritten, gives that up, and has the table gone around from
-/// now on.
+/// If this is what keeps a table from being read that is rewritten, gives that up: it is tried once more, and then gone
+/// around.
 fn note_unreadable<T: StoreTree>(work: &mut TreeWork<T, T::Memtable>, error: &TableError) -> bool {
     let Some(file) = error.unreadable_file() else { return false };
     let inputs = work.rewrite.iter().flat_map(|rewrite| rewrite.plan().inputs());
     let Some(id) = inputs.map(|meta| meta.id).find(|id| id.file_name().to_string() == file) else {
         return false;
     };
-    tracing::warn!(%error, tree = T::KIND.word(), "compaction goes around a table");
-    work.damage.tables.insert(id);
-    work.damage.first.get_or_insert_with(|| error.clone());
-    abandon_tree(work);
+    tracing::warn!(%error, tree = T::KIND.word(), "compaction could not read a table");
+    work.damage.note(id, error);
+    if let Some(rewrite) = work.rewrite.take() {
+        rewrite.abandon();
+    }
     true
 }
 
@@ -491,6 +492,7 @@ fn finish_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work) -> Result<()> {
     );
     take_in::<T>(inner, work, &edit, Vec::new(), None)?;
     T::work(work).figures.written_bytes[level] += bytes;
+    T::work(work).damage.note_read();
     tracing::debug!(tree = T::KIND.word(), bytes, level, "tables rewritten");
     Ok(())
 }

@@ -52,12 +52,12 @@ fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
     let (figures, damage) = {
         let mut work = inner.trees.work.lock();
         let work = T::work(&mut work);
-        (work.figures.clone(), work.damage.first.as_ref().map(TableError::to_string))
+        (work.figures.clone(), work.damage.clone())
     };
     let memtables = T::memtable_entries(inner);
     let open = T::levels(inner);
     let levels = open.levels();
-    let scores = plan::score(levels, shape);
+    let scores = plan::score(levels, shape, &damage.tables());
     let amplification = |written_bytes: u64| rate(written_bytes, figures.flushed_bytes);
     let level_stats = |level: u8| {
         let (sums, at) = (levels.sums(level), usize::from(level));
@@ -92,8 +92,8 @@ fn tree_stats<T: StoreTree>(inner: &Inner) -> TreeStats {
         memtable_count: memtables.len() as u64,
         memtable_entry_count: memtables.iter().sum(),
         filter_hit_rate: rate(sum(|level| level.filtered_count), absent_count),
-        debt_bytes: plan::debt_bytes(levels, shape, T::oldest_seen(inner)),
-        damage,
+        debt_bytes: plan::debt_bytes(levels, shape, T::oldest_seen(inner), &damage.tables()),
+        damage: damage.first().map(TableError::to_string),
         flush_count: figures.flush_count,
         flushed_bytes: figures.flushed_bytes,
         rewrite_count: figures.rewrite_count,

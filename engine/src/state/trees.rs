@@ -1,8 +1,9 @@
 //! What the tables of both trees share, and the work on them that is under way.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pinstone_compaction::levels::LEVELS_MAX;
+use pinstone_compaction::levels::{LEVELS_MAX, Levels};
 use pinstone_compaction::lingering::Lingering;
 use pinstone_compaction::merge::Sieve;
 use pinstone_compaction::plan::{Damaged, Shape};
@@ -58,17 +59,49 @@ pub(crate) struct TreeWork<T: Tree, M> {
     pub(crate) rewrite: Option<Rewrite<T>>,
     /// It failed since the work was last begun: it waits until it is begun again.
     pub(crate) has_failed: bool,
-    /// What compaction met and goes around, until the tree is compacted whole.
+    /// The tables that compaction could not read, and goes around.
     pub(crate) damage: Damage,
     pub(crate) figures: TreeFigures,
 }
 
-/// Tables of a tree that cannot be read.
+/// Tables of a tree that cannot be read, and why.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Damage {
-    pub(crate) tables: Damaged,
+    tables: BTreeMap<TableId, TableError>,
+    /// It could not be read once: it is tried again.
+    suspect: Option<TableId>,
+}
+
+impl Damage {
+    /// This table could not be read. What cannot be read twice in a row is damaged.
+    pub(crate) fn note(&mut self, id: TableId, error: &TableError) {
+        if self.suspect.replace(id) == Some(id) {
+            self.suspect = None;
+            self.tables.insert(id, error.clone());
+        }
+    }
+
+    /// All that was read could be.
+    pub(crate) fn note_read(&mut self) {
+        self.suspect = None;
+    }
+
+    /// Those of which it is known.
+    pub(crate) fn tables(&self) -> Damaged {
+        self.tables.keys().copied().collect()
+    }
+
     /// What was told of the first of them.
-    pub(crate) first: Option<TableError>,
+    pub(crate) fn first(&self) -> Option<&TableError> {
+        self.tables.values().next()
+    }
+
+    /// Takes over what `before` has of tables that are still there.
+    pub(crate) fn add(&mut self, before: Self, levels: &Levels) {
+        let is_there = |id: &TableId| levels.all().any(|(_, table)| table.id == *id);
+        let tables = before.tables.into_iter().filter(|(id, _)| is_there(id));
+        self.tables.extend(tables);
+    }
 }
 
 impl<T: Tree, M> Default for TreeWork<T, M> {

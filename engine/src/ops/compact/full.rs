@@ -34,6 +34,8 @@ pub(crate) fn compact(inner: &Inner, progress: impl Fn(u64, u64)) -> Result<()> 
     inner.writer.poison.check()?;
     while maintain::seal_next(inner)? {}
     let flushed = (flush::<Names>(inner), flush::<Index>(inner));
+    // What could not be read before is tried again.
+    let before = (forget_damage::<Names>(inner), forget_damage::<Index>(inner));
     let (names, index) = {
         let mut work = inner.trees.work.lock();
         (Goal::<Names>::new(inner, &mut work), Goal::<Index>::new(inner, &mut work))
@@ -45,12 +47,30 @@ pub(crate) fn compact(inner: &Inner, progress: impl Fn(u64, u64)) -> Result<()> 
         progress(done_bytes, done_bytes + ahead_bytes);
     };
     // That one tree cannot be compacted stops nothing of the other's.
-    let compacted = (
+    let reached = (
         flushed.0.and_then(|()| names.reach(inner, told)),
         flushed.1.and_then(|()| index.reach(inner, told)),
     );
+    let damaged = (tell_damage::<Names>(inner, before.0), tell_damage::<Index>(inner, before.1));
+    let compacted = (reached.0.and(damaged.0), reached.1.and(damaged.1));
     inner.root.rewrite()?;
     compacted.0.and(compacted.1)
+}
+
+/// Has all tables tried again; returns what was known of those that could not be read.
+fn forget_damage<T: StoreTree>(inner: &Inner) -> Damage {
+    std::mem::take(&mut T::work(&mut inner.trees.work.lock()).damage)
+}
+
+/// Notes what was known and is there yet: it may not have been tried.
+///
+/// # Errors
+/// Why the first of the tables that cannot be read cannot be.
+fn tell_damage<T: StoreTree>(inner: &Inner, before: Damage) -> Result<()> {
+    let mut work = inner.trees.work.lock();
+    let damage = &mut T::work(&mut work).damage;
+    damage.add(before, T::levels(inner).levels());
+    damage.first().map_or(Ok(()), |error| Err(error.clone().into()))
 }
 
 /// Flushes as many memtables as wait now, but those that wait for their segments.
@@ -79,9 +99,7 @@ struct Goal<T> {
 }
 
 impl<T: StoreTree> Goal<T> {
-    /// What could not be read before is tried again.
     fn new(inner: &Inner, work: &mut Work) -> Self {
-        T::work(work).damage = Damage::default();
         let level0 = T::levels(inner).levels().tables(0).iter().map(|table| table.id).collect();
         Self { level0, before_bytes: read_bytes::<T>(work), tree: PhantomData }
     }
@@ -122,7 +140,7 @@ impl<T: StoreTree> Goal<T> {
             return step_rewrite::<T>(inner, work, STEP_ENTRIES);
         }
         let (levels, shape) = (self.levels(inner), inner.trees.shape(T::KIND));
-        match plan::plan_full(&levels, shape, oldest_seen, &T::work(work).damage.tables) {
+        match plan::plan_full(&levels, shape, oldest_seen, &T::work(work).damage.tables()) {
             Some(plan) => begin_rewrite::<T>(inner, work, &T::levels(inner), &plan),
             None => Ok(false),
         }
@@ -133,8 +151,9 @@ impl<T: StoreTree> Goal<T> {
     /// # Errors
     /// What it waits for.
     fn check_reached(&self, inner: &Inner, work: &mut Work, oldest_seen: u64) -> Result<()> {
-        if let Some(error) = &T::work(work).damage.first {
-            return Err(error.clone().into());
+        if T::work(work).damage.first().is_some() {
+            // As near to it as that lets it come; it is told in the end.
+            return Ok(());
         }
         let (levels, shape) = (self.levels(inner), inner.trees.shape(T::KIND));
         if plan::full_bytes(&levels, shape, oldest_seen) == 0 {

@@ -66,6 +66,18 @@ fn count(scan: impl Iterator<Item = Result<(bytes::Bytes, Digest), TableError>>)
     count
 }
 
+/// The same of names that are lent.
+#[inline(never)]
+fn count_lent(mut scan: NameScan<OpenLevels<Names>>, backwards: bool) -> u64 {
+    let mut count = 0;
+    loop {
+        let next = if backwards { scan.next_back_ref() } else { scan.next_ref() };
+        let Some(pointer) = next.unwrap() else { return count };
+        black_box(pointer);
+        count += 1;
+    }
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let only = arguments.next();
@@ -83,9 +95,10 @@ fn main() {
     for (what, levels) in [("at rest", deep), ("seven runs", merged)] {
         let levels = Arc::new(levels);
         for (range_name, range) in [("all", NameRange::all()), ("prefix", prefix.clone())] {
-            for backwards in [false, true] {
+            for (backwards, lent) in [(false, false), (true, false), (false, true), (true, true)] {
                 let direction = if backwards { "backwards" } else { "forwards" };
-                let line = format!("{what}, {range_name}, {direction}");
+                let how = if lent { ", lent" } else { "" };
+                let line = format!("{what}, {range_name}, {direction}{how}");
                 if only.as_ref().is_some_and(|only| *only != line) {
                     continue;
                 }
@@ -99,7 +112,11 @@ fn main() {
                 let (mut least, mut found) = (f64::MAX, 0);
                 for _ in 0..rounds {
                     let start = Instant::now();
-                    found = if backwards { count(scan().rev()) } else { count(scan()) };
+                    found = match (lent, backwards) {
+                        (true, _) => count_lent(scan(), backwards),
+                        (false, true) => count(scan().rev()),
+                        (false, false) => count(scan()),
+                    };
                     least = least.min(start.elapsed().as_secs_f64());
                 }
                 println!(

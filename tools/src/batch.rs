@@ -64,7 +64,11 @@ pub fn serve_and_close(
     // Values may have been put that nobody asked to sync.
     let synced = store.sync();
     let closed = store.close();
-    served?;
+    // That nobody takes the replies is no failure, and hides none of the store's.
+    let heard = match served {
+        Err(error) if error.is_broken_pipe() => Err(error),
+        served => Ok(served?),
+    };
     if let Some(cause) = poisoned {
         return Err(Error::Poisoned { cause }.into());
     }
@@ -72,7 +76,7 @@ pub fn serve_and_close(
     if let Err(error) = closed {
         remark(&error.into());
     }
-    Ok(Exit::Ok)
+    heard.map(|()| Exit::Ok)
 }
 
 /// Answers each line of `input` on `output`, until `input` ends.

@@ -1,8 +1,9 @@
 //! `batch` on a disk that fails: each kind of error is told, and what can go on does.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 
-use pinstone::{Digest, Maintenance, Store};
+use pinstone::{Digest, Error, Maintenance, Store};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation};
 use pinstone_tools::batch::serve_and_close;
@@ -218,6 +219,40 @@ fn what_the_machine_refuses_otherwise_is_told() {
     assert_eq!(end.unwrap(), Exit::Ok);
 }
 
+/// Nobody takes the replies.
+struct Closed;
+
+impl Write for Closed {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[test]
+fn a_broken_pipe_hides_no_failure_of_the_store() {
+    let put = &b"{\"op\":\"put\",\"data\":\"one\"}\n"[..];
+    let disk = SimDisk::new(7);
+    let end = serve_and_close(open(&disk), put, &mut Closed, VALUE_BYTES_MAX, |_| {});
+    assert!(end.unwrap_err().is_broken_pipe());
+    // The last sync fails.
+    let store = open(&disk);
+    disk.fail_when(Filter::any().operation(Operation::Sync), Fault::Eio);
+    let put = &b"{\"op\":\"put\",\"data\":\"two\"}\n"[..];
+    let end = serve_and_close(store, put, &mut Closed, VALUE_BYTES_MAX, |_| {});
+    assert_eq!(end.unwrap_err().exit(), Exit::Failure);
+    // The store takes no more writes by then.
+    disk.heal();
+    let store = open(&disk);
+    disk.fail_when(Filter::any().operation(Operation::Sync), Fault::Eio);
+    assert!(store.put(b"three").and_then(|_| store.sync()).is_err());
+    let end = serve_and_close(store, put, &mut Closed, VALUE_BYTES_MAX, |_| {});
+    assert!(matches!(end, Err(CliError::Store(Error::Poisoned { .. }))), "{end:?}");
+}
+
 /// Serves the lines, and acts where one begins with `#`: when the reader comes to it, all before it
 /// are answered.
 fn serve_failing(
@@ -228,7 +263,7 @@ fn serve_failing(
     let lines = lines.iter().map(|line| format!("{line}\n")).collect();
     let mut output = Vec::new();
     let input = Script { lines, next: 0, current: Vec::new(), act };
-    let input = std::io::BufReader::with_capacity(1, input);
+    let input = io::BufReader::with_capacity(1, input);
     let end = serve_and_close(open(disk), input, &mut output, VALUE_BYTES_MAX, |_| {});
     let replies = String::from_utf8(output).unwrap();
     (replies.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), end)
@@ -241,8 +276,8 @@ struct Script<F> {
     act: F,
 }
 
-impl<F: FnMut()> std::io::Read for Script<F> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+impl<F: FnMut()> io::Read for Script<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
             let Some(line) = self.lines.get(self.next) else { return Ok(0) };
             self.next += 1;

@@ -57,10 +57,12 @@ pub(crate) fn run(context: &mut Context, args: &PutArgs) -> Result<Exit, CliErro
     match (refused, synced) {
         (None, Ok(())) => print(context, &stored)?,
         (Some(error), Ok(())) => {
-            let error = CliError::from(error);
-            context.decide(error.exit());
-            print(context, &stored)?;
-            return Err(error);
+            // Whether anybody takes what was stored or not.
+            let printed = print(context, &stored).and_then(|()| context.flush());
+            if let Some(unheard) = printed.err().filter(|error| !error.is_broken_pipe()) {
+                context.complain(&unheard);
+            }
+            return Err(error.into());
         }
         (Some(error), Err(_)) | (None, Err(error)) => return Err(error.into()),
     }

@@ -282,6 +282,24 @@ fn no_space_fails_that_write_and_loses_nothing() {
     assert_eq!(limited("put small").ok().split('\t').nth(1), Some("small\n"));
 }
 
+/// There are more lines than are kept to be printed at once.
+#[test]
+fn no_space_is_told_though_nobody_takes_what_was_stored() {
+    let place = Place::new();
+    place.store_value("head", b"value");
+    place.file("small", "small");
+    place.file("large", noise(1, 100 << 20));
+    let put = format!("$PINSTONE put {} large", "small ".repeat(300));
+    let limit = blocks(96 << 20);
+    // The reader is gone before the command begins.
+    let ran = place.shell(&format!(
+        "ulimit -f {limit}; {{ sleep 0.2; {put} 2>err; echo $? >code; }} | true; cat err code"
+    ));
+    let told = ran.ok();
+    assert!(told.starts_with("pinstone: pinstone-data: no space left: "), "{told}");
+    assert!(told.lines().count() == 2 && told.ends_with("\n1\n"), "{told}");
+}
+
 /// A file size as the shell's `ulimit -f` counts it.
 fn blocks(bytes: u64) -> u64 {
     bytes / 512

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
+use pinstone_disk::checksum::Seed;
 use pinstone_disk::codec::{Malformed, Reader, size};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Epoch, LogKind, Ordinal, StoreId};
@@ -101,8 +102,7 @@ pub fn frames_in(
     from: LogPosition,
     frames: &Bytes,
 ) -> Vec<(LogPosition, Bytes)> {
-    let log = LogKind::Blob;
-    let seed = SegmentHeader { log, ordinal: from.ordinal(), epoch: Epoch::FIRST, store_id }.seed();
+    let seed = seed_of(store_id, from);
     let (store, mut found, mut at) = (StoreSeed::new(&store_id), Vec::new(), 0);
     while let Some(rest) = frames.get(at..).filter(|rest| !rest.is_empty())
         && let Ok(header) = FrameHeader::decode(seed, from.offset_bytes() + at as u64, rest)
@@ -117,6 +117,68 @@ pub fn frames_in(
         at += frame_bytes;
     }
     found
+}
+
+fn seed_of(store_id: StoreId, from: LogPosition) -> Seed {
+    let log = LogKind::Blob;
+    SegmentHeader { log, ordinal: from.ordinal(), epoch: Epoch::FIRST, store_id }.seed()
+}
+
+/// Whole frames of `len_bytes` in all, put together from two copies of what stands from `from` on in the blob log of this
+/// store: a frame's header, and each of its records, are those of the one that has them well, of the first if both have;
+/// behind the records are zeros. Zeros may stand for what of a copy cannot be read. None if a header, or a record,
+/// is well in neither.
+pub fn frames_of_both(
+    store_id: StoreId,
+    from: LogPosition,
+    len_bytes: usize,
+    [first, second]: [&[u8]; 2],
+) -> Option<Bytes> {
+    let (store, seed) = (StoreSeed::new(&store_id), seed_of(store_id, from));
+    let mut frames = Vec::with_capacity(len_bytes);
+    while frames.len() < len_bytes {
+        let at = frames.len();
+        let put_together = |copies: [&[u8]; 2]| {
+            let rest = copies.map(|copy| copy.get(at..).unwrap_or_default());
+            let offset_bytes = from.offset_bytes() + at as u64;
+            frame_of_both(store, seed, offset_bytes, len_bytes - at, rest)
+        };
+        // A record that is well may be another's.
+        let frame = put_together([first, second]).or_else(|| put_together([second, first]))?;
+        frames.extend_from_slice(&frame);
+    }
+    Some(frames.into())
+}
+
+/// The frame at this offset, which has at most so many bytes.
+fn frame_of_both(
+    store: StoreSeed,
+    seed: Seed,
+    offset_bytes: u64,
+    bytes_max: usize,
+    copies: [&[u8]; 2],
+) -> Option<Vec<u8>> {
+    let (header, encoded) = copies.iter().find_map(|copy| {
+        let header = FrameHeader::decode(seed, offset_bytes, copy).ok()?;
+        Some((header, &copy[..FRAME_HEADER_BYTES]))
+    })?;
+    let frame_bytes = size(header.frame_bytes());
+    if frame_bytes > bytes_max {
+        return None;
+    }
+    let body_end = FRAME_HEADER_BYTES + header.body_bytes as usize;
+    let mut frame = Vec::with_capacity(frame_bytes);
+    frame.extend_from_slice(encoded);
+    while frame.len() < body_end {
+        let record = copies.iter().find_map(|copy| {
+            let rest = copy.get(frame.len()..body_end)?;
+            let record = Record::read(store, rest).ok()?;
+            Some(&rest[..record.len_bytes])
+        })?;
+        frame.extend_from_slice(record);
+    }
+    frame.resize(frame_bytes, 0);
+    check_body(store, &header, &frame[FRAME_HEADER_BYTES..]).is_ok().then_some(frame)
 }
 
 /// The values whose records stand somewhere in these bytes, which stand from `from` on in the blob log of this store,
@@ -250,6 +312,7 @@ impl CarriedFrames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::{FramePlace, Synced};
     use proptest::prelude::*;
 
     proptest! {
@@ -259,6 +322,69 @@ mod tests {
                 prop_assert_eq!(carried.from.ordinal(), carried.upto().ordinal());
             }
         }
+    }
+
+    const STORE_ID: StoreId = StoreId([7; 16]);
+    const FROM: LogPosition = LogPosition::new(Ordinal(3), 512);
+
+    /// Three frames of three values each, and where in them units end that are well or not: headers, records, zeros.
+    fn frames() -> (Vec<u8>, Vec<usize>) {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for sequence in 0..3 {
+            let mut frame = FrameBuilder::with_capacity(0);
+            ends.push(bytes.len() + FRAME_HEADER_BYTES);
+            for number in 0..3 {
+                let payload = vec![number; 32 + 100 * usize::from(number) + 40];
+                frame.push(StoreSeed::new(&STORE_ID), RecordKind::Value, &payload);
+                ends.push(bytes.len() + frame.len_bytes());
+            }
+            let synced = Synced::default();
+            let place = FramePlace { epoch: Epoch::FIRST, sequence, synced, last: false };
+            let offset_bytes = FROM.offset_bytes() + bytes.len() as u64;
+            let (_, frame) = frame.finish(seed_of(STORE_ID, FROM), offset_bytes, &place);
+            bytes.extend_from_slice(&frame);
+            ends.push(bytes.len());
+        }
+        (bytes, ends)
+    }
+
+    fn of_both(copies: [&[u8]; 2]) -> Option<Bytes> {
+        let frames = frames_of_both(STORE_ID, FROM, frames().0.len(), copies)?;
+        let whole = frames_in(STORE_ID, FROM, &frames);
+        assert_eq!(whole.iter().map(|(_, frame)| frame.len()).sum::<usize>(), frames.len());
+        Some(frames)
+    }
+
+    proptest! {
+        #[test]
+        fn of_two_copies_frames_come_that_are_well_in_either(
+            own: prop::sample::Index,
+            carried: prop::sample::Index,
+            change in 1u8..,
+        ) {
+            let (frames, ends) = frames();
+            let bad = [carried, own].map(|at| at.index(frames.len()));
+            let copies = bad.map(|at| {
+                let mut copy = frames.clone();
+                copy[at] ^= change;
+                copy
+            });
+            let unit = bad.map(|at| ends.partition_point(|end| *end <= at));
+            let is_zeros = unit[0] % 5 == 4;
+            let found = of_both([&copies[0], &copies[1]]);
+            let expected = (unit[0] != unit[1] || is_zeros).then_some(Bytes::from(frames));
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_copy_may_be_cut_or_lacking_where_the_other_is_well() {
+        let (frames, _) = frames();
+        let cut = &frames[..700];
+        assert_eq!(of_both([cut, &frames]).unwrap(), frames);
+        assert_eq!(of_both([&frames, &[]]).unwrap(), frames);
+        assert_eq!(of_both([cut, &[]]), None);
+        assert_eq!(of_both([&[], &[]]), None);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use blob_log::{
     Appended, BlobLog, BlobLogFigures, BlobLogOptions, CARRIED_BYTES_MAX, SyncRound,
     TAKING_BYTES_MAX, TAKING_VALUES_MAX, copy_bytes,
 };
-pub use carried::{Carried, CarriedFrames, CarriedRecord, frames_in, records_in};
+pub use carried::{Carried, CarriedFrames, CarriedRecord, frames_in, frames_of_both, records_in};
 pub use commit::{Change, CommitRecord};
 pub use digest_list::{DIGEST_PAGE_BYTES, DigestList, ListEntry, check_list, read_list};
 pub use error::{WalError, corrupt};

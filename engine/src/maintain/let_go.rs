@@ -9,9 +9,10 @@
 //!    a sealed one the next open reads the list, an unsealed one it would refuse, once nothing carries what is bad
 //!    there.
 //! 4. Where there is no space for that, what is carried is written once more where it stands in an unsealed segment,
-//!    which takes none; of a frame that is bad in both logs, what they have of it together. What is not well by then stays, and is tried again by maintenance and when the store is
-//!    closed: it keeps no segment of the pointer log from being sealed, since deletions, which make space, need the
-//!    log to go on.
+//!    which takes none; of a frame that is bad in both logs, what they have of it together: header and records, each of
+//!    the one that has it well, read sector by sector where a device cannot read all. What is not well by then stays,
+//!    and is tried again by maintenance and when the store is closed: it keeps no segment of the pointer log from being
+//!    sealed, since deletions, which make space, need the log to go on.
 //! 5. Where anything else fails, and may not the next time, the segment is not sealed now.
 //!
 //! So it does not matter whether anybody noticed damage. What neither log has any more is let go of: reads tell of it.
@@ -24,58 +25,33 @@ use bytes::Bytes;
 use pinstone_disk::codec::size;
 use pinstone_disk::env::{MutexGuard, Ordering};
 use pinstone_disk::{LogKind, Ordinal};
-use pinstone_wal::{ListEntry, LogPosition, WalError, frames_in, records_in};
+use pinstone_wal::{ListEntry, LogPosition, WalError, frames_in, frames_of_both, records_in};
 
 use super::{grow_blob_log, seal_next_of_blob};
 use crate::error::{Error, Result};
 use crate::ops::get;
 use crate::options::Verify;
-use crate::state::carried::CarriedPlace;
+use crate::state::carried::{CarriedPlace, read_by_sector};
 use crate::state::inner::Inner;
 
-/// What one of the logs has of a place where the other has something else, or that cannot be compared.
+/// What the pointer log carries of a place where the blob log has something else, or that cannot be compared.
 struct Doubt {
-    /// As they can be read, well or not; none if they cannot.
-    bytes: Bytes,
-    /// They are whole frames.
+    /// It is whole frames.
     is_whole: bool,
-    /// The values whose records are as they were written, each with the record's length.
-    values: Vec<(ListEntry, usize)>,
+    /// The values whose records are as they were written.
+    values: Vec<ListEntry>,
 }
 
 impl Doubt {
-    /// As the pointer log carries it.
-    fn carried(inner: &Inner, place: &CarriedPlace) -> Self {
-        Self::new(inner, place, place.read(&*inner.disk).unwrap_or_default())
-    }
-
-    /// As the blob log has it.
-    fn own(inner: &Inner, place: &CarriedPlace) -> Self {
-        let (ordinal, range) = (place.from.ordinal(), place.range());
-        let read = inner.segments.read(ordinal, range.start, size(range.end - range.start));
-        Self::new(inner, place, read.ok().flatten().unwrap_or_default())
-    }
-
-    fn new(inner: &Inner, place: &CarriedPlace, bytes: Bytes) -> Self {
+    /// # Errors
+    /// It cannot be read now; it may the next time.
+    fn carried(inner: &Inner, place: &CarriedPlace) -> Result<Self> {
         let (store_id, from, range) = (inner.trees.tables.store_id(), place.from, place.range());
+        let bytes = place.read_left(&*inner.disk)?;
         let frames = frames_in(store_id, from, &bytes);
         let whole_bytes = frames.iter().map(|(_, frame)| frame.len() as u64).sum::<u64>();
-        let values = records_in(store_id, from, &bytes);
-        Self { bytes, is_whole: whole_bytes == range.end - range.start, values }
-    }
-
-    /// These bytes, but for the records which only `other` has well.
-    fn with(&self, other: &Self, place: &CarriedPlace) -> Bytes {
-        let mut bytes = self.bytes.to_vec();
-        let has = |value: &ListEntry| self.values.iter().any(|(own, _)| own == value);
-        for (value, len_bytes) in other.values.iter().filter(|(value, _)| !has(value)) {
-            let start = size(u64::from(value.offset_bytes) - place.range().start);
-            let record = start..start + len_bytes;
-            if let Some(target) = bytes.get_mut(record.clone()) {
-                target.copy_from_slice(&other.bytes[record]);
-            }
-        }
-        bytes.into()
+        let values = records_in(store_id, from, &bytes).into_iter().map(|(value, _)| value);
+        Ok(Self { is_whole: whole_bytes == range.end - range.start, values: values.collect() })
     }
 }
 
@@ -94,21 +70,21 @@ impl Known {
     /// # Errors
     /// The list cannot be read now; it may the next time.
     fn read(inner: &Inner, of: Ordinal) -> Result<Self> {
-        let read = || inner.segments.whole_list(of);
-        let list = match read().or_else(|_| read()) {
-            Ok(list) => list,
-            Err(WalError::Disk(error)) if !error.is_unreadable() => return Err(error.into()),
-            Err(error) => {
+        let list = || match get::read_twice(|| Ok(inner.segments.whole_list(of)?)) {
+            Err(error) if !get::may_pass(&error) => {
                 tracing::warn!(%error, "a segment's list cannot be read");
-                None
+                Ok(None)
+            }
+            list => list,
+        };
+        let (mut values, is_list) = match list()? {
+            Some(list) => (list, true),
+            None => {
+                let known = inner.index.list(of);
+                // It may have been sealed since, and flushed.
+                (list()?.unwrap_or(known), false)
             }
         };
-        let is_list = list.is_some();
-        let mut values = list.unwrap_or_else(|| {
-            let known = inner.index.list(of);
-            // It may have been sealed since, and flushed.
-            read().ok().flatten().unwrap_or(known)
-        });
         values.sort_unstable_by_key(|value| value.offset_bytes);
         Ok(Self { of, values, is_list })
     }
@@ -181,8 +157,7 @@ fn doubtful<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<&'a CarriedPla
 fn keep<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a CarriedPlace>> {
     let (mut known, mut all_kept, mut failed) = (None, true, Ok(()));
     for place in places {
-        let doubt = Doubt::carried(inner, place);
-        let values = values(inner, place, &doubt, &mut known).unwrap_or_else(|error| {
+        let values = values(inner, place, &mut known).unwrap_or_else(|error| {
             failed = Err(error);
             Vec::new()
         });
@@ -212,16 +187,15 @@ fn keep<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a Carrie
 /// too.
 ///
 /// # Errors
-/// As [`Known::read`].
+/// As [`Doubt::carried`], and [`Known::read`].
 fn values(
     inner: &Inner,
     place: &CarriedPlace,
-    doubt: &Doubt,
     known: &mut Option<Known>,
 ) -> Result<Vec<ListEntry>> {
-    let carried = || doubt.values.iter().map(|(value, _)| *value);
-    if doubt.is_whole {
-        return Ok(carried().collect());
+    let carried = Doubt::carried(inner, place)?;
+    if carried.is_whole {
+        return Ok(carried.values);
     }
     let ordinal = place.from.ordinal();
     let known = match known {
@@ -230,7 +204,7 @@ fn values(
     };
     let mut values = known.within(&place.range()).to_vec();
     if !known.is_list {
-        values.extend(carried());
+        values.extend(carried.values);
     }
     Ok(values)
 }
@@ -276,30 +250,15 @@ fn lay<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a Carried
     let _one_at_a_time = inner.maintaining.lock();
     let mut staying = Vec::new();
     for &place in places {
-        let (carried, own) = (Doubt::carried(inner, place), Doubt::own(inner, place));
-        let of_both = || [carried.with(&own, place), own.with(&carried, place)].into_iter();
-        let laid = match (carried.is_whole, own.is_whole) {
-            (true, _) => Some(carried.bytes.clone()),
-            (false, true) => None,
-            (false, false) => {
-                of_both().find(|bytes| Doubt::new(inner, place, bytes.clone()).is_whole)
+        let is_laid = match of_both(inner, place) {
+            Ok(Some(frames)) => lay_frames(inner, place, &frames)?,
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(%error, "what is carried cannot be read now");
+                false
             }
         };
-        let written = laid.clone().map(|bytes| (place.from, bytes));
-        match inner.blob.lay(written.as_slice()) {
-            Ok(()) => {}
-            Err(error @ WalError::Poisoned { .. }) => return Err(error.into()),
-            Err(error) => tracing::warn!(%error, "bad bytes could not be written once more"),
-        }
-        for (value, _) in carried.values.iter().chain(&own.values) {
-            // So that it is known to be well.
-            let _found = get::find(inner, &value.digest, Verify::Digest);
-        }
-        let is_well = match laid {
-            Some(laid) => is_there(inner, place.from, &[laid]),
-            None => own.is_whole,
-        };
-        if !is_well {
+        if !is_laid {
             staying.push(place);
         }
     }
@@ -307,4 +266,37 @@ fn lay<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a Carried
         tracing::warn!("there is no space to keep all that the pointer log carried");
     }
     Ok(staying)
+}
+
+/// The frames of a place as both logs have them together; none if something of them is well in neither.
+///
+/// # Errors
+/// What is carried cannot be read now; it may the next time.
+fn of_both(inner: &Inner, place: &CarriedPlace) -> Result<Option<Bytes>> {
+    let (ordinal, range) = (place.from.ordinal(), place.range());
+    let carried = place.read_left(&*inner.disk)?;
+    let own = read_by_sector(range.clone(), |offset_bytes, len_bytes| {
+        Ok(inner.segments.read(ordinal, offset_bytes, len_bytes)?.unwrap_or_default())
+    });
+    // What is carried may do without it.
+    let own = own.unwrap_or_default();
+    let (store_id, len_bytes) = (inner.trees.tables.store_id(), size(range.end - range.start));
+    Ok(frames_of_both(store_id, place.from, len_bytes, [&carried, &own]))
+}
+
+/// Writes the frames of a place where they stand, unless they do, or it is sealed; says whether they stand there then.
+fn lay_frames(inner: &Inner, place: &CarriedPlace, frames: &Bytes) -> Result<bool> {
+    let is_there = || is_there(inner, place.from, std::slice::from_ref(frames));
+    if !is_there() {
+        match inner.blob.lay(&[(place.from, frames.clone())]) {
+            Ok(()) => {}
+            Err(error @ WalError::Poisoned { .. }) => return Err(error.into()),
+            Err(error) => tracing::warn!(%error, "bad bytes could not be written once more"),
+        }
+    }
+    for (value, _) in records_in(inner.trees.tables.store_id(), place.from, frames) {
+        // So that it is known to be well.
+        let _found = get::find(inner, &value.digest, Verify::Digest);
+    }
+    Ok(is_there())
 }

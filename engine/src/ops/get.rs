@@ -64,10 +64,12 @@ pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
     let mut search = Search::new(inner, digest, Verify::Digest);
     let value = match search.carried(at, Said::Known) {
         Ok(Some(value)) => value,
-        carried => match carried.and_then(|_| search.all()) {
-            Ok(Some(value)) => value,
-            Err(error) if may_pass(&error) => return Err(error),
-            Ok(None) | Err(_) => return Ok(false),
+        carried => match (search.all(), carried) {
+            (Ok(Some(value)), _) => value,
+            (Err(error), _) if may_pass(&error) => return Err(error),
+            // It is not known to be lost.
+            (_, Err(error)) => return Err(error),
+            (_, Ok(_)) => return Ok(false),
         },
     };
     if own.is_err() {
@@ -300,9 +302,9 @@ impl<'a> Search<'a> {
         let carried = self.inner.carried.find(place.position());
         let Some((file, offset_bytes, left_bytes)) = carried else { return Ok(None) };
         let len_bytes = size(left_bytes.min(place.class.bytes_max()));
-        let read = || self.inner.disk.read_own(&file, offset_bytes, len_bytes);
-        match read().or_else(|_| read()) {
-            Err(error) if !error.is_unreadable() => Err(error.into()),
+        let read = || Ok(self.inner.disk.read_own(&file, offset_bytes, len_bytes)?);
+        match read_twice(read) {
+            Err(error) if may_pass(&error) => Err(error),
             read => Ok(read.ok()),
         }
     }
@@ -354,8 +356,13 @@ impl<'a> Search<'a> {
     }
 }
 
+/// What is read, at the second try if not at the first. Where both fail, what may pass is told.
+pub(crate) fn read_twice<T>(read: impl Fn() -> Result<T>) -> Result<T> {
+    read().or_else(|first| read().map_err(|second| if may_pass(&first) { first } else { second }))
+}
+
 /// It says nothing of what is on the device, and may be otherwise the next time.
-fn may_pass(error: &Error) -> bool {
+pub(crate) fn may_pass(error: &Error) -> bool {
     match error {
         Error::Io { source } => !source.is_unreadable(),
         error => !matches!(error, Error::Corrupt { .. } | Error::Unsupported { .. }),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use pinstone_disk::codec::size;
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{Disk, DiskError, DiskExt as _, File, Ordinal};
-use pinstone_wal::{Carried, LogPosition, SegmentFile};
+use pinstone_wal::{Carried, FRAME_ALIGN_BYTES, LogPosition, SegmentFile, WalError};
 
 /// Bytes of the pointer log that are read at once, unless a single place has more.
 const READ_BYTES: u64 = 512 << 10;
@@ -62,6 +62,17 @@ impl CarriedPlace {
         disk.read_own(&self.file, self.offset_bytes, size(self.len_bytes()))
     }
 
+    /// The same, as far as the device can read them: see [`read_by_sector`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn read_left(&self, disk: &dyn Disk) -> Result<Bytes, WalError> {
+        let range = self.offset_bytes..self.offset_bytes + self.len_bytes();
+        read_by_sector(range, |offset_bytes, len_bytes| {
+            Ok(disk.read_own(&self.file, offset_bytes, len_bytes)?)
+        })
+    }
+
     /// The first of these places that follow each other, as many as are read at once, with the bytes of each as the
     /// pointer log has them; and the other places.
     ///
@@ -88,6 +99,36 @@ impl CarriedPlace {
         });
         (run, others, bytes)
     }
+}
+
+/// These bytes of a file; where the device cannot read some of them, all that it can, sector by sector, and zeros for
+/// the others.
+///
+/// # Errors
+/// They cannot be read for a reason that may pass.
+pub(crate) fn read_by_sector(
+    range: Range<u64>,
+    read: impl Fn(u64, usize) -> Result<Bytes, WalError>,
+) -> Result<Bytes, WalError> {
+    let is_unreadable =
+        |error: &WalError| matches!(error, WalError::Disk(error) if error.is_unreadable());
+    let all = read(range.start, size(range.end - range.start));
+    if !all.as_ref().is_err_and(is_unreadable) {
+        return all;
+    }
+    let mut bytes = Vec::with_capacity(size(range.end - range.start));
+    let mut at = range.start;
+    while at < range.end {
+        let end = (at + 1).next_multiple_of(FRAME_ALIGN_BYTES as u64).min(range.end);
+        match read(at, size(end - at)) {
+            Ok(sector) => bytes.extend_from_slice(&sector),
+            Err(error) if is_unreadable(&error) => {}
+            Err(error) => return Err(error),
+        }
+        bytes.resize(size(end - range.start), 0);
+        at = end;
+    }
+    Ok(bytes.into())
 }
 
 impl CarriedPlaces {

@@ -1,0 +1,246 @@
+//! Letting go of what is carried where both logs are damaged, each elsewhere, or one of them cannot be read for a moment.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::small::{builder, open_as, segments, stands, value};
+use common::told;
+use pinstone::{Batch, Digest, Error, Store, StoreBuilder};
+use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
+use pinstone_disk::{FileName, LogKind, Operation};
+
+/// Values that a reading does not find as they were put.
+fn lost(store: &Store) -> Vec<(u32, String)> {
+    let lost = |number| match store.get(&Digest::of(&value(number))) {
+        Ok(Some(found)) if found == value(number) => None,
+        Ok(_) => Some((number, "absent or wrong".to_owned())),
+        Err(error) => Some((number, told(&error))),
+    };
+    (0..VALUES).filter_map(lost).collect()
+}
+
+const VALUES: u32 = 20;
+
+/// Values of one commit.
+fn of_one_commit(options: StoreBuilder) -> (Arc<SimDisk>, Store) {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, options).unwrap();
+    let values: Vec<_> = (0..VALUES).map(value).collect();
+    let mut batch = Batch::new();
+    for (number, put) in store.put_many(&values).into_iter().enumerate() {
+        batch = batch.set(format!("name-{number}"), put.unwrap().digest);
+    }
+    store.commit(batch).unwrap();
+    store.sync().unwrap();
+    (disk, store)
+}
+
+fn delete_much(store: &Store) {
+    for number in 0..600 {
+        let _done = store.commit(Batch::new().delete(format!("no such name {number}")));
+    }
+}
+
+fn reads(name: FileName) -> Filter {
+    Filter::any().operation(Operation::Read).file(name)
+}
+
+fn flip(disk: &SimDisk, name: FileName, at: u64) {
+    disk.corrupt(&name.to_string(), at, |rest| rest[0] ^= 1);
+}
+
+/// What is wrong, and where in the blob log it stands.
+#[derive(Clone, Copy, Debug)]
+enum Bad {
+    Flipped(u64),
+    /// The sector of it, in its file.
+    Unreadable(u64),
+}
+
+impl Bad {
+    /// In this file, where it stands so much further on.
+    fn make(self, disk: &SimDisk, name: FileName, further: u64) {
+        match self {
+            Self::Flipped(at) => flip(disk, name, at + further),
+            Self::Unreadable(at) => {
+                let sector = (at + further) / 512 * 512;
+                disk.fail_when(reads(name).bytes(sector..sector + 512), Fault::Eio);
+            }
+        }
+    }
+}
+
+/// On a full device; after the segment of the pointer log has gone.
+fn each_value_is_found(options: fn() -> StoreBuilder, own: Bad, carried: Bad) {
+    for is_closed in [false, true] {
+        let what = format!("{own:?} {carried:?} {is_closed}");
+        let (disk, store) = of_one_commit(options());
+        let (blob, at) = stands(&disk, LogKind::Blob, &value(1)).unwrap();
+        let (pointer, carried_at) = stands(&disk, LogKind::Pointer, &value(1)).unwrap();
+        own.make(&disk, blob, 0);
+        carried.make(&disk, pointer, carried_at - at);
+        disk.set_capacity(Some(disk.used_bytes()));
+        delete_much(&store);
+        assert!(!segments(&disk, LogKind::Pointer).contains(&pointer), "{what}");
+        disk.heal();
+        assert_eq!(lost(&store), [], "{what}");
+        let disk = match is_closed {
+            true => {
+                store.close().unwrap();
+                disk.clean_reopen()
+            }
+            false => disk.after_crash(CrashState::Everything),
+        };
+        let store = open_as(&disk, options());
+        let store = store.unwrap_or_else(|error| panic!("{what}: {}", told(&error)));
+        assert_eq!(lost(&store), [], "{what}");
+    }
+}
+
+fn one_frame() -> StoreBuilder {
+    builder().segment_bytes(256 << 10).reserve_bytes(1 << 20)
+}
+
+fn two_frames() -> StoreBuilder {
+    one_frame().append_buffer_bytes(4 << 10)
+}
+
+/// Where values stand in the blob log.
+fn offsets(options: StoreBuilder) -> Vec<u64> {
+    let (disk, _store) = of_one_commit(options);
+    (0..VALUES).map(|number| stands(&disk, LogKind::Blob, &value(number)).unwrap().1).collect()
+}
+
+/// In the header of the first frame.
+const HEADER: u64 = 520;
+
+#[test]
+fn a_frame_that_is_bad_in_both_logs_is_put_together_of_what_is_well_in_either() {
+    use Bad::{Flipped, Unreadable};
+    let at = offsets(one_frame());
+    let padding = at[19] + 400 + 3;
+    let (of_three, of_twelve) = (at[3], at[12] + 200);
+    for (own, carried) in [
+        (Flipped(of_three), Unreadable(of_twelve)),
+        (Unreadable(of_three), Flipped(of_twelve)),
+        (Unreadable(of_three), Unreadable(of_twelve)),
+        (Flipped(HEADER), Flipped(padding)),
+        (Flipped(padding), Flipped(HEADER)),
+        (Flipped(padding), Flipped(padding + 1)),
+        (Flipped(HEADER), Unreadable(of_twelve)),
+        (Unreadable(of_twelve), Flipped(HEADER)),
+    ] {
+        each_value_is_found(one_frame, own, carried);
+    }
+}
+
+#[test]
+fn each_frame_of_a_place_is_put_together_for_itself() {
+    use Bad::{Flipped, Unreadable};
+    let at = offsets(two_frames());
+    // Behind it another frame begins.
+    let last = (1..19).find(|number| at[number + 1] - at[*number] > 460).unwrap();
+    let second_header = at[last + 1] / 512 * 512 + 8;
+    let padding = at[last] + 400 + 2;
+    assert!(second_header < at[last + 1] - 40 && padding < second_header);
+    for (own, carried) in [
+        (Flipped(second_header), Flipped(padding)),
+        (Flipped(HEADER), Flipped(second_header)),
+        (Flipped(second_header), Flipped(HEADER)),
+        (Flipped(HEADER), Unreadable(second_header)),
+    ] {
+        each_value_is_found(two_frames, own, carried);
+    }
+}
+
+/// In a sealed segment, no memtable has any of them.
+fn flushed() -> (Arc<SimDisk>, Store) {
+    let options = builder().segment_bytes(16 << 10).memtable_entries_max(1).mmap(false);
+    let (disk, store) = of_one_commit(options);
+    let others: Vec<_> = (20..60).map(value).collect();
+    assert!(store.put_many(&others).iter().all(Result::is_ok));
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let stats = store.stats();
+    assert!(stats.index.memtable_entry_count < 40 && segments(&disk, LogKind::Pointer).len() == 1);
+    (disk, store)
+}
+
+/// Its copy in the blob log is bad; the files of both logs, and where the segment's list is.
+fn with_one_bad(disk: &SimDisk) -> (FileName, FileName, std::ops::Range<u64>) {
+    let (blob, at) = stands(disk, LogKind::Blob, &value(7)).unwrap();
+    let (pointer, _) = stands(disk, LogKind::Pointer, &value(7)).unwrap();
+    flip(disk, blob, at);
+    let len_bytes = disk.file_bytes(&blob.to_string()).unwrap().len() as u64;
+    (blob, pointer, len_bytes - 300..len_bytes)
+}
+
+/// For want of memory, while the device does not read the segment's list.
+#[test]
+fn what_cannot_be_read_for_a_moment_is_not_let_go_of() {
+    let (disk, store) = flushed();
+    let (blob, pointer, list) = with_one_bad(&disk);
+    disk.fail_when(reads(pointer), Fault::Enomem);
+    disk.fail_when(reads(blob).bytes(list), Fault::Eio);
+    delete_much(&store);
+    disk.heal();
+    store.maintain().unwrap();
+    assert_eq!(lost(&store), []);
+}
+
+#[test]
+fn nor_is_it_where_one_read_alone_fails_so() {
+    for nth in 1..8 {
+        let (disk, store) = flushed();
+        let (blob, pointer, list) = with_one_bad(&disk);
+        flip(&disk, blob, list.end - 10);
+        let (_, at) = stands(&disk, LogKind::Pointer, &value(7)).unwrap();
+        let sector = at / 512 * 512;
+        let reads = reads(pointer).bytes(sector..sector + 512);
+        disk.fail_when(reads.nth(nth), Fault::Enomem);
+        delete_much(&store);
+        disk.heal();
+        delete_much(&store);
+        store.maintain().unwrap();
+        assert!(!segments(&disk, LogKind::Pointer).contains(&pointer));
+        assert_eq!(lost(&store), [], "{nth}");
+    }
+}
+
+/// The list, for want of memory first, and then as what the device does not read; nor does it read what is carried, for
+/// a moment.
+#[test]
+fn nor_is_it_where_the_first_of_two_tries_fails_so() {
+    for fail_count in 1..=4 {
+        let (disk, store) = flushed();
+        let (blob, pointer, list) = with_one_bad(&disk);
+        let (_, at) = stands(&disk, LogKind::Pointer, &value(7)).unwrap();
+        let sector = at / 512 * 512;
+        for _ in 0..fail_count {
+            // Of those that the others let pass.
+            disk.fail_when(reads(pointer).bytes(sector..sector + 512).nth(1), Fault::Eio);
+        }
+        disk.fail_when(reads(blob).bytes(list.clone()).nth(1), Fault::Enomem);
+        disk.fail_when(reads(blob).bytes(list), Fault::Eio);
+        delete_much(&store);
+        disk.heal();
+        assert!(!segments(&disk, LogKind::Pointer).contains(&pointer));
+        assert_eq!(lost(&store), [], "{fail_count}");
+    }
+}
+
+/// It is not told for lost.
+#[test]
+fn a_get_tells_what_may_pass_though_the_next_try_says_otherwise() {
+    let (disk, store) = of_one_commit(builder());
+    let (_, pointer, _) = with_one_bad(&disk);
+    disk.fail_when(reads(pointer).nth(1), Fault::Enomem);
+    disk.fail_when(reads(pointer), Fault::Eio);
+    let told = store.get(&Digest::of(&value(7)));
+    assert!(matches!(told, Err(Error::Io { .. })), "{told:?}");
+    disk.heal();
+    assert_eq!(lost(&store), []);
+}

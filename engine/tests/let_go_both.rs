@@ -244,3 +244,14 @@ fn a_get_tells_what_may_pass_though_the_next_try_says_otherwise() {
     disk.heal();
     assert_eq!(lost(&store), []);
 }
+
+#[test]
+fn what_only_the_pointer_log_carries_is_held_though_the_list_is_damaged() {
+    let (disk, store) = flushed();
+    let (blob, _, list) = with_one_bad(&disk);
+    flip(&disk, blob, list.end - 10);
+    let digest = Digest::of(&value(7));
+    assert!(store.contains(&digest).unwrap());
+    assert_eq!(store.get(&digest).unwrap().unwrap(), value(7));
+    assert!(store.contains(&digest).unwrap());
+}

@@ -104,10 +104,12 @@ fn has_own(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
     }
 }
 
-/// The blob log's own bytes at `at` are this value's record, and well. Notes nothing.
+/// The blob log's own bytes at `at` are this value's record, and well; or what the pointer log carries of them is. Notes
+/// nothing.
 pub(crate) fn stands_at(inner: &Inner, digest: &Digest, at: Place) -> bool {
     let search = Search::new(inner, digest, Verify::Digest);
-    matches!(search.read_own(at, Said::Known), Ok(Some(_)))
+    let is_there = |read| matches!(read, Ok(Some(_)));
+    is_there(search.read_own(at, Said::Known)) || is_there(search.carried(at, Said::Known))
 }
 
 /// Reads one copy, and notes if it is bad, and how.

@@ -255,3 +255,45 @@ fn what_only_the_pointer_log_carries_is_held_though_the_list_is_damaged() {
     assert_eq!(store.get(&digest).unwrap().unwrap(), value(7));
     assert!(store.contains(&digest).unwrap());
 }
+
+fn short_value(number: u32) -> Vec<u8> {
+    number.to_le_bytes().repeat(15)
+}
+
+/// Operations of one commit, at most, where so many values are carried and no file can be opened.
+fn ops_without_descriptors(count: u32) -> u64 {
+    let disk = SimDisk::new(1);
+    let options = builder().segment_bytes(32 << 10).pointer_segment_bytes(1 << 20);
+    let options = options.memtable_entries_max(100).mmap(false).open_files_max(1);
+    let store = open_as(&disk, options.reserve_bytes(8 << 20)).unwrap();
+    for some in 0..count / 20 {
+        let mut batch = Batch::new();
+        for number in some * 20..some * 20 + 20 {
+            let digest = store.put(&short_value(number)).unwrap().digest;
+            batch = batch.set(format!("name-{number}"), digest);
+        }
+        store.commit(batch).unwrap();
+    }
+    store.sync().unwrap();
+    disk.fail_when(Filter::any().operation(Operation::Open), Fault::Emfile);
+    assert!((100_000..200_000).any(|number| store.put(&short_value(number)).is_err()));
+    let long = "-".repeat(900);
+    let mut ops_max = 0;
+    for number in 0..3000 {
+        let before = disk.op_count();
+        let done = store.commit(Batch::new().delete(format!("none {number} {long}")));
+        ops_max = ops_max.max(disk.op_count() - before);
+        if done.is_err() {
+            break;
+        }
+    }
+    ops_max
+}
+
+/// Each try would write a table, which cannot be opened.
+#[test]
+fn what_cannot_be_put_anew_keeps_no_commit_waiting_for_each_value() {
+    // Whatever there is to be put, it is fewer than one for each.
+    let op_count = ops_without_descriptors(800);
+    assert!(op_count < 400, "{op_count}");
+}

@@ -13,7 +13,8 @@
 //!    the one that has it well, read sector by sector where a device cannot read all. What is not well by then stays,
 //!    and is tried again by maintenance and when the store is closed: it keeps no segment of the pointer log from being
 //!    sealed, since deletions, which make space, need the log to go on.
-//! 5. Where anything else fails, and may not the next time, the segment is not sealed now.
+//! 5. Where anything else fails, and may not the next time, the segment is not sealed now. A value that cannot be read
+//!    for that keeps no other from being put anew; one that cannot be put does.
 //!
 //! So it does not matter whether anybody noticed damage. What neither log has any more is let go of: reads tell of it.
 //!
@@ -29,7 +30,7 @@ use pinstone_wal::{ListEntry, LogPosition, WalError, frames_in, frames_of_both, 
 
 use super::{grow_blob_log, seal_next_of_blob};
 use crate::error::{Error, Result};
-use crate::ops::get;
+use crate::ops::get::{self, NotKept};
 use crate::options::Verify;
 use crate::state::carried::{CarriedPlace, read_by_sector};
 use crate::state::inner::Inner;
@@ -156,7 +157,7 @@ fn doubtful<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<&'a CarriedPla
 /// Sees to it that the blob log has what is in doubt; returns what has to stay, for want of space.
 fn keep<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a CarriedPlace>> {
     let (mut known, mut all_kept, mut failed) = (None, true, Ok(()));
-    for place in places {
+    'places: for place in places {
         let values = values(inner, place, &mut known).unwrap_or_else(|error| {
             failed = Err(error);
             Vec::new()
@@ -165,9 +166,14 @@ fn keep<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a Carrie
             match get::keep(inner, &value.digest, value.place(place.from.ordinal())) {
                 Ok(true) => {}
                 Ok(false) => tracing::warn!(digest = %value.digest, "no copy can be read any more"),
-                Err(Error::NoSpace { .. }) => all_kept = false,
+                Err(NotKept::Unstored(Error::NoSpace { .. })) => all_kept = false,
                 // The others are kept all the same.
-                Err(error) => failed = Err(error),
+                Err(NotKept::Unread(error)) => failed = Err(error),
+                // It would keep any other from being put, and each try may write a table.
+                Err(NotKept::Unstored(error)) => {
+                    failed = Err(error);
+                    break 'places;
+                }
             }
         }
     }

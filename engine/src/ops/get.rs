@@ -50,13 +50,18 @@ fn put_anew(inner: &Inner, digest: &Digest, value: &[u8]) -> Result<()> {
     Ok(inner.blob.sync_all()?)
 }
 
+/// Why the blob log may have no good copy of a value.
+pub(crate) enum NotKept {
+    /// It cannot be told now what is left of the value, and it is not carried.
+    Unread(Error),
+    /// It could not be put anew.
+    Unstored(Error),
+}
+
 /// Sees to it that the blob log has a good copy of this value, of which the pointer log carries what should stand at
 /// `at`: puts it anew, if need be, and begins nothing of what becomes due then; not durable on return. False if
 /// there is no copy any more that can be read.
-///
-/// # Errors
-/// *No space*; or it cannot be told now what is left of the value, and it is not carried.
-pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
+pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool, NotKept> {
     let own = has_own(inner, digest, at);
     if matches!(own, Ok(true)) {
         return Ok(true);
@@ -66,9 +71,9 @@ pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
         Ok(Some(value)) => value,
         carried => match (search.all(), carried) {
             (Ok(Some(value)), _) => value,
-            (Err(error), _) if may_pass(&error) => return Err(error),
+            (Err(error), _) if may_pass(&error) => return Err(NotKept::Unread(error)),
             // It is not known to be lost.
-            (_, Err(error)) => return Err(error),
+            (_, Err(error)) => return Err(NotKept::Unread(error)),
             (_, Ok(_)) => return Ok(false),
         },
     };
@@ -77,13 +82,13 @@ pub(crate) fn keep(inner: &Inner, digest: &Digest, at: Place) -> Result<bool> {
         if !inner.index.is_bad(digest, at) {
             inner.index.mark_unreadable(digest, at);
         }
-        put::store_alone(inner, *digest, &value)?;
-        if has_own(inner, digest, at)? {
+        put::store_alone(inner, *digest, &value).map_err(NotKept::Unstored)?;
+        if has_own(inner, digest, at).map_err(NotKept::Unread)? {
             return Ok(true);
         }
     }
     // Whatever is known: that a copy is bad may be forgotten by now.
-    put::store_anew(inner, *digest, &value)?;
+    put::store_anew(inner, *digest, &value).map_err(NotKept::Unstored)?;
     Ok(true)
 }
 

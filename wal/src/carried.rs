@@ -182,9 +182,8 @@ fn frame_of_both(
 }
 
 /// The values whose records stand somewhere in these bytes, which stand from `from` on in the blob log of this store,
-/// each with its record's length: of frames that are bad, too. Records are told by their checksums; looks at each byte
-/// that is of none.
-pub fn records_in(store_id: StoreId, from: LogPosition, bytes: &[u8]) -> Vec<(ListEntry, usize)> {
+/// of frames that are bad, too. Records are told by their checksums; looks at each byte that is of none.
+pub fn records_in(store_id: StoreId, from: LogPosition, bytes: &[u8]) -> Vec<ListEntry> {
     const KIND_AT: usize = 4;
     let (store, mut found, mut at) = (StoreSeed::new(&store_id), Vec::new(), 0);
     while let Some(kind) = bytes.get(at + KIND_AT) {
@@ -196,8 +195,7 @@ pub fn records_in(store_id: StoreId, from: LogPosition, bytes: &[u8]) -> Vec<(Li
             && let Ok(offset_bytes) = u32::try_from(from.offset_bytes() + at as u64)
         {
             let class = SizeClass::covering(record.len_bytes as u64);
-            let entry = ListEntry { digest: value.digest, offset_bytes, class };
-            found.push((entry, record.len_bytes));
+            found.push(ListEntry { digest: value.digest, offset_bytes, class });
             at += record.len_bytes;
         } else {
             at += 1;

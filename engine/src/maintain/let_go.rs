@@ -35,28 +35,7 @@ use crate::options::Verify;
 use crate::state::carried::{CarriedPlace, read_by_sector};
 use crate::state::inner::Inner;
 
-/// What the pointer log carries of a place where the blob log has something else, or that cannot be compared.
-struct Doubt {
-    /// It is whole frames.
-    is_whole: bool,
-    /// The values whose records are as they were written.
-    values: Vec<ListEntry>,
-}
-
-impl Doubt {
-    /// # Errors
-    /// It cannot be read now; it may the next time.
-    fn carried(inner: &Inner, place: &CarriedPlace) -> Result<Self> {
-        let (store_id, from, range) = (inner.trees.tables.store_id(), place.from, place.range());
-        let bytes = place.read_left(&*inner.disk)?;
-        let frames = frames_in(store_id, from, &bytes);
-        let whole_bytes = frames.iter().map(|(_, frame)| frame.len() as u64).sum::<u64>();
-        let values = records_in(store_id, from, &bytes).into_iter().map(|(value, _)| value);
-        Ok(Self { is_whole: whole_bytes == range.end - range.start, values: values.collect() })
-    }
-}
-
-/// What else is known of the values of a segment.
+/// What is known of the values of a segment, beside what is carried.
 struct Known {
     of: Ordinal,
     /// By offset.
@@ -193,24 +172,28 @@ fn keep<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a Carrie
 /// too.
 ///
 /// # Errors
-/// As [`Doubt::carried`], and [`Known::read`].
+/// What is carried cannot be read now, or as [`Known::read`].
 fn values(
     inner: &Inner,
     place: &CarriedPlace,
     known: &mut Option<Known>,
 ) -> Result<Vec<ListEntry>> {
-    let carried = Doubt::carried(inner, place)?;
-    if carried.is_whole {
-        return Ok(carried.values);
+    let (store_id, from, range) = (inner.trees.tables.store_id(), place.from, place.range());
+    let bytes = place.read_left(&*inner.disk)?;
+    let carried = || records_in(store_id, from, &bytes);
+    let frames = frames_in(store_id, from, &bytes);
+    let whole_bytes = frames.iter().map(|(_, frame)| frame.len() as u64).sum::<u64>();
+    if whole_bytes == range.end - range.start {
+        return Ok(carried());
     }
-    let ordinal = place.from.ordinal();
+    let ordinal = from.ordinal();
     let known = match known {
         Some(known) if known.of == ordinal => known,
         known => known.insert(Known::read(inner, ordinal)?),
     };
-    let mut values = known.within(&place.range()).to_vec();
+    let mut values = known.within(&range).to_vec();
     if !known.is_list {
-        values.extend(carried.values);
+        values.extend(carried());
     }
     Ok(values)
 }
@@ -300,7 +283,7 @@ fn lay_frames(inner: &Inner, place: &CarriedPlace, frames: &Bytes) -> Result<boo
             Err(error) => tracing::warn!(%error, "bad bytes could not be written once more"),
         }
     }
-    for (value, _) in records_in(inner.trees.tables.store_id(), place.from, frames) {
+    for value in records_in(inner.trees.tables.store_id(), place.from, frames) {
         // So that it is known to be well.
         let _found = get::find(inner, &value.digest, Verify::Digest);
     }

@@ -1,4 +1,4 @@
-//! What is done about damaged tables: 9 of [`plan`](super).
+//! What is done about damaged tables: 9 of [`plan`](super), decision 0017.
 
 use std::sync::Arc;
 

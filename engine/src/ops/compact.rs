@@ -14,7 +14,7 @@
 //! - F2: an edit that takes tables in says in the same step what of the log they hold; only then is
 //!   that left out at open.
 //! - F3: whatever fails, the levels are as they were; it is tried again when there is more to do. A table that cannot
-//!   be read, twice in a row, is gone around: else each flush would have as much read in vain, and level 0 would grow.
+//!   be read twice is gone around: else each flush would have as much read in vain, and level 0 would grow.
 
 use std::sync::Arc;
 

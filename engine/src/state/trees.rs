@@ -68,22 +68,21 @@ pub(crate) struct TreeWork<T: Tree, M> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Damage {
     tables: BTreeMap<TableId, TableError>,
-    /// It could not be read once: it is tried again.
-    suspect: Option<TableId>,
+    /// These could not be read once since the last rewriting that could be carried out: they are tried again.
+    suspect: Damaged,
 }
 
 impl Damage {
-    /// This table could not be read. What cannot be read twice in a row is damaged.
+    /// This table could not be read. If that is so twice, and nothing could be rewritten meanwhile, it is damaged.
     pub(crate) fn note(&mut self, id: TableId, error: &TableError) {
-        if self.suspect.replace(id) == Some(id) {
-            self.suspect = None;
+        if !self.suspect.insert(id) {
             self.tables.insert(id, error.clone());
         }
     }
 
     /// All that was read could be.
     pub(crate) fn note_read(&mut self) {
-        self.suspect = None;
+        self.suspect.clear();
     }
 
     /// Those of which it is known.

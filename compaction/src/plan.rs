@@ -278,9 +278,9 @@ pub fn plan_full(
     let filled = (0..LEVELS_MAX).filter(|level| !levels.tables(*level).is_empty());
     let filled: Vec<u8> = filled.collect();
     let target_of = |at: usize| match filled.get(at + 1) {
-        Some(next) if filled[at] > 0 || *next <= view.last => Some(*next),
+        Some(next) if filled[at] > 0 || *next <= view.last.max(1) => Some(*next),
         _ if filled[at] > 0 => None,
-        _ => (view.last > 0).then_some(view.targets.base),
+        _ => Some(view.targets.base),
     };
     let down = |at: usize| plan_between(&view, filled[at], target_of(at)?);
     if damaged.is_empty() {
@@ -292,12 +292,12 @@ pub fn plan_full(
         };
     }
     let all = 0..filled.len();
-    all.into_iter().find_map(down).or_else(|| view.room()).or_else(|| view.in_place(true))
+    all.into_iter().find_map(down).or_else(|| view.in_place(true))
 }
 
 /// How due each level is: from 1 it is compacted. Of level 0 its tables to those that make it due, and 1 at least once
 /// it holds half of what is below; of others their bytes to their target. The last level is never due. `damaged` as
-/// for [`plan`]: what it keeps from going down does not count.
+/// for [`plan`]: what it keeps from going down does not count, but in level 0.
 pub fn score(levels: &Levels, shape: &Shape, damaged: &Damaged) -> [f64; LEVELS_MAX as usize] {
     View::new(levels, shape, u64::MAX, damaged).scores()
 }

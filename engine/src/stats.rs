@@ -75,8 +75,8 @@ pub struct TreeStats {
     pub levels: Vec<LevelStats>,
     /// Bytes that compactions have to read until the tree is at rest, about.
     pub debt_bytes: u64,
-    /// Why the first of the tables that compaction could not read cannot be. It goes around them; an open and a
-    /// compaction of all try them again.
+    /// Why the first of the tables that compaction could not read cannot be. It goes around them; a compaction of all
+    /// reads them again first, and an open knows nothing of it.
     pub damage: Option<String>,
     /// Memtables written as tables.
     pub flush_count: u64,

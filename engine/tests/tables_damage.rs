@@ -288,6 +288,13 @@ fn a_whole_compaction_tells_damage_that_it_does_not_meet() {
             assert_eq!(told, held.store.stats().names.damage, "{count}");
             assert!(told.is_some() || known.is_none(), "{count}: {known:?}");
         }
+        // Nor is it hidden meanwhile.
+        let _told = held.store.compact_watched(|_, _| {
+            assert!(known.is_none() || held.store.stats().names.damage.is_some(), "{count}");
+        });
+        held.harm(&file, Harm::Flipped);
+        held.store.compact().unwrap();
+        assert_eq!(held.store.stats().names.damage, None, "{count}");
     }
     assert!(known_count > 3, "{known_count}");
 }

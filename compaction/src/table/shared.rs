@@ -176,7 +176,7 @@ impl Tables {
     }
 
     /// Bytes that a merge of so many sources reads of each at once.
-    pub(crate) fn scan_bytes(&self, source_count: usize) -> u64 {
+    pub fn scan_bytes(&self, source_count: usize) -> u64 {
         let share = self.merge_bytes.load(Ordering::Relaxed) / source_count.max(1) as u64;
         share.clamp(UNITS_START, super::SCAN_BYTES)
     }

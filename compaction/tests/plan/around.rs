@@ -278,6 +278,66 @@ fn what_does_not_overlap_damage_leaves_level_0_without_it() {
 }
 
 #[test]
+fn of_level_0_what_overlaps_nothing_damaged_goes_beside_it() {
+    let drawing = "L0: [a-c 0M] [x-z 0M] [x-z 0M] [x-z 0M]
+         L1: [a-c 1M]
+         L2: [a-c 1M]
+         L3: [a-c 1M]
+         L4: [a-c 1M]
+         L5: [a-c 1M]
+         L6: [a-m 10000M] [n-z 10000M]";
+    planned(
+        drawing,
+        &[5, 7, 9],
+        expect![[r#"
+        scores L0 1.00 L1 0.00 L2 0.00 L3 0.00 L4 0.00 L5 0.00 L6 0.00; debt 0M
+        merge 0M, L0 to L1
+          source 2:[x-z] 3:[x-z] 4:[x-z]
+    "#]],
+    );
+    planned_full(
+        drawing,
+        &[5, 7, 9],
+        expect![[r#"
+        scores L0 1.00 L1 0.00 L2 0.00 L3 0.00 L4 0.00 L5 0.00 L6 0.00; debt 0M
+        merge 0M, L0 to L1
+          source 2:[x-z] 3:[x-z] 4:[x-z]
+    "#]],
+    );
+}
+
+#[test]
+fn levels_make_no_room_before_level_0_is_due() {
+    planned(
+        "L1: [a-z 70M]
+         L2: [a-z 4M]
+         L3: [a-z 60M]
+         L4: [a-z 200M]
+         L5: [a-z 200M]
+         L6: [a-z 3000M]",
+        &[2],
+        expect![[r#"
+            scores L1 0.00 L2 0.00 L3 0.97 L4 0.84 L5 0.22 L6 0.00; debt 0M
+            at rest
+        "#]],
+    );
+    planned(
+        "L0: [a-z 1M]
+         L1: [a-z 4M]
+         L2: [a-z 1M]
+         L3: [a-z 1M]
+         L4: [a-z 1M]
+         L5: [a-z 1M]
+         L6: [a-z 3000M]",
+        &[2],
+        expect![[r#"
+            scores L0 0.25 L1 0.00 L2 0.06 L3 0.02 L4 0.00 L5 0.00 L6 0.00; debt 0M
+            at rest
+        "#]],
+    );
+}
+
+#[test]
 fn nothing_damaged_is_thinned_nor_taken_with_what_is() {
     let drawing = "L6: [a-c 20M 3/8] [d-f 4M 3/8] [g-i 4M] [j-k 3M 1/2]";
     planned(

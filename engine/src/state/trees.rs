@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pinstone_compaction::levels::{LEVELS_MAX, Levels};
+use pinstone_compaction::levels::LEVELS_MAX;
 use pinstone_compaction::lingering::Lingering;
 use pinstone_compaction::merge::Sieve;
 use pinstone_compaction::plan::{Damaged, Shape};
@@ -95,11 +95,9 @@ impl Damage {
         self.tables.values().next()
     }
 
-    /// Takes over what `before` has of tables that are still there.
-    pub(crate) fn add(&mut self, before: Self, levels: &Levels) {
-        let is_there = |id: &TableId| levels.all().any(|(_, table)| table.id == *id);
-        let tables = before.tables.into_iter().filter(|(id, _)| is_there(id));
-        self.tables.extend(tables);
+    /// This one can be read, or is not there any more.
+    pub(crate) fn forget(&mut self, id: TableId) {
+        self.tables.remove(&id);
     }
 }
 

@@ -23,7 +23,7 @@ use super::{StoreTree, attempt, begin_rewrite, step_flush, step_rewrite};
 use crate::error::{Error, Result};
 use crate::maintain;
 use crate::state::inner::Inner;
-use crate::state::trees::{Damage, Work};
+use crate::state::trees::Work;
 
 /// Entries of a step: a fraction of a millisecond.
 const STEP_ENTRIES: u64 = 2048;
@@ -34,8 +34,8 @@ pub(crate) fn compact(inner: &Inner, progress: impl Fn(u64, u64)) -> Result<()> 
     inner.writer.poison.check()?;
     while maintain::seal_next(inner)? {}
     let flushed = (flush::<Names>(inner), flush::<Index>(inner));
-    // What could not be read before is tried again.
-    let before = (forget_damage::<Names>(inner), forget_damage::<Index>(inner));
+    read_damaged::<Names>(inner);
+    read_damaged::<Index>(inner);
     let (names, index) = {
         let mut work = inner.trees.work.lock();
         (Goal::<Names>::new(inner, &mut work), Goal::<Index>::new(inner, &mut work))
@@ -51,26 +51,30 @@ pub(crate) fn compact(inner: &Inner, progress: impl Fn(u64, u64)) -> Result<()> 
         flushed.0.and_then(|()| names.reach(inner, told)),
         flushed.1.and_then(|()| index.reach(inner, told)),
     );
-    let damaged = (tell_damage::<Names>(inner, before.0), tell_damage::<Index>(inner, before.1));
+    let damaged = (tell_damage::<Names>(inner), tell_damage::<Index>(inner));
     let compacted = (reached.0.and(damaged.0), reached.1.and(damaged.1));
     inner.root.rewrite()?;
     compacted.0.and(compacted.1)
 }
 
-/// Has all tables tried again; returns what was known of those that could not be read.
-fn forget_damage<T: StoreTree>(inner: &Inner) -> Damage {
-    std::mem::take(&mut T::work(&mut inner.trees.work.lock()).damage)
+/// Reads again the tables that could not be read: what can be now is no damage.
+fn read_damaged<T: StoreTree>(inner: &Inner) {
+    let damaged = T::work(&mut inner.trees.work.lock()).damage.tables();
+    let scan_bytes = inner.trees.tables.scan_bytes(1);
+    for id in damaged {
+        let levels = T::levels(inner);
+        let is_well = |table| T::entries(table, scan_bytes).all(|entry| entry.is_ok());
+        if levels.table(id).is_none_or(is_well) {
+            T::work(&mut inner.trees.work.lock()).damage.forget(id);
+        }
+    }
 }
 
-/// Notes what was known and is there yet: it may not have been tried.
-///
 /// # Errors
 /// Why the first of the tables that cannot be read cannot be.
-fn tell_damage<T: StoreTree>(inner: &Inner, before: Damage) -> Result<()> {
+fn tell_damage<T: StoreTree>(inner: &Inner) -> Result<()> {
     let mut work = inner.trees.work.lock();
-    let damage = &mut T::work(&mut work).damage;
-    damage.add(before, T::levels(inner).levels());
-    damage.first().map_or(Ok(()), |error| Err(error.clone().into()))
+    T::work(&mut work).damage.first().map_or(Ok(()), |error| Err(error.clone().into()))
 }
 
 /// Flushes as many memtables as wait now, but those that wait for their segments.

@@ -297,3 +297,102 @@ fn what_cannot_be_put_anew_keeps_no_commit_waiting_for_each_value() {
     let op_count = ops_without_descriptors(800);
     assert!(op_count < 400, "{op_count}");
 }
+
+/// A value whose record ends within a sector, with others behind it.
+fn long(number: u32) -> Vec<u8> {
+    (number + 1).to_le_bytes().repeat(247)[..986].to_vec()
+}
+
+fn of_long_ones(options: StoreBuilder) -> (Arc<SimDisk>, Store) {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, options).unwrap();
+    store.put(&[9; 350]).unwrap();
+    let mut batch = Batch::new();
+    for number in 0..12 {
+        batch = batch.set(format!("{number}"), store.put(&long(number)).unwrap().digest);
+    }
+    store.commit(batch).unwrap();
+    store.sync().unwrap();
+    (disk, store)
+}
+
+/// The sector behind this value's record cannot be read.
+fn fail_behind(disk: &SimDisk, log: LogKind, number: u32) -> Option<FileName> {
+    let (name, at) = stands(disk, log, &long(number))?;
+    let sector = (at + 986).next_multiple_of(512);
+    disk.fail_when(reads(name).bytes(sector..sector + 512), Fault::Eio);
+    Some(name)
+}
+
+#[test]
+fn a_record_is_read_where_what_is_behind_it_cannot_be() {
+    for number in 0..11 {
+        let (disk, store) = of_long_ones(one_frame().mmap(false));
+        delete_much(&store);
+        store.maintain().unwrap();
+        assert_eq!(stands(&disk, LogKind::Pointer, &long(number)), None);
+        fail_behind(&disk, LogKind::Blob, number).unwrap();
+        assert_eq!(store.get(&Digest::of(&long(number))).unwrap().unwrap(), long(number));
+    }
+}
+
+#[test]
+fn what_is_carried_is_put_anew_where_what_is_behind_it_cannot_be_read() {
+    for (number, gets) in (0..11).flat_map(|number| [(number, false), (number, true)]) {
+        let (disk, store) = of_long_ones(one_frame().mmap(false));
+        let (name, at) = stands(&disk, LogKind::Blob, &long(number)).unwrap();
+        flip(&disk, name, at);
+        let carried = fail_behind(&disk, LogKind::Pointer, number).unwrap();
+        let found = || store.get(&Digest::of(&long(number)));
+        if gets {
+            assert_eq!(found().unwrap().unwrap(), long(number));
+        }
+        delete_much(&store);
+        delete_much(&store);
+        assert!(!segments(&disk, LogKind::Pointer).contains(&carried));
+        assert_eq!(found().unwrap().unwrap(), long(number), "{number}");
+    }
+}
+
+/// There is no space, and no memory from some read of what is carried on: it stays until it can be told.
+#[test]
+fn what_cannot_be_read_for_want_of_memory_is_not_let_go_of_on_a_full_device() {
+    for (nth, is_closed) in (1..12).flat_map(|nth| [(nth, false), (nth, true)]) {
+        let (disk, store) = of_one_commit(one_frame().mmap(false));
+        let (name, at) = stands(&disk, LogKind::Blob, &value(3)).unwrap();
+        let (carried, _) = stands(&disk, LogKind::Pointer, &value(3)).unwrap();
+        flip(&disk, name, at);
+        disk.set_capacity(Some(disk.used_bytes()));
+        disk.fail_when(reads(carried).from_nth(nth), Fault::Enomem);
+        delete_much(&store);
+        let disk = if is_closed {
+            let _told = store.close();
+            disk.clean_reopen()
+        } else {
+            disk.after_crash(CrashState::Everything)
+        };
+        let store = open_as(&disk, one_frame().mmap(false)).unwrap_or_else(|error| {
+            panic!("read {nth}, closed {is_closed}: {}", told(&error));
+        });
+        assert_eq!(lost(&store), [], "read {nth}, closed {is_closed}");
+    }
+}
+
+/// Memory that flipped a bit before both were written.
+#[test]
+fn what_is_bad_alike_in_both_logs_keeps_no_store_from_opening() {
+    let (disk, _store) = of_one_commit(one_frame().mmap(false));
+    let (blob, last) = stands(&disk, LogKind::Blob, &value(VALUES - 1)).unwrap();
+    let padding = last + value(VALUES - 1).len() as u64 + 2;
+    for at in [520, padding] {
+        let (disk, store) = of_one_commit(one_frame().mmap(false));
+        let (carried, first) = stands(&disk, LogKind::Pointer, &value(1)).unwrap();
+        let (_, own) = stands(&disk, LogKind::Blob, &value(1)).unwrap();
+        flip(&disk, blob, at);
+        flip(&disk, carried, at + first - own);
+        delete_much(&store);
+        let store =
+            open_as(&disk.after_crash(CrashState::Everything), one_frame().mmap(false)).unwrap();
+        assert_eq!(lost(&store), [], "{at}");
+    }
+}

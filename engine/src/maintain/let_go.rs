@@ -2,7 +2,8 @@
 //! (decision 0015).
 //!
 //! 1. The blob log is synced beyond it (K2 of `carried` in `pinstone_wal`).
-//! 2. What is carried is compared with the blob log's own bytes. Where they differ, or cannot be compared, each value
+//! 2. What is carried is compared with the blob log's own bytes. Where they differ, cannot be compared, or are no whole
+//!    frames, alike though they are, each value
 //!    that stands there, by carried records, its segment's list or the index, is read by its digest: one of which
 //!    the blob log has no good copy is put anew.
 //! 3. What was put anew, by whomever, is synced. A segment with such bytes that is not sealed is ended and sealed: of
@@ -118,13 +119,21 @@ fn doubtful<'a>(inner: &Inner, places: &'a [CarriedPlace]) -> Vec<&'a CarriedPla
     while !left.is_empty() {
         let (run, others, carried) = CarriedPlace::read_first(&*inner.disk, left);
         left = others;
-        if carried.is_ok_and(|carried| is_there(inner, run[0].from, &carried)) {
+        let are_whole = |carried: &[Bytes]| {
+            run.iter().zip(carried).all(|(place, bytes)| is_whole(inner, place, bytes))
+        };
+        let is_well =
+            |carried: Vec<Bytes>| is_there(inner, run[0].from, &carried) && are_whole(&carried);
+        if carried.is_ok_and(is_well) {
             continue;
         }
         for place in run {
             // Alone: what cannot be read of one says nothing of the others.
             let bytes = place.read(&*inner.disk);
-            if !bytes.is_ok_and(|bytes| is_there(inner, place.from, &[bytes])) {
+            let is_well = |bytes: Bytes| {
+                is_whole(inner, place, &bytes) && is_there(inner, place.from, &[bytes])
+            };
+            if !bytes.is_ok_and(is_well) {
                 tracing::warn!(position = %place.from, "the blob log may not have what is carried");
                 doubtful.push(place);
             }
@@ -178,20 +187,17 @@ fn values(
     place: &CarriedPlace,
     known: &mut Option<Known>,
 ) -> Result<Vec<ListEntry>> {
-    let (store_id, from, range) = (inner.trees.tables.store_id(), place.from, place.range());
     let bytes = place.read_left(&*inner.disk)?;
-    let carried = || records_in(store_id, from, &bytes);
-    let frames = frames_in(store_id, from, &bytes);
-    let whole_bytes = frames.iter().map(|(_, frame)| frame.len() as u64).sum::<u64>();
-    if whole_bytes == range.end - range.start {
+    let carried = || records_in(inner.trees.tables.store_id(), place.from, &bytes);
+    if is_whole(inner, place, &bytes) {
         return Ok(carried());
     }
-    let ordinal = from.ordinal();
+    let ordinal = place.from.ordinal();
     let known = match known {
         Some(known) if known.of == ordinal => known,
         known => known.insert(Known::read(inner, ordinal)?),
     };
-    let mut values = known.within(&range).to_vec();
+    let mut values = known.within(&place.range()).to_vec();
     if !known.is_list {
         values.extend(carried());
     }
@@ -217,6 +223,13 @@ fn end_bad(inner: &Inner) -> Result<()> {
     Ok(())
 }
 
+/// These are the place's bytes as they were written: whole frames.
+fn is_whole(inner: &Inner, place: &CarriedPlace, bytes: &Bytes) -> bool {
+    let frames = frames_in(inner.trees.tables.store_id(), place.from, bytes);
+    let whole_bytes = frames.iter().map(|(_, frame)| frame.len() as u64).sum::<u64>();
+    whole_bytes == place.range().end - place.range().start
+}
+
 /// These bytes, one after the other, stand in the blob log from this position on.
 fn is_there(inner: &Inner, from: LogPosition, carried: &[Bytes]) -> bool {
     let len_bytes = carried.iter().map(Bytes::len).sum();
@@ -234,18 +247,17 @@ fn is_there(inner: &Inner, from: LogPosition, carried: &[Bytes]) -> bool {
 
 /// Writes what is carried where it stands, as far as that is not sealed; or, where it is bad in both logs, what they have
 /// together. Returns what does not stand there even so.
+///
+/// # Errors
+/// Some of it may be had the next time, and cannot now.
 fn lay<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a CarriedPlace>> {
     // Nothing is sealed meanwhile.
     let _one_at_a_time = inner.maintaining.lock();
     let mut staying = Vec::new();
     for &place in places {
-        let is_laid = match of_both(inner, place) {
-            Ok(Some(frames)) => lay_frames(inner, place, &frames)?,
-            Ok(None) => false,
-            Err(error) => {
-                tracing::warn!(%error, "what is carried cannot be read now");
-                false
-            }
+        let is_laid = match of_both(inner, place)? {
+            Some(frames) => lay_frames(inner, place, &frames)?,
+            None => false,
         };
         if !is_laid {
             staying.push(place);

@@ -10,6 +10,7 @@ use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, WalErro
 use crate::error::{Error, Result};
 use crate::ops::put;
 use crate::options::Verify;
+use crate::state::carried::read_by_sector;
 use crate::state::digest_index::IndexView;
 use crate::state::inner::{Inner, count};
 
@@ -303,17 +304,22 @@ impl<'a> Search<'a> {
         Ok(value.filter(|value| Digest::of(value) == *self.digest))
     }
 
-    /// What the pointer log carries of this place, unchecked: the record and what follows it; none if it carries
-    /// nothing that the device can read.
+    /// What the pointer log carries of this place, unchecked: the record and what follows it, as far as the device can
+    /// read them; none if it carries nothing.
     fn carried_bytes(&self, place: Place) -> Result<Option<Bytes>> {
         let carried = self.inner.carried.find(place.position());
         let Some((file, offset_bytes, left_bytes)) = carried else { return Ok(None) };
-        let len_bytes = size(left_bytes.min(place.class.bytes_max()));
-        let read = || Ok(self.inner.disk.read_own(&file, offset_bytes, len_bytes)?);
-        match read_twice(read) {
-            Err(error) if may_pass(&error) => Err(error),
-            read => Ok(read.ok()),
-        }
+        let len_bytes = left_bytes.min(place.class.bytes_max());
+        let some = |at, len_bytes| Ok(self.inner.disk.read_own(&file, at, len_bytes)?);
+        let all = || some(offset_bytes, size(len_bytes));
+        let read = match all() {
+            // Where both fail, what may pass is told.
+            Err(WalError::Disk(first)) if !first.is_unreadable() => all().map_err(|_| first.into()),
+            // It may be what stands behind the record.
+            Err(_) => read_by_sector(offset_bytes..offset_bytes + len_bytes, some),
+            read => read,
+        };
+        Ok(Some(read?))
     }
 
     /// The value in the record that these bytes begin with; none if it is another's.
@@ -384,18 +390,20 @@ fn read_record(inner: &Inner, place: Place) -> Result<Option<Bytes>> {
     let offset_bytes = u64::from(place.offset_bytes);
     let read = |len_bytes| inner.segments.read(place.ordinal, offset_bytes, len_bytes);
     let class_bytes = place.class.bytes_max();
-    let len_bytes = if class_bytes <= ONE_READ_BYTES_MAX {
-        class_bytes
-    } else {
-        let Some(head) = read(HEADER_READ_BYTES)? else { return Ok(None) };
-        match RecordHeader::read(&head) {
-            // A damaged length is no reason to read more than the class allows.
-            Ok(header) => (header.payload_bytes as u64)
-                .saturating_add(header.len_bytes as u64)
-                .min(class_bytes),
-            Err(_) => head.len() as u64,
+    if class_bytes <= ONE_READ_BYTES_MAX {
+        match read(size(class_bytes)) {
+            // It may be what stands behind the record.
+            Err(WalError::Disk(error)) if error.is_unreadable() => {}
+            read => return Ok(read?),
         }
+    }
+    let Some(head) = read(HEADER_READ_BYTES)? else { return Ok(None) };
+    let len_bytes = match RecordHeader::read(&head) {
+        // A damaged length is no reason to read more than the class allows.
+        Ok(header) => {
+            (header.payload_bytes as u64).saturating_add(header.len_bytes as u64).min(class_bytes)
+        }
+        Err(_) => head.len() as u64,
     };
-    let len_bytes = usize::try_from(len_bytes).expect("a record is shorter than memory");
-    Ok(read(len_bytes)?)
+    Ok(read(size(len_bytes))?)
 }

@@ -114,7 +114,7 @@ impl Plan {
             seed: 1,
             points_one_in: 1,
             random_states: 4 * budget,
-            again_one_in: (80 / budget).max(1),
+            again_one_in: (40 / budget).max(1),
             until_first: false,
         }
     }

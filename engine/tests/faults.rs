@@ -15,6 +15,7 @@ mod common;
 
 use std::sync::Arc;
 
+use common::crash::Known;
 use common::faults::{Case, FAULTS, REPLAY, Report, hunt, opened_is_durable, replay};
 use common::model::Model;
 use common::replay::{Tally as _, lines};
@@ -158,7 +159,8 @@ fn a_commit_found_after_a_failed_sync_stays() {
         reopened.open().unwrap().unwrap();
         found_count += reopened.model.acknowledged() - acknowledged;
         drop(reopened);
-        opened_is_durable(&workload, world.disk.clean_reopen(), world.model).unwrap();
+        opened_is_durable(&workload, world.disk.clean_reopen(), world.model, &Known::default())
+            .unwrap();
     }
     assert!(found_count > 0, "no commit of unknown outcome was ever found");
 }

@@ -7,6 +7,9 @@
 //! 4. For some of them: crash that opening at each of its own operations that change something,
 //!    and do step 3 for several states each.
 //!
+//! Many of these states are the same: the same files, to be recovered by the same rules. Each such is
+//! recovered from once ([`Known`]), for a second time would go as the first did; of some of them that is tried.
+//!
 //! A [`Point`] names one such case and prints as one line, which replays it.
 
 use std::collections::BTreeMap;
@@ -14,7 +17,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use pinstone::Digest;
 use pinstone_disk::Disk;
+use pinstone_disk::env::Mutex;
 use pinstone_disk::sim::{CrashState, SimCounters, SimDisk};
 
 use super::model::{Model, sound};
@@ -127,10 +132,10 @@ pub struct Report {
     pub points: BTreeMap<String, u64>,
     /// Disk operations of recoveries that were crashed at.
     pub points_again: u64,
-    /// Pairs of a crash and a state, each recovered from.
-    pub recoveries: u64,
-    /// The same, by the kind of the state.
+    /// Pairs of a crash and a state, by the kind of the state.
     pub states: BTreeMap<&'static str, u64>,
+    /// Those that differ from all others before them, each recovered from.
+    pub recoveries: u64,
     /// What the crashes did.
     pub effects: SimCounters,
     pub violations: Violations,
@@ -145,7 +150,6 @@ impl Tally for Report {
             *self.states.entry(kind).or_default() += count;
         }
         self.points_again += other.points_again;
-        self.recoveries += other.recoveries;
         self.effects += other.effects;
         self.violations.add(other.violations);
     }
@@ -185,14 +189,92 @@ pub fn hunt(workloads: &[Workload], plan: &Plan) -> Report {
             Err(seen) => report.violations.note(|| seen),
         }
     }
+    let known = Known::default();
     replay::hunt(&cases, plan.until_first, &mut report, |(workload, op), part| {
-        crash_at(workload, *op, plan, part);
+        crash_at(workload, *op, plan, &known, part);
     });
+    report.recoveries = known.count();
     report
 }
 
+/// The states that were recovered from without a violation: a digest of the workload, the model and the
+/// files, and how many operations that change something the opening made.
+///
+/// Two disks with the same files behave alike but for what their seeds decide: the order of a batch's
+/// operations, which nobody sees on a disk that neither fails nor crashes, and how short a write falls.
+/// Of a workload whose disk fails no two states are the same, therefore.
+#[derive(Default)]
+pub struct Known(Mutex<Recoveries>);
+
+/// Of so many known states one is recovered from again, to see that it goes as it did.
+const KNOWN_AGAIN_ONE_IN: u64 = 64;
+
+#[derive(Default)]
+struct Recoveries {
+    sound: BTreeMap<Digest, u64>,
+    /// How many were tried.
+    count: u64,
+    /// How many were known.
+    known_count: u64,
+}
+
+impl Recoveries {
+    /// What is known of such a state, unless it is to be tried.
+    fn known(&mut self, fingerprint: Digest) -> Option<u64> {
+        let known = *self.sound.get(&fingerprint)?;
+        self.known_count += 1;
+        (!self.known_count.is_multiple_of(KNOWN_AGAIN_ONE_IN)).then_some(known)
+    }
+}
+
+impl Known {
+    /// Recovers from a state, unless it is known; how many operations that change something the opening
+    /// made.
+    pub fn recover(
+        &self,
+        workload: &Workload,
+        image: &Arc<SimDisk>,
+        model: &Model,
+    ) -> Verdict<u64> {
+        let fingerprint = workload.failing.is_none().then(|| fingerprint(workload, image, model));
+        {
+            let mut recoveries = self.0.lock();
+            if let Some(known) = fingerprint.and_then(|key| recoveries.known(key)) {
+                return Ok(known);
+            }
+            recoveries.count += 1;
+        }
+        let opening_mutations = caught(|| recover(workload, image, model.clone()))?;
+        if let Some(key) = fingerprint {
+            let before = self.0.lock().sound.insert(key, opening_mutations);
+            ensure!(
+                before.is_none_or(|before| before == opening_mutations),
+                "the same files were opened by {before:?} changes and by {opening_mutations}"
+            );
+        }
+        Ok(opening_mutations)
+    }
+
+    /// How many recoveries were tried.
+    pub fn count(&self) -> u64 {
+        self.0.lock().count
+    }
+}
+
+/// A digest of all that decides how a recovery goes on a disk that works.
+fn fingerprint(workload: &Workload, image: &SimDisk, model: &Model) -> Digest {
+    let mut told = workload.name.clone().into_bytes();
+    model.tell(&mut told);
+    for name in image.names() {
+        let bytes = image.file_bytes(&name).expect("it is listed");
+        told.extend(format!("\n{name} {}\n", bytes.len()).into_bytes());
+        told.extend(bytes);
+    }
+    Digest::of(&told)
+}
+
 /// Crashes one workload at one operation, in all states.
-fn crash_at(workload: &Workload, op: u64, plan: &Plan, report: &mut Report) {
+fn crash_at(workload: &Workload, op: u64, plan: &Plan, known: &Known, report: &mut Report) {
     *report.points.entry(workload.name.clone()).or_default() += 1;
     let mut point = Point {
         workload: workload.name.clone(),
@@ -210,7 +292,7 @@ fn crash_at(workload: &Workload, op: u64, plan: &Plan, report: &mut Report) {
         point.state = state;
         let image = crashed.after_crash(state);
         report.tried(state, &image);
-        let opening_mutations = match caught(|| recover(workload, &image, model.clone())) {
+        let opening_mutations = match known.recover(workload, &image, &model) {
             Ok(count) => count,
             Err(seen) => {
                 report.violation(&point, &seen, Some(&crashed));
@@ -220,7 +302,7 @@ fn crash_at(workload: &Workload, op: u64, plan: &Plan, report: &mut Report) {
         let chosen = mix(&[plan.seed, op, index as u64]).is_multiple_of(plan.again_one_in);
         if chosen && !(plan.until_first && report.violations.count > 0) {
             for again in 1..=opening_mutations {
-                crash_again(workload, &crashed, &model, &point, again, report);
+                crash_again(workload, &crashed, &model, &point, again, known, report);
             }
         }
     }
@@ -233,6 +315,7 @@ fn crash_again(
     model: &Model,
     point: &Point,
     op: u64,
+    known: &Known,
     report: &mut Report,
 ) {
     report.points_again += 1;
@@ -247,7 +330,7 @@ fn crash_again(
     for state in [CrashState::Nothing, CrashState::Everything, random] {
         let image = again.after_crash(state);
         report.tried(state, &image);
-        if let Err(seen) = caught(|| recover(workload, &image, model.clone())) {
+        if let Err(seen) = known.recover(workload, &image, model) {
             let point = Point { again: Some((op, state)), ..point.clone() };
             report.violation(&point, &seen, Some(&again));
         }
@@ -260,7 +343,6 @@ impl Report {
     }
 
     fn tried(&mut self, state: CrashState, image: &SimDisk) {
-        self.recoveries += 1;
         self.effects += image.counters();
         *self.states.entry(kind(state)).or_default() += 1;
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use pinstone::Error;
 use pinstone_disk::sim::{CrashState, Fault, SimCounters, SimDisk};
 
-use super::crash::recover;
+use super::crash::Known;
 use super::model::Model;
 use super::replay::{Tally, Violations, Words, number, op_count};
 use super::script::{Failing, Step, Workload, World, workload};
@@ -93,7 +93,7 @@ pub struct Report {
     pub fired: BTreeMap<(&'static str, &'static str), u64>,
     /// Errors that the store returned, by fault and class.
     pub errors: BTreeMap<(&'static str, &'static str), u64>,
-    /// Stores opened and compared afterwards.
+    /// States of the disk that were recovered from afterwards, each once.
     pub recoveries: u64,
     /// What the disks did.
     pub effects: SimCounters,
@@ -158,10 +158,12 @@ pub fn hunt(
             }
         }
     }
+    let known = Known::default();
     replay::hunt(&cases, until_first, &mut report, |(workload, failing), part| {
         let case = Case { workload: workload.name.clone(), seed, failing: *failing };
-        try_case(workload, &case, part);
+        try_case(workload, &case, &known, part);
     });
+    report.recoveries += known.count();
     report
 }
 
@@ -169,11 +171,13 @@ pub fn hunt(
 pub fn replay(case: &Case) -> Report {
     let workload = workload(&case.workload).expect("the case names a known workload");
     let mut report = Report::default();
-    try_case(&workload, case, &mut report);
+    let known = Known::default();
+    try_case(&workload, case, &known, &mut report);
+    report.recoveries += known.count();
     report
 }
 
-fn try_case(workload: &Workload, case: &Case, report: &mut Report) {
+fn try_case(workload: &Workload, case: &Case, known: &Known, report: &mut Report) {
     let mut disk = None;
     let seen = caught(|| {
         let (begun, model) = workload.begin(case.seed)?;
@@ -191,7 +195,7 @@ fn try_case(workload: &Workload, case: &Case, report: &mut Report) {
             return lived;
         }
         lived?;
-        afterwards(world, case.failing, report)
+        afterwards(world, case.failing, known, report)
     });
     if let Err(seen) = seen {
         report.violations.note_case(&seen, REPLAY, case, disk.as_deref());
@@ -293,15 +297,15 @@ fn fits(world: &World<'_>, failing: Failing, error: &Error) -> Verdict {
 }
 
 /// What is found after a crash, after the process's death, and with the cache dropped.
-fn afterwards(world: World<'_>, failing: Failing, report: &mut Report) -> Verdict {
+fn afterwards(world: World<'_>, failing: Failing, known: &Known, report: &mut Report) -> Verdict {
     let World { workload, disk, mut model, store, .. } = world;
     model.die();
     let random = CrashState::Random(mix(&[failing.op]));
     for state in [CrashState::Nothing, CrashState::Everything, random] {
         let image = disk.after_crash(state);
-        report.recoveries += 1;
         report.effects += image.counters();
-        recover(workload, &image, model.clone())
+        known
+            .recover(workload, &image, &model)
             .map_err(|seen| format!("after a crash, {state:?}: {seen}"))?;
     }
     let images = [("with its cache", false), ("without its cache", true)]
@@ -311,23 +315,29 @@ fn afterwards(world: World<'_>, failing: Failing, report: &mut Report) -> Verdic
         if dropped {
             image.drop_caches();
         }
-        report.recoveries += 2;
         report.effects += image.counters();
-        opened_is_durable(workload, image, model.clone())
+        opened_is_durable(workload, image, model.clone(), known)
             .map_err(|seen| format!("after a kill, {what}: {seen}"))?;
     }
     Ok(())
 }
 
 /// Opens the store; whatever it then shows survives anything.
-pub fn opened_is_durable(workload: &Workload, image: Arc<SimDisk>, model: Model) -> Verdict {
+pub fn opened_is_durable(
+    workload: &Workload,
+    image: Arc<SimDisk>,
+    model: Model,
+    known: &Known,
+) -> Verdict {
     let mut world = World::new(workload, image, model);
     world.open()?.map_err(|error| format!("open: {}", told(&error)))?;
     let store = world.store.as_ref().expect("it is open");
     let at_once = world.disk.after_crash(CrashState::Nothing);
     let mut model = world.model.clone();
     model.die();
-    recover(workload, &at_once, model).map_err(|seen| format!("a crash once opened: {seen}"))?;
+    known
+        .recover(workload, &at_once, &model)
+        .map_err(|seen| format!("a crash once opened: {seen}"))?;
     world.disk.drop_caches();
     world.model.reads(store).map_err(|seen| format!("cache dropped once opened: {seen}"))?;
     world.model.goes_on(store)?;
@@ -335,7 +345,8 @@ pub fn opened_is_durable(workload: &Workload, image: Arc<SimDisk>, model: Model)
     world.model.reads(store).map_err(|seen| format!("cache dropped later: {seen}"))?;
     let later = world.disk.after_crash(CrashState::Nothing);
     world.model.die();
-    recover(workload, &later, world.model)
+    known
+        .recover(workload, &later, &world.model)
         .map(drop)
         .map_err(|seen| format!("a crash later: {seen}"))
 }

@@ -249,6 +249,26 @@ impl Model {
         }
     }
 
+    /// Appends all that it judges by: two models judge alike that append the same.
+    pub fn tell(&self, to: &mut Vec<u8>) {
+        let Self { after, acknowledged, values } = self;
+        to.extend(
+            format!("\n{acknowledged} of {}, {} values\n", after.len(), values.len()).bytes(),
+        );
+        for pointers in after {
+            to.extend(pointers.len().to_le_bytes());
+            for (name, digest) in pointers.iter() {
+                to.extend(name.len().to_le_bytes());
+                to.extend(name);
+                to.extend(digest.as_bytes());
+            }
+        }
+        for (digest, value) in values {
+            to.extend(digest.as_bytes());
+            to.push(value.promise as u8);
+        }
+    }
+
     fn promise(&self, digest: &Digest) -> Promise {
         self.values.get(digest).map_or(Promise::Absent, |value| value.promise)
     }

@@ -6,37 +6,13 @@ mod common;
 
 use std::sync::Arc;
 
-use common::small::{builder, open_as, segments, stands, value};
+use common::small::{builder, lost, of_one_commit, open_as, segments, stands, value};
 use common::told;
 use pinstone::{Batch, Digest, Error, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{FileName, LogKind, Operation};
 
-/// Values that a reading does not find as they were put.
-fn lost(store: &Store) -> Vec<(u32, String)> {
-    let lost = |number| match store.get(&Digest::of(&value(number))) {
-        Ok(Some(found)) if found == value(number) => None,
-        Ok(_) => Some((number, "absent or wrong".to_owned())),
-        Err(error) => Some((number, told(&error))),
-    };
-    (0..VALUES).filter_map(lost).collect()
-}
-
 const VALUES: u32 = 20;
-
-/// Values of one commit.
-fn of_one_commit(options: StoreBuilder) -> (Arc<SimDisk>, Store) {
-    let disk = SimDisk::new(1);
-    let store = open_as(&disk, options).unwrap();
-    let values: Vec<_> = (0..VALUES).map(value).collect();
-    let mut batch = Batch::new();
-    for (number, put) in store.put_many(&values).into_iter().enumerate() {
-        batch = batch.set(format!("name-{number}"), put.unwrap().digest);
-    }
-    store.commit(batch).unwrap();
-    store.sync().unwrap();
-    (disk, store)
-}
 
 fn delete_much(store: &Store) {
     for number in 0..600 {
@@ -86,7 +62,7 @@ fn each_value_is_found(options: fn() -> StoreBuilder, own: Bad, carried: Bad) {
         delete_much(&store);
         assert!(!segments(&disk, LogKind::Pointer).contains(&pointer), "{what}");
         disk.heal();
-        assert_eq!(lost(&store), [], "{what}");
+        assert_eq!(lost(&store, 0..VALUES), [], "{what}");
         let disk = match is_closed {
             true => {
                 store.close().unwrap();
@@ -96,7 +72,7 @@ fn each_value_is_found(options: fn() -> StoreBuilder, own: Bad, carried: Bad) {
         };
         let store = open_as(&disk, options());
         let store = store.unwrap_or_else(|error| panic!("{what}: {}", told(&error)));
-        assert_eq!(lost(&store), [], "{what}");
+        assert_eq!(lost(&store, 0..VALUES), [], "{what}");
     }
 }
 
@@ -188,7 +164,7 @@ fn what_cannot_be_read_for_a_moment_is_not_let_go_of() {
     delete_much(&store);
     disk.heal();
     store.maintain().unwrap();
-    assert_eq!(lost(&store), []);
+    assert_eq!(lost(&store, 0..VALUES), []);
 }
 
 #[test]
@@ -206,7 +182,7 @@ fn nor_is_it_where_one_read_alone_fails_so() {
         delete_much(&store);
         store.maintain().unwrap();
         assert!(!segments(&disk, LogKind::Pointer).contains(&pointer));
-        assert_eq!(lost(&store), [], "{nth}");
+        assert_eq!(lost(&store, 0..VALUES), [], "{nth}");
     }
 }
 
@@ -228,7 +204,7 @@ fn nor_is_it_where_the_first_of_two_tries_fails_so() {
         delete_much(&store);
         disk.heal();
         assert!(!segments(&disk, LogKind::Pointer).contains(&pointer));
-        assert_eq!(lost(&store), [], "{fail_count}");
+        assert_eq!(lost(&store, 0..VALUES), [], "{fail_count}");
     }
 }
 
@@ -242,7 +218,7 @@ fn a_get_tells_what_may_pass_though_the_next_try_says_otherwise() {
     let told = store.get(&Digest::of(&value(7)));
     assert!(matches!(told, Err(Error::Io { .. })), "{told:?}");
     disk.heal();
-    assert_eq!(lost(&store), []);
+    assert_eq!(lost(&store, 0..VALUES), []);
 }
 
 #[test]
@@ -374,7 +350,7 @@ fn what_cannot_be_read_for_want_of_memory_is_not_let_go_of_on_a_full_device() {
         let store = open_as(&disk, one_frame().mmap(false)).unwrap_or_else(|error| {
             panic!("read {nth}, closed {is_closed}: {}", told(&error));
         });
-        assert_eq!(lost(&store), [], "read {nth}, closed {is_closed}");
+        assert_eq!(lost(&store, 0..VALUES), [], "read {nth}, closed {is_closed}");
     }
 }
 
@@ -393,6 +369,6 @@ fn what_is_bad_alike_in_both_logs_keeps_no_store_from_opening() {
         delete_much(&store);
         let store =
             open_as(&disk.after_crash(CrashState::Everything), one_frame().mmap(false)).unwrap();
-        assert_eq!(lost(&store), [], "{at}");
+        assert_eq!(lost(&store, 0..VALUES), [], "{at}");
     }
 }

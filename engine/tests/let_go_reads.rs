@@ -8,7 +8,9 @@ mod common;
 use std::sync::Arc;
 
 use common::meddling::MeddlingDisk;
-use common::small::{builder, commit, open, open_as, sealed, segments, stands, value};
+use common::small::{
+    builder, commit, lost, of_one_commit, open, open_as, sealed, segments, stands, value,
+};
 use common::told;
 use pinstone::{Batch, CheckOptions, Digest, Error, Put, Store, StoreBuilder};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
@@ -23,16 +25,6 @@ fn delete_until_sealed(disk: &SimDisk, store: &Store) {
     let is_alone = || before.len() == 1 && segments(disk, LogKind::Pointer) == before;
     let count = (0..COMMITS_MAX).take_while(|_| is_alone() && deletion().is_ok()).count();
     assert!(count < COMMITS_MAX as usize);
-}
-
-/// Values that a reading does not find as they were put.
-fn lost(store: &Store, numbers: impl IntoIterator<Item = u32>) -> Vec<(u32, String)> {
-    let lost = |number| match store.get(&Digest::of(&value(number))) {
-        Ok(Some(found)) if found == value(number) => None,
-        Ok(_) => Some((number, "absent or wrong".to_owned())),
-        Err(error) => Some((number, told(&error))),
-    };
-    numbers.into_iter().filter_map(lost).collect()
 }
 
 fn make_bad(disk: &SimDisk, log: LogKind, number: u32) -> FileName {
@@ -128,25 +120,11 @@ fn too_few_descriptors_for_a_moment_lose_no_value() {
     assert_eq!(lost(&store, 0..50), []);
 }
 
-/// Twenty values in one frame.
-fn of_one_frame(options: StoreBuilder) -> (Arc<SimDisk>, Store) {
-    let disk = SimDisk::new(1);
-    let store = open_as(&disk, options).unwrap();
-    let values: Vec<_> = (0..20).map(value).collect();
-    let mut batch = Batch::new();
-    for (number, put) in store.put_many(&values).into_iter().enumerate() {
-        batch = batch.set(format!("name-{number}"), put.unwrap().digest);
-    }
-    store.commit(batch).unwrap();
-    store.sync().unwrap();
-    (disk, store)
-}
-
 /// Each value has a good copy: one carried, the other where it was put.
 #[test]
 fn a_carried_sector_that_cannot_be_read_ends_no_store_and_costs_no_other_value() {
     for is_closed in [false, true] {
-        let (disk, store) = of_one_frame(builder());
+        let (disk, store) = of_one_commit(builder());
         make_bad(&disk, LogKind::Blob, 12);
         disk.fail_when(sector_reads(&disk, LogKind::Pointer, 3), Fault::Eio);
         delete_until_sealed(&disk, &store);
@@ -159,7 +137,7 @@ fn a_carried_sector_that_cannot_be_read_ends_no_store_and_costs_no_other_value()
 
 #[test]
 fn a_bad_carried_record_costs_no_other_value_of_its_frame() {
-    let (disk, store) = of_one_frame(builder());
+    let (disk, store) = of_one_commit(builder());
     one_bad_of_each_log_costs_nothing(&disk, &store);
 }
 
@@ -180,7 +158,7 @@ fn nor_does_it_on_a_full_device() {
     });
     for (is_value, is_closed, has_space) in bad {
         let options = || builder().segment_bytes(256 << 10).reserve_bytes(1 << 20);
-        let (disk, store) = of_one_frame(options());
+        let (disk, store) = of_one_commit(options());
         let first = segments(&disk, LogKind::Pointer)[0];
         if is_value {
             make_bad(&disk, LogKind::Blob, 12);
@@ -207,7 +185,7 @@ fn nor_does_it_on_a_full_device() {
 /// No memtable has the values of such a segment.
 #[test]
 fn nor_does_it_where_the_segment_stands_in_tables() {
-    let (disk, store) = of_one_frame(builder().segment_bytes(16 << 10).memtable_entries_max(1));
+    let (disk, store) = of_one_commit(builder().segment_bytes(16 << 10).memtable_entries_max(1));
     let others: Vec<_> = (20..60).map(value).collect();
     assert!(store.put_many(&others).iter().all(Result::is_ok));
     store.sync().unwrap();
@@ -599,7 +577,7 @@ fn a_good_copy_that_cannot_be_read_for_a_moment_is_waited_for() {
 fn a_segment_that_cannot_be_read_at_all_costs_no_value_that_is_carried_well() {
     for is_list_bad in [false, true] {
         let options = builder().segment_bytes(16 << 10).pointer_segment_bytes(256 << 10);
-        let (disk, store) = of_one_frame(options.memtable_entries_max(1));
+        let (disk, store) = of_one_commit(options.memtable_entries_max(1));
         (1000..1100).for_each(|number| assert!(store.put(&value(number)).unwrap().new));
         store.sync().unwrap();
         store.maintain().unwrap();

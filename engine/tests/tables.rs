@@ -9,26 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use common::meddling::MeddlingDisk;
-use pinstone::{
-    Batch, CheckOptions, Digest, Error, Maintenance, Stats, Store, StoreBuilder, TreeStats, Verify,
-};
+use common::small_tables;
+use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Stats, Store, TreeStats, Verify};
 use pinstone_disk::env::{AtomicBool, Ordering};
 use pinstone_disk::sim::{Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation, TableKind};
-
-/// Small, so that little makes much happen.
-fn small() -> StoreBuilder {
-    Store::builder()
-        .segment_bytes(16 << 10)
-        .pointer_segment_bytes(8 << 10)
-        .append_buffer_bytes(1 << 10)
-        .reserve_bytes(1 << 20)
-        .memtable_entries_max(20)
-        .level0_tables(2)
-        .level_ratio(2)
-        .table_bytes(4 << 10)
-        .maintenance(Maintenance::Inline)
-}
 
 fn value(number: u32) -> Vec<u8> {
     let len = 20 + usize::try_from(number % 7).unwrap() * 90;
@@ -63,7 +48,8 @@ fn values_in_tables_are_found_and_others_are_not() {
     let disk = SimDisk::new(1);
     for (bits, count) in [(56, 1000), (9, 800), (1, 200)] {
         let disk = if bits == 56 { disk.clone() } else { SimDisk::new(u64::from(bits)) };
-        let open = || small().index_key_bits(bits).open_on(Arc::clone(&disk) as Arc<dyn Disk>);
+        let open =
+            || small_tables().index_key_bits(bits).open_on(Arc::clone(&disk) as Arc<dyn Disk>);
         let store = open().unwrap();
         for number in 0..count {
             assert!(store.put(&value(number)).unwrap().new);
@@ -136,7 +122,7 @@ fn holds(store: &Store, expected: &BTreeMap<String, Digest>) {
 #[test]
 fn pointers_in_tables_stand_and_their_log_goes() {
     let disk = SimDisk::new(2);
-    let open = || small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let open = || small_tables().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
     let store = open();
     for number in 0..50 {
         store.put(&value(number)).unwrap();
@@ -192,7 +178,7 @@ fn asked(store: &Store) -> (u64, u64) {
 #[test]
 fn filters_stand_where_the_options_have_them() {
     for levels in [0, 1, 7] {
-        let builder = small().filter_levels(levels);
+        let builder = small_tables().filter_levels(levels);
         let store = builder.open_on(SimDisk::new(3) as Arc<dyn Disk>).unwrap();
         for number in 0..600 {
             store.put(&value(number)).unwrap();
@@ -213,7 +199,7 @@ fn filters_stand_where_the_options_have_them() {
 #[test]
 fn a_bounded_rate_of_compaction_stops_nobody() {
     let dir = tempfile::tempdir().unwrap();
-    let builder = || small().maintenance(Maintenance::Thread).compaction_bytes_per_second(1);
+    let builder = || small_tables().maintenance(Maintenance::Thread).compaction_bytes_per_second(1);
     let store = builder().open(dir.path()).unwrap();
     for number in 0..400 {
         store.put(&value(number)).unwrap();
@@ -228,7 +214,7 @@ fn a_bounded_rate_of_compaction_stops_nobody() {
 fn a_name_that_is_set_again_and_again_does_not_keep_its_log() {
     let disk = SimDisk::new(4);
     let open = || {
-        let builder = small().memtable_entries_max(1000);
+        let builder = small_tables().memtable_entries_max(1000);
         builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap()
     };
     let store = open();
@@ -251,7 +237,7 @@ fn a_name_that_is_set_again_and_again_does_not_keep_its_log() {
 #[test]
 fn a_check_finds_nothing_wrong_where_segments_are_flushed_and_go_meanwhile() {
     let disk = SimDisk::new(5);
-    let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let store = small_tables().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
     let commit = |store: &Store, numbers: std::ops::Range<u32>| {
         for number in numbers {
             let digest = store.put(&value(number)).unwrap().digest;
@@ -286,7 +272,7 @@ const GROWN_VALUES: u32 = 500;
 
 fn grown(seed: u64) -> Grown {
     let disk = SimDisk::new(seed);
-    let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let store = small_tables().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
     for number in 0..GROWN_VALUES {
         store.put(&value(number)).unwrap();
     }
@@ -371,7 +357,7 @@ fn a_whole_compaction_leaves_one_level_of_each_tree() {
     let Grown { disk, store, snapshot, standing, .. } = grown;
     drop(snapshot);
     store.close().unwrap();
-    let store = small().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
+    let store = small_tables().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
     store.compact().unwrap();
     holds(&store, &standing);
     all_are_found(&store, 0..GROWN_VALUES);
@@ -423,7 +409,7 @@ fn a_whole_compaction_ends_when_the_store_is_closed_and_stops_nobody() {
     assert_eq!(calls.get(), 3);
     let closed = grown.store.compact();
     assert!(matches!(closed, Err(Error::Poisoned { .. })), "{closed:?}");
-    let store = small().open_on(Arc::clone(&grown.disk) as Arc<dyn Disk>).unwrap();
+    let store = small_tables().open_on(Arc::clone(&grown.disk) as Arc<dyn Disk>).unwrap();
     assert!(store.stats().recovery.clean);
     assert_eq!(store.pointer("meanwhile").unwrap(), Some(Digest::of(b"meanwhile")));
     is_sound(&store);
@@ -440,7 +426,7 @@ fn a_value_in_whose_place_another_record_stands_is_never_said_to_be_absent() {
     };
     let disk = SimDisk::new(1);
     let open = |disk: &Arc<SimDisk>| {
-        let builder = small().memtable_entries_max(1).level0_tables(1);
+        let builder = small_tables().memtable_entries_max(1).level0_tables(1);
         builder.open_on(Arc::clone(disk) as Arc<dyn Disk>)
     };
     let store = open(&disk).unwrap();
@@ -488,7 +474,7 @@ fn a_value_in_whose_place_another_record_stands_is_never_said_to_be_absent() {
 fn values_go_on_where_names_cannot_be_flushed() {
     for maintenance in [Maintenance::Inline, Maintenance::Thread] {
         let disk = SimDisk::new(1);
-        let builder = small().pointer_segment_bytes(4 << 10).maintenance(maintenance);
+        let builder = small_tables().pointer_segment_bytes(4 << 10).maintenance(maintenance);
         let store = builder.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
         let name = |number: u32| format!("{:0200}", number * 7919 % 1000);
         let go = |numbers: std::ops::Range<u32>| {
@@ -526,7 +512,7 @@ fn values_go_on_where_names_cannot_be_flushed() {
 fn readers_of_old_tables_do_not_make_new_ones_grow() {
     let bytes_an_entry = |held: bool| {
         let disk = SimDisk::new(1);
-        let store = small().pointer_segment_bytes(16 << 10).memtable_entries_max(100);
+        let store = small_tables().pointer_segment_bytes(16 << 10).memtable_entries_max(100);
         let store = store.open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
         let digest = store.put(b"value").unwrap().digest;
         let mut readers = std::collections::VecDeque::new();
@@ -569,7 +555,7 @@ fn readers_of_old_tables_do_not_make_new_ones_grow() {
 #[test]
 fn a_store_opens_while_a_reader_of_its_last_life_lets_go() {
     let disk = SimDisk::new(1);
-    let builder = || small().memtable_entries_max(1).level0_tables(1).reserve_bytes(0);
+    let builder = || small_tables().memtable_entries_max(1).level0_tables(1).reserve_bytes(0);
     let store = builder().open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap();
     let digest = store.put(b"value").unwrap().digest;
     let fill = || {

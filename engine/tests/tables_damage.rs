@@ -8,24 +8,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use pinstone::{
-    Batch, CheckOptions, Digest, Error, Maintenance, Stats, Store, StoreBuilder, TreeStats,
-};
+use common::small_tables;
+use pinstone::{Batch, CheckOptions, Digest, Error, Stats, Store, StoreBuilder, TreeStats};
 use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation};
 
 /// Small, so that little makes much happen.
 fn small() -> StoreBuilder {
-    Store::builder()
-        .segment_bytes(16 << 10)
-        .pointer_segment_bytes(8 << 10)
-        .append_buffer_bytes(1 << 10)
-        .reserve_bytes(1 << 20)
-        .memtable_entries_max(20)
-        .level0_tables(2)
-        .level_ratio(2)
-        .table_bytes(8 << 10)
-        .maintenance(Maintenance::Inline)
+    small_tables().table_bytes(8 << 10)
 }
 
 /// Unlike small ones, these make the names' tables longer than their first block.

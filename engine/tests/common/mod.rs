@@ -42,6 +42,20 @@ pub fn tiny_tables() -> pinstone::StoreBuilder {
         .table_bytes(4 << 10)
 }
 
+/// Options of a store with tables of a few blocks, and memtables of a few of those.
+pub fn small_tables() -> pinstone::StoreBuilder {
+    pinstone::Store::builder()
+        .segment_bytes(16 << 10)
+        .pointer_segment_bytes(8 << 10)
+        .append_buffer_bytes(1 << 10)
+        .reserve_bytes(1 << 20)
+        .memtable_entries_max(20)
+        .level0_tables(2)
+        .level_ratio(2)
+        .table_bytes(4 << 10)
+        .maintenance(pinstone::Maintenance::Inline)
+}
+
 /// A fact that holds, or what was seen instead.
 pub type Verdict<T = ()> = Result<T, String>;
 

@@ -6,6 +6,8 @@ use pinstone::{Batch, Digest, Maintenance, Store, StoreBuilder};
 use pinstone_disk::sim::SimDisk;
 use pinstone_disk::{Disk, FileName, LogKind};
 
+use super::told;
+
 /// Options of a store whose pointer log goes on in a further segment soon.
 pub fn builder() -> StoreBuilder {
     Store::builder()
@@ -30,6 +32,30 @@ pub fn value(number: u32) -> Vec<u8> {
 pub fn commit(store: &Store, number: u32) {
     let digest = store.put(&value(number)).expect("it is put").digest;
     store.commit(Batch::new().set(format!("name-{number}"), digest)).expect("it is committed");
+}
+
+/// Values 0 to 19, put together and named by one commit.
+pub fn of_one_commit(options: StoreBuilder) -> (Arc<SimDisk>, Store) {
+    let disk = SimDisk::new(1);
+    let store = open_as(&disk, options).expect("it opens");
+    let values: Vec<_> = (0..20).map(value).collect();
+    let mut batch = Batch::new();
+    for (number, put) in store.put_many(&values).into_iter().enumerate() {
+        batch = batch.set(format!("name-{number}"), put.expect("it is put").digest);
+    }
+    store.commit(batch).expect("it is committed");
+    store.sync().expect("it is synced");
+    (disk, store)
+}
+
+/// Values that a reading does not find as they were put, and what it finds.
+pub fn lost(store: &Store, numbers: impl IntoIterator<Item = u32>) -> Vec<(u32, String)> {
+    let lost = |number| match store.get(&Digest::of(&value(number))) {
+        Ok(Some(found)) if found == value(number) => None,
+        Ok(_) => Some((number, "absent or wrong".to_owned())),
+        Err(error) => Some((number, told(&error))),
+    };
+    numbers.into_iter().filter_map(lost).collect()
 }
 
 /// The files of a log's segments, the oldest first.

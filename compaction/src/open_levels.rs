@@ -4,7 +4,8 @@
 //! shares every table that stays. A table is closed, and, if its owner said so, its file removed,
 //! when the last view or iterator that holds it is gone.
 //!
-//! - O1: the open tables of each level stand in the order of their descriptions in [`Levels`].
+//! - O1: the open tables of each level stand in the order of their descriptions in [`Levels`], and so do the
+//!   heads of their bounds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +21,46 @@ use crate::table::{TableId, TableMeta};
 /// A tree's levels, their tables open.
 pub struct OpenLevels<T: Tree> {
     levels: Levels,
-    tables: [Arc<[Arc<T::Table>]>; LEVELS_MAX as usize],
+    open: [OpenLevel<T>; LEVELS_MAX as usize],
+    /// A bit for each level that has tables: look-ups pass over the others.
+    filled: u8,
+}
+
+/// A level's tables, open. A clone shares them.
+struct OpenLevel<T: Tree> {
+    tables: Arc<[Arc<T::Table>]>,
+    /// Of each the first bytes of its first key and its last: mostly they tell, and stand together.
+    heads: Arc<[[u64; 2]]>,
+}
+
+impl<T: Tree> OpenLevel<T> {
+    fn new(tables: Arc<[Arc<T::Table>]>) -> Self {
+        let heads = tables.iter().map(|table| {
+            let TableMeta { first, last, .. } = T::file(table).meta();
+            [head(first), head(last)]
+        });
+        let heads = heads.collect();
+        Self { tables, heads }
+    }
+}
+
+impl<T: Tree> Clone for OpenLevel<T> {
+    fn clone(&self) -> Self {
+        Self { tables: Arc::clone(&self.tables), heads: Arc::clone(&self.heads) }
+    }
+}
+
+/// The first bytes of a key, and zeros behind a shorter one: in the order of the keys, where they differ.
+#[inline]
+fn head(key: &[u8]) -> u64 {
+    match key.first_chunk() {
+        Some(head) => u64::from_be_bytes(*head),
+        None => {
+            let mut head = [0; 8];
+            head[..key.len()].copy_from_slice(key);
+            u64::from_be_bytes(head)
+        }
+    }
 }
 
 impl<T: Tree> fmt::Debug for OpenLevels<T> {
@@ -31,15 +71,26 @@ impl<T: Tree> fmt::Debug for OpenLevels<T> {
 
 impl<T: Tree> Clone for OpenLevels<T> {
     fn clone(&self) -> Self {
-        Self { levels: self.levels.clone(), tables: self.tables.clone() }
+        Self { levels: self.levels.clone(), open: self.open.clone(), filled: self.filled }
     }
 }
 
 impl<T: Tree> OpenLevels<T> {
     /// A tree without tables.
     pub fn new() -> Self {
-        let none: Arc<[Arc<T::Table>]> = Arc::from([]);
-        Self { levels: Levels::new(T::KIND), tables: std::array::from_fn(|_| Arc::clone(&none)) }
+        let none = OpenLevel::new(Arc::from([]));
+        Self {
+            levels: Levels::new(T::KIND),
+            open: std::array::from_fn(|_| OpenLevel::clone(&none)),
+            filled: 0,
+        }
+    }
+
+    /// Puts a level's open tables in their place.
+    fn fill(&mut self, level: u8, tables: Arc<[Arc<T::Table>]>) {
+        let bit = 1 << level;
+        self.filled = if tables.is_empty() { self.filled & !bit } else { self.filled | bit };
+        self.open[usize::from(level)] = OpenLevel::new(tables);
     }
 
     /// Opens all tables of `levels`: one read of a few kilobytes each.
@@ -57,7 +108,7 @@ impl<T: Tree> OpenLevels<T> {
         };
         let mut opened = Self::new();
         for level in 0..LEVELS_MAX {
-            opened.tables[usize::from(level)] = open(level)?;
+            opened.fill(level, open(level)?);
         }
         Ok(Self { levels, ..opened })
     }
@@ -70,7 +121,7 @@ impl<T: Tree> OpenLevels<T> {
     /// The open tables of a level: of level 0 in the order in which they came, of the others by
     /// key.
     pub fn tables(&self, level: u8) -> &[Arc<T::Table>] {
-        self.tables.get(usize::from(level)).map_or(&[], |tables| tables)
+        self.open.get(usize::from(level)).map_or(&[], |open| &open.tables)
     }
 
     /// All open tables with their levels, from level 0 down.
@@ -83,10 +134,11 @@ impl<T: Tree> OpenLevels<T> {
         self.all().map(|(_, table)| table).find(|table| T::file(table).meta().id == id)
     }
 
-    /// The tables that may hold `key`, with their levels: the newest of level 0 first, then one at
-    /// most of each level. A look at each table of level 0, a binary search in the others.
+    /// The tables that may hold `key`: the newest of level 0 first, then one at most of each level, from
+    /// level 1 down. A look at each table of level 0, a binary search in the others.
     pub fn for_key<'a>(&'a self, key: &'a [u8]) -> ForKey<'a, T> {
-        ForKey { levels: self, key, level: 0, left: self.tables(0).len() }
+        let below = self.filled & !1;
+        ForKey { levels: self, key, head: head(key), below, left: self.open[0].tables.len() }
     }
 
     /// The view that the edit makes of this one. `opened` are the tables that it adds, open; those
@@ -99,7 +151,7 @@ impl<T: Tree> OpenLevels<T> {
     /// If a table that is added is neither among `opened` nor here.
     pub fn apply(&self, edit: &LevelEdit, opened: &[Arc<T::Table>]) -> Result<Self, LevelFault> {
         let levels = self.levels.apply(edit)?;
-        let mut next = Self { levels, tables: self.tables.clone() };
+        let mut next = Self { levels, ..self.clone() };
         let here = self.all().map(|(_, table)| table).chain(opened);
         let by_id: BTreeMap<TableId, &Arc<T::Table>> =
             here.map(|table| (T::file(table).meta().id, table)).collect();
@@ -111,7 +163,8 @@ impl<T: Tree> OpenLevels<T> {
             let find = |meta: &Arc<TableMeta>| {
                 Arc::clone(by_id.get(&meta.id).expect("a table that is added was opened"))
             };
-            next.tables[usize::from(level)] = metas.iter().map(find).collect();
+            let tables = metas.iter().map(find).collect();
+            next.fill(level, tables);
         }
         Ok(next)
     }
@@ -127,29 +180,41 @@ impl<T: Tree> Default for OpenLevels<T> {
 pub struct ForKey<'a, T: Tree> {
     levels: &'a OpenLevels<T>,
     key: &'a [u8],
-    level: u8,
+    head: u64,
+    /// A bit for each level below level 0 that has tables and was not looked at.
+    below: u8,
     /// Of level 0, tables that were not looked at.
     left: usize,
 }
 
 impl<'a, T: Tree> Iterator for ForKey<'a, T> {
-    type Item = (u8, &'a Arc<T::Table>);
+    type Item = &'a Arc<T::Table>;
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let Self { levels, key, .. } = *self;
+        let Self { levels, key, head, .. } = *self;
         while self.left > 0 {
             self.left -= 1;
-            if levels.levels.tables(0)[self.left].overlaps(key, key) {
-                return Some((0, &levels.tables(0)[self.left]));
+            let OpenLevel { tables, heads } = &levels.open[0];
+            let ([first, last], table) = (heads[self.left], &tables[self.left]);
+            let may_overlap = first <= head && head <= last;
+            let is_sure = first < head && head < last;
+            if may_overlap && (is_sure || T::file(table).meta().overlaps(key, key)) {
+                return Some(table);
             }
         }
-        while self.level + 1 < LEVELS_MAX {
-            self.level += 1;
-            let metas = levels.levels.tables(self.level);
-            let at = metas.partition_point(|meta| meta.last[..] < *key);
-            if metas.get(at).is_some_and(|meta| meta.first[..] <= *key) {
-                return Some((self.level, &levels.tables(self.level)[at]));
+        while self.below != 0 {
+            let level = self.below.trailing_zeros();
+            self.below &= self.below - 1;
+            let OpenLevel { tables, heads } = &levels.open[level as usize];
+            let mut at = heads.partition_point(|[_, last]| *last < head);
+            if heads.get(at).is_some_and(|[_, last]| *last == head) {
+                let is_below = |table: &Arc<T::Table>| T::file(table).meta().last[..] < *key;
+                at += tables[at..].partition_point(is_below);
+            }
+            let Some([first, _]) = heads.get(at) else { continue };
+            if *first < head || (*first == head && T::file(&tables[at]).meta().first[..] <= *key) {
+                return Some(&tables[at]);
             }
         }
         None

@@ -190,13 +190,20 @@ fn agree<T: Kept>(before: &OpenLevels<T>, edit: &LevelEdit, tables: &Arc<Tables>
     for level in 0..LEVELS_MAX {
         assert!(metas(level).eq(after.levels().tables(level).iter().map(|meta| &**meta)));
     }
+    let holds = |meta: &TableMeta, key: &[u8]| meta.overlaps(key, key);
+    let newest_first = after.tables(0).iter().rev();
+    let below = (1..LEVELS_MAX).flat_map(|level| after.tables(level));
+    let in_order: Vec<_> =
+        newest_first.chain(below).map(|table| T::file(table).meta().clone()).collect();
     for (_, meta) in after.levels().all() {
-        let led_to: Vec<_> =
-            after.for_key(&meta.last).map(|(_, table)| T::file(table).meta().id).collect();
-        let holds = |meta: &TableMeta, key: &Bytes| meta.overlaps(key, key);
-        let all = after.levels().all().filter(|(_, other)| holds(other, &meta.last));
-        assert_eq!(led_to.len(), all.count(), "no table is left out");
-        assert!(led_to.contains(&meta.id));
+        // What tables hold, what is just beyond, and what is shorter than any.
+        let beyond = [&meta.last[..], b"\0"].concat();
+        let before_it = &meta.first[..meta.first.len() - 1];
+        for key in [&meta.first[..], &meta.last, &beyond, before_it, b"", &[0xff; 8], &[0xff; 9]] {
+            let led_to = after.for_key(key).map(|table| T::file(table).meta().id);
+            let expected = in_order.iter().filter(|meta| holds(meta, key)).map(|meta| meta.id);
+            assert!(led_to.eq(expected), "{key:x?}");
+        }
     }
     for (_, table) in after.all() {
         assert_eq!(

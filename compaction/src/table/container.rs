@@ -272,15 +272,26 @@ impl TableFile {
     ///
     /// # Errors
     /// What `rebuild` says, or the machine.
+    #[inline]
     pub(crate) fn directory<'a, D: Resident>(
         &self,
         slot: &'a OnceLock<D>,
         read: impl FnOnce() -> Result<D, TableError>,
         rebuild: impl FnOnce() -> Result<D, TableError>,
     ) -> Result<&'a D, TableError> {
-        if let Some(directory) = slot.get() {
-            return Ok(directory);
+        match slot.get() {
+            Some(directory) => Ok(directory),
+            None => self.first_directory(slot, read, rebuild),
         }
+    }
+
+    #[cold]
+    fn first_directory<'a, D: Resident>(
+        &self,
+        slot: &'a OnceLock<D>,
+        read: impl FnOnce() -> Result<D, TableError>,
+        rebuild: impl FnOnce() -> Result<D, TableError>,
+    ) -> Result<&'a D, TableError> {
         let (directory, is_rebuilt) = match read() {
             Err(TableError::Format(error)) => {
                 tracing::warn!(%error, "a damaged directory is made again");

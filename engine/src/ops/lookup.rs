@@ -194,7 +194,7 @@ pub(crate) fn sight_many(
         in_memory.map(&mut each);
         if in_memory.is_none() {
             let tables = view.levels().for_key(&bytes[8 - IndexKey::BYTES..]);
-            look_ups.extend(tables.map(|(_, table)| (at, table, key(digest))));
+            look_ups.extend(tables.map(|table| (at, table, key(digest))));
         }
     }
     let in_tables = look_ups.iter().map(|(_, table, key)| (*table, *key));

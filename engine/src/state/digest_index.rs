@@ -111,8 +111,7 @@ impl IndexView {
 
     /// Copies, newer memtables' first. Each is of this very value.
     pub(crate) fn in_memory<'a>(&'a self, digest: &'a Digest) -> InMemory<'a> {
-        let (left, older) = (self.memtables.iter(), Vec::new().into_iter());
-        InMemory { digest, left, newest_of: None, older }
+        InMemory { digest, left: self.memtables.iter(), newest_of: None, older: Vec::new() }
     }
 
     /// Calls `each` with the places that tables lead to, until it breaks. They may be of other
@@ -130,7 +129,7 @@ impl IndexView {
         let key = IndexKey::of(digest.as_bytes(), key_bits);
         let bytes = key.number().to_be_bytes();
         let mut first_error = None;
-        for (_, table) in self.levels.for_key(&bytes[8 - IndexKey::BYTES..]) {
+        for table in self.levels.for_key(&bytes[8 - IndexKey::BYTES..]) {
             match table.find(key, |row| each(place_of(row))) {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(broken) => return Ok(broken),
@@ -156,8 +155,8 @@ pub(crate) struct InMemory<'a> {
     left: std::slice::Iter<'a, Arc<Memtable>>,
     /// The newest copy of this one was given.
     newest_of: Option<&'a Memtable>,
-    /// The others of it.
-    older: std::vec::IntoIter<Place>,
+    /// The others of it that were not given, the newest last.
+    older: Vec<Place>,
 }
 
 impl Iterator for InMemory<'_> {
@@ -167,9 +166,9 @@ impl Iterator for InMemory<'_> {
     fn next(&mut self) -> Option<Place> {
         loop {
             if let Some(memtable) = self.newest_of.take() {
-                self.older = memtable.older(self.digest).into_iter();
+                self.older = memtable.older(self.digest);
             }
-            if let Some(place) = self.older.next() {
+            if let Some(place) = self.older.pop() {
                 return Some(place);
             }
             let memtable = self.left.next_back()?;

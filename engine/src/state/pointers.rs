@@ -318,7 +318,7 @@ impl NamesView {
                 return Ok(to);
             }
         }
-        for (_, table) in self.levels.for_key(name) {
+        for table in self.levels.for_key(name) {
             if let Some((_, to)) = table.find(name, commit.0)? {
                 return Ok(to);
             }

@@ -64,10 +64,9 @@ impl Memtable {
         self.shard(digest).read().get(digest).copied()
     }
 
-    /// Copies of a value other than the newest, newer ones first.
+    /// Copies of a value other than the newest, newer ones last.
     pub(crate) fn older(&self, digest: &Digest) -> Vec<Place> {
-        let older = self.older.lock();
-        older.get(digest).map_or_else(Vec::new, |places| places.iter().rev().copied().collect())
+        self.older.lock().get(digest).cloned().unwrap_or_default()
     }
 
     /// Adds a copy.

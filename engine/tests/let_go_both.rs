@@ -312,6 +312,31 @@ fn a_record_is_read_where_what_is_behind_it_cannot_be() {
     }
 }
 
+/// Of a record that ends just before a sector does, no byte is behind it that is not in the next.
+#[test]
+fn however_short_a_record_is() {
+    let mut tried = 0;
+    for len in [4, 5, 7, 9, 13, 19, 20, 21, 25, 26, 61] {
+        let value = |number: u32| {
+            (number + 1).wrapping_mul(0x9e37_79b1).to_le_bytes().repeat(16)[..len].to_vec()
+        };
+        let disk = SimDisk::new(1);
+        let store = open_as(&disk, one_frame().mmap(false)).unwrap();
+        let values: Vec<_> = (0..200).map(value).collect();
+        assert!(store.put_many(&values).iter().all(Result::is_ok));
+        store.sync().unwrap();
+        for value in values {
+            let (name, at) = stands(&disk, LogKind::Blob, &value).unwrap();
+            let sector = (at + len as u64).next_multiple_of(512);
+            disk.fail_when(reads(name).bytes(sector..sector + 512), Fault::Eio);
+            assert_eq!(store.get(&Digest::of(&value)).unwrap().unwrap(), value, "{len} at {at}");
+            tried += u32::from(sector - at < 80);
+            disk.heal();
+        }
+    }
+    assert!(tried > 100, "{tried} records beside the end of a sector");
+}
+
 #[test]
 fn what_is_carried_is_put_anew_where_what_is_behind_it_cannot_be_read() {
     for (number, gets) in (0..11).flat_map(|number| [(number, false), (number, true)]) {
@@ -330,17 +355,29 @@ fn what_is_carried_is_put_anew_where_what_is_behind_it_cannot_be_read() {
     }
 }
 
-/// There is no space, and no memory from some read of what is carried on: it stays until it can be told.
-#[test]
-fn what_cannot_be_read_for_want_of_memory_is_not_let_go_of_on_a_full_device() {
-    for (nth, is_closed) in (1..12).flat_map(|nth| [(nth, false), (nth, true)]) {
+/// There is no space, one value's own record is bad, of the carried frame the header if that is said, and then something
+/// lasts: what is carried stays until it can be told, and laid.
+fn none_is_lost_on_a_full_device(
+    what: &str,
+    is_header_bad: bool,
+    lasting: impl Fn(&SimDisk, [FileName; 2]),
+) {
+    for is_closed in [false, true] {
         let (disk, store) = of_one_commit(one_frame().mmap(false));
-        let (name, at) = stands(&disk, LogKind::Blob, &value(3)).unwrap();
-        let (carried, _) = stands(&disk, LogKind::Pointer, &value(3)).unwrap();
-        flip(&disk, name, at);
+        let (own, at) = stands(&disk, LogKind::Blob, &value(3)).unwrap();
+        let (carried, carried_at) = stands(&disk, LogKind::Pointer, &value(3)).unwrap();
+        flip(&disk, own, at);
+        if is_header_bad {
+            flip(&disk, carried, HEADER + carried_at - at);
+        }
         disk.set_capacity(Some(disk.used_bytes()));
-        disk.fail_when(reads(carried).from_nth(nth), Fault::Enomem);
+        lasting(&disk, [own, carried]);
         delete_much(&store);
+        if is_header_bad && segments(&disk, LogKind::Pointer).contains(&carried) {
+            // A crash would find the frame well in neither log.
+            disk.heal();
+            delete_much(&store);
+        }
         let disk = if is_closed {
             let _told = store.close();
             disk.clean_reopen()
@@ -348,10 +385,56 @@ fn what_cannot_be_read_for_want_of_memory_is_not_let_go_of_on_a_full_device() {
             disk.after_crash(CrashState::Everything)
         };
         let store = open_as(&disk, one_frame().mmap(false)).unwrap_or_else(|error| {
-            panic!("read {nth}, closed {is_closed}: {}", told(&error));
+            panic!("{what}, closed {is_closed}: {}", told(&error));
         });
-        assert_eq!(lost(&store, 0..VALUES), [], "read {nth}, closed {is_closed}");
+        assert_eq!(lost(&store, 0..VALUES), [], "{what}, closed {is_closed}");
     }
+}
+
+#[test]
+fn what_cannot_be_read_for_want_of_memory_is_not_let_go_of_on_a_full_device() {
+    for nth in 1..12 {
+        none_is_lost_on_a_full_device(&format!("read {nth}"), false, |disk, [_, carried]| {
+            disk.fail_when(reads(carried).from_nth(nth), Fault::Enomem);
+        });
+    }
+    for nth in (1..60).step_by(3) {
+        none_is_lost_on_a_full_device(&format!("own read {nth}"), true, |disk, [own, _]| {
+            disk.fail_when(reads(own).from_nth(nth), Fault::Enomem);
+        });
+    }
+}
+
+#[test]
+fn nor_is_what_cannot_be_written_once_more() {
+    none_is_lost_on_a_full_device("writes", false, |disk, [own, _]| {
+        disk.fail_when(Filter::any().operation(Operation::Write).file(own), Fault::Eio);
+    });
+}
+
+/// The blob log's file cannot be opened any more; of one value, what is carried is bad, too.
+#[test]
+fn a_file_that_cannot_be_opened_ends_no_commits() {
+    let options =
+        || builder().segment_bytes(16 << 10).memtable_entries_max(1).mmap(false).open_files_max(1);
+    let (disk, store) = of_one_commit(options());
+    let others: Vec<_> = (VALUES..3 * VALUES).map(value).collect();
+    assert!(store.put_many(&others).iter().all(Result::is_ok));
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let disk = disk.after_crash(CrashState::Everything);
+    drop(store);
+    let store = open_as(&disk, options()).unwrap();
+    let (own, _) = stands(&disk, LogKind::Blob, &value(7)).unwrap();
+    let (carried, at) = stands(&disk, LogKind::Pointer, &value(7)).unwrap();
+    flip(&disk, carried, at);
+    disk.fail_when(Filter::any().operation(Operation::Open).file(own), Fault::Eio);
+    for number in 0..600 {
+        store.commit(Batch::new().delete(format!("no such name {number}"))).unwrap();
+    }
+    assert!(!segments(&disk, LogKind::Pointer).contains(&carried));
+    let lost = lost(&store, 0..VALUES);
+    assert_eq!(lost.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [7], "{lost:?}");
 }
 
 /// Memory that flipped a bit before both were written.

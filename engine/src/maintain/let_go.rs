@@ -10,7 +10,7 @@
 //!    a sealed one the next open reads the list, an unsealed one it would refuse, once nothing carries what is bad
 //!    there.
 //! 4. Where there is no space for that, what is carried is written once more where it stands in an unsealed segment,
-//!    which takes none; of a frame that is bad in both logs, what they have of it together: header and records, each of
+//!    which takes none, unless the file system copies what is overwritten; of a frame that is bad in both logs, what they have of it together: header and records, each of
 //!    the one that has it well, read sector by sector where a device cannot read all. What is not well by then stays,
 //!    and is tried again by maintenance and when the store is closed: it keeps no segment of the pointer log from being
 //!    sealed, since deletions, which make space, need the log to go on.
@@ -27,7 +27,7 @@ use bytes::Bytes;
 use pinstone_disk::codec::size;
 use pinstone_disk::env::{MutexGuard, Ordering};
 use pinstone_disk::{LogKind, Ordinal};
-use pinstone_wal::{ListEntry, LogPosition, WalError, frames_in, frames_of_both, records_in};
+use pinstone_wal::{ListEntry, LogPosition, frames_in, frames_of_both, records_in};
 
 use super::{grow_blob_log, seal_next_of_blob};
 use crate::error::{Error, Result};
@@ -253,46 +253,58 @@ fn is_there(inner: &Inner, from: LogPosition, carried: &[Bytes]) -> bool {
 fn lay<'a>(inner: &Inner, places: &[&'a CarriedPlace]) -> Result<Vec<&'a CarriedPlace>> {
     // Nothing is sealed meanwhile.
     let _one_at_a_time = inner.maintaining.lock();
-    let mut staying = Vec::new();
+    let (mut staying, mut failed) = (Vec::new(), Ok(()));
     for &place in places {
-        let is_laid = match of_both(inner, place)? {
-            Some(frames) => lay_frames(inner, place, &frames)?,
-            None => false,
-        };
-        if !is_laid {
-            staying.push(place);
+        let frames = of_both(inner, place);
+        match frames
+            .and_then(|frames| frames.map(|frames| lay_frames(inner, place, &frames)).transpose())
+        {
+            Ok(Some(true)) => {}
+            Ok(_) => staying.push(place),
+            Err(error) => failed = Err(error),
         }
     }
     if !staying.is_empty() {
-        tracing::warn!("there is no space to keep all that the pointer log carried");
+        tracing::warn!(
+            "not all that the pointer log carried is kept: no space, or bad in both logs"
+        );
     }
-    Ok(staying)
+    failed.map(|()| staying)
 }
 
 /// The frames of a place as both logs have them together; none if something of them is well in neither.
 ///
 /// # Errors
-/// What is carried cannot be read now; it may the next time.
+/// They cannot be read now; they may the next time.
 fn of_both(inner: &Inner, place: &CarriedPlace) -> Result<Option<Bytes>> {
     let (ordinal, range) = (place.from.ordinal(), place.range());
     let carried = place.read_left(&*inner.disk)?;
     let own = read_by_sector(range.clone(), |offset_bytes, len_bytes| {
         Ok(inner.segments.read(ordinal, offset_bytes, len_bytes)?.unwrap_or_default())
     });
-    // What is carried may do without it.
-    let own = own.unwrap_or_default();
     let (store_id, len_bytes) = (inner.trees.tables.store_id(), size(range.end - range.start));
-    Ok(frames_of_both(store_id, place.from, len_bytes, [&carried, &own]))
+    let with = |own: &[u8]| frames_of_both(store_id, place.from, len_bytes, [&carried, own]);
+    match own.map_err(Error::from) {
+        Ok(own) => Ok(with(&own)),
+        // What is carried may do without it.
+        Err(error) => match with(&[]) {
+            None if get::may_pass(&error) => Err(error),
+            frames => Ok(frames),
+        },
+    }
 }
 
 /// Writes the frames of a place where they stand, unless they do, or it is sealed; says whether they stand there then.
+///
+/// # Errors
+/// They cannot be written now, for want of something else than space.
 fn lay_frames(inner: &Inner, place: &CarriedPlace, frames: &Bytes) -> Result<bool> {
     let is_there = || is_there(inner, place.from, std::slice::from_ref(frames));
     if !is_there() {
-        match inner.blob.lay(&[(place.from, frames.clone())]) {
-            Ok(()) => {}
-            Err(error @ WalError::Poisoned { .. }) => return Err(error.into()),
-            Err(error) => tracing::warn!(%error, "bad bytes could not be written once more"),
+        match inner.blob.lay(&[(place.from, frames.clone())]).map_err(Error::from) {
+            // Some file systems take space for what is overwritten.
+            Err(error @ Error::NoSpace { .. }) => tracing::warn!(%error, "what is bad stays so"),
+            laid => laid?,
         }
     }
     for value in records_in(inner.trees.tables.store_id(), place.from, frames) {

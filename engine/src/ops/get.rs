@@ -5,21 +5,20 @@ use std::ops::ControlFlow;
 use bytes::{Buf as _, Bytes};
 use pinstone_disk::codec::size;
 use pinstone_disk::{Digest, DiskExt as _};
-use pinstone_wal::{Place, Record, RecordHeader, RecordKind, ValueRecord, WalError, corrupt};
+use pinstone_wal::{
+    Place, RECORD_HEADER_BYTES_MAX, Record, RecordHeader, RecordKind, ValueRecord, WalError,
+    corrupt,
+};
 
 use crate::error::{Error, Result};
 use crate::ops::put;
 use crate::options::Verify;
-use crate::state::carried::read_by_sector;
 use crate::state::digest_index::IndexView;
 use crate::state::inner::{Inner, count};
 
 /// Records up to this length are read with one read, a little too much of it; of longer ones the
 /// header is read first.
 pub(crate) const ONE_READ_BYTES_MAX: u64 = 64 << 10;
-
-/// Enough for any record's header.
-const HEADER_READ_BYTES: usize = 64;
 
 /// The value named `digest`, or `None` if it is not held. All copies are tried (P4), those known to
 /// be bad last. A value that only the pointer log has is put anew, durably: that copy leaves with its segment.
@@ -264,7 +263,7 @@ impl<'a> Search<'a> {
                 self.inner.index.mark_bad(self.digest, place);
                 true
             }
-            Err(Error::Io { source }) if source.is_unreadable() => {
+            Err(Error::Io { source }) if source.is_unreadable_file() => {
                 self.inner.index.mark_unreadable(self.digest, place);
                 true
             }
@@ -304,22 +303,22 @@ impl<'a> Search<'a> {
         Ok(value.filter(|value| Digest::of(value) == *self.digest))
     }
 
-    /// What the pointer log carries of this place, unchecked: the record and what follows it, as far as the device can
-    /// read them; none if it carries nothing.
+    /// What the pointer log carries of this place, unchecked: the record, or more; none if it carries nothing, or what
+    /// the device cannot read.
+    ///
+    /// # Errors
+    /// As [`carried`](Self::carried).
     fn carried_bytes(&self, place: Place) -> Result<Option<Bytes>> {
         let carried = self.inner.carried.find(place.position());
         let Some((file, offset_bytes, left_bytes)) = carried else { return Ok(None) };
-        let len_bytes = left_bytes.min(place.class.bytes_max());
-        let some = |at, len_bytes| Ok(self.inner.disk.read_own(&file, at, len_bytes)?);
-        let all = || some(offset_bytes, size(len_bytes));
-        let read = match all() {
-            // Where both fail, what may pass is told.
-            Err(WalError::Disk(first)) if !first.is_unreadable() => all().map_err(|_| first.into()),
-            // It may be what stands behind the record.
-            Err(_) => read_by_sector(offset_bytes..offset_bytes + len_bytes, some),
-            read => read,
+        let some = |len_bytes: u64| {
+            let len_bytes = size(len_bytes.min(left_bytes));
+            Ok(Some(self.inner.disk.read_own(&file, offset_bytes, len_bytes)?))
         };
-        Ok(Some(read?))
+        match read_twice(|| Ok(read_whole(place, some)?)) {
+            Err(error) if !may_pass(&error) => Ok(None),
+            read => read,
+        }
     }
 
     /// The value in the record that these bytes begin with; none if it is another's.
@@ -377,7 +376,7 @@ pub(crate) fn read_twice<T>(read: impl Fn() -> Result<T>) -> Result<T> {
 /// It says nothing of what is on the device, and may be otherwise the next time.
 pub(crate) fn may_pass(error: &Error) -> bool {
     match error {
-        Error::Io { source } => !source.is_unreadable(),
+        Error::Io { source } => !source.is_unreadable_file(),
         error => !matches!(error, Error::Corrupt { .. } | Error::Unsupported { .. }),
     }
 }
@@ -388,16 +387,25 @@ fn read_record(inner: &Inner, place: Place) -> Result<Option<Bytes>> {
         return Ok(Some(bytes));
     }
     let offset_bytes = u64::from(place.offset_bytes);
-    let read = |len_bytes| inner.segments.read(place.ordinal, offset_bytes, len_bytes);
+    let read = |len_bytes| inner.segments.read(place.ordinal, offset_bytes, size(len_bytes));
+    Ok(read_whole(place, read)?)
+}
+
+/// The same by `read`, which reads as many bytes from the record's start. What a device cannot read behind the record
+/// does not matter.
+fn read_whole(
+    place: Place,
+    read: impl Fn(u64) -> Result<Option<Bytes>, WalError>,
+) -> Result<Option<Bytes>, WalError> {
     let class_bytes = place.class.bytes_max();
     if class_bytes <= ONE_READ_BYTES_MAX {
-        match read(size(class_bytes)) {
-            // It may be what stands behind the record.
+        match read(class_bytes) {
             Err(WalError::Disk(error)) if error.is_unreadable() => {}
-            read => return Ok(read?),
+            read => return read,
         }
     }
-    let Some(head) = read(HEADER_READ_BYTES)? else { return Ok(None) };
+    // No record is shorter.
+    let Some(head) = read(RECORD_HEADER_BYTES_MAX as u64)? else { return Ok(None) };
     let len_bytes = match RecordHeader::read(&head) {
         // A damaged length is no reason to read more than the class allows.
         Ok(header) => {
@@ -405,5 +413,5 @@ fn read_record(inner: &Inner, place: Place) -> Result<Option<Bytes>> {
         }
         Err(_) => head.len() as u64,
     };
-    Ok(read(size(len_bytes))?)
+    read(len_bytes)
 }

@@ -150,12 +150,8 @@ fn maintain_trees(inner: &Inner) -> Result<()> {
     }
 }
 
-/// After a write: has done, or has the thread do, what became due.
-pub(crate) fn after_write(inner: &Inner) -> Result<()> {
-    after_writes(inner, 1)
-}
-
-/// The same after so many, with a share for each in what is behind.
+/// After so many values or names were written: has done, or has the thread do, what became due, with a share for each
+/// in what is behind.
 pub(crate) fn after_writes(inner: &Inner, write_count: u64) -> Result<()> {
     let pointer_due = inner.pointer_due.load(Ordering::Relaxed)
         && inner.pointer_due.swap(false, Ordering::Relaxed);

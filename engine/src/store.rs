@@ -392,8 +392,9 @@ impl Store {
     /// pointer log has no ordinal left for a segment that it needs. [`crate::Error::Indeterminate`]: it may be
     /// found after reopening, whole, or not.
     pub fn commit(&self, batch: Batch) -> Result<CommitId> {
+        let change_count = batch.change_count() as u64;
         let committed = ops::commit::commit(&self.inner, batch);
-        ops::commit::after(&self.inner);
+        ops::commit::after(&self.inner, change_count);
         committed
     }
 

@@ -12,7 +12,7 @@ use common::meddling::MeddlingDisk;
 use common::small_tables;
 use pinstone::{Batch, CheckOptions, Digest, Error, Maintenance, Stats, Store, TreeStats, Verify};
 use pinstone_disk::env::{AtomicBool, Ordering};
-use pinstone_disk::sim::{Fault, Filter, SimDisk};
+use pinstone_disk::sim::{CrashState, Fault, Filter, SimDisk};
 use pinstone_disk::{Disk, Operation, TableKind};
 
 fn value(number: u32) -> Vec<u8> {
@@ -208,6 +208,35 @@ fn a_bounded_rate_of_compaction_stops_nobody() {
     store.close().unwrap();
     let store = builder().open(dir.path()).unwrap();
     all_are_found(&store, 0..400);
+}
+
+/// Each change of a commit has its share in what is behind: however many there are, level 0 does not grow with them.
+#[test]
+fn a_commit_of_many_names_does_as_much_of_what_is_behind_as_many_commits() {
+    let disk = SimDisk::new(1);
+    let open = |disk: &Arc<SimDisk>, level0_tables, maintenance| {
+        let builder = small_tables().level0_tables(level0_tables).maintenance(maintenance);
+        builder.open_on(Arc::clone(disk) as Arc<dyn Disk>).unwrap()
+    };
+    let store = open(&disk, 64, Maintenance::Inline);
+    let digest = store.put(b"value").unwrap().digest;
+    let batch = |from: u32, upto: u32| {
+        let names = (from..upto).map(|number| format!("{:08x}", number.wrapping_mul(0x9e37_79b1)));
+        names.fold(Batch::new(), |batch, name| batch.set(name, digest))
+    };
+    let level0 =
+        |store: &Store| store.stats().names.levels.first().map_or(0, |level| level.table_count);
+    let mut next = 0;
+    while level0(&store) < 30 {
+        store.commit(batch(next, next + 50)).unwrap();
+        next += 50;
+    }
+    let crashed = disk.after_crash(CrashState::Everything);
+    // What no thread was told of.
+    let store = open(&crashed, 4, Maintenance::Thread);
+    assert_eq!(level0(&store), 30);
+    store.commit(batch(next, next + 100)).unwrap();
+    assert!(level0(&store) < 8, "{} tables", level0(&store));
 }
 
 #[test]

@@ -535,9 +535,9 @@ impl<E: Into<Error>> From<E> for GroupError {
     }
 }
 
-/// After a commit: full segments of the pointer log are maintenance's.
-pub(crate) fn after(inner: &Inner) {
-    if let Err(error) = maintain::after_write(inner) {
+/// After a commit of so many changes: full segments of the pointer log are maintenance's.
+pub(crate) fn after(inner: &Inner, change_count: u64) {
+    if let Err(error) = maintain::after_writes(inner, change_count) {
         tracing::warn!(%error, "maintenance failed");
     }
 }

@@ -115,7 +115,7 @@ pub(crate) fn append(inner: &Inner, value: &PreparedValue<'_>, asked: u64) -> Re
 
 /// The value is in; what maintenance meets is met again by whoever needs it done.
 fn after(inner: &Inner) {
-    if let Err(error) = maintain::after_write(inner) {
+    if let Err(error) = maintain::after_writes(inner, 1) {
         tracing::warn!(%error, "maintenance failed");
     }
 }

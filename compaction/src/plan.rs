@@ -257,7 +257,7 @@ pub fn plan(levels: &Levels, shape: &Shape, oldest_seen: u64, damaged: &Damaged)
     }
     let mut due: Vec<u8> = (0..LAST).filter(|level| score_of(*level) >= 1.0).collect();
     due.sort_by(|a, b| score_of(*b).total_cmp(&score_of(*a)));
-    let down = due.into_iter().find_map(|source| plan_between(&view, source, view.below(source)));
+    let down = due.into_iter().find_map(|source| view.down(source, view.below(source)));
     let room = || if score_of(0) >= 1.0 { view.room() } else { None };
     down.or_else(room).or_else(|| view.in_place(false))
 }
@@ -282,7 +282,7 @@ pub fn plan_full(
         _ if filled[at] > 0 => None,
         _ => Some(view.targets.base),
     };
-    let down = |at: usize| plan_between(&view, filled[at], target_of(at)?);
+    let down = |at: usize| view.down(filled[at], target_of(at)?);
     if damaged.is_empty() {
         // Whatever keeps the uppermost from going down keeps all.
         return match filled[..] {
@@ -414,6 +414,15 @@ impl<'a> View<'a> {
     fn below(&self, level: u8) -> u8 {
         let targets = if level < self.last { &self.targets } else { &self.whole_targets };
         targets.below(self.levels, level, self.levels.sums(level).file_bytes)
+    }
+}
+
+impl View<'_> {
+    /// The best compaction from a level that holds something down to `target`, between which nothing is; or, if all have
+    /// too many tables, to the deepest level above that from which they will have fewer, by parts.
+    fn down(&self, source: u8, target: u8) -> Option<Plan> {
+        let above = if self.damaged.is_empty() { source + 1 } else { target };
+        (above..=target).rev().find_map(|target| plan_between(self, source, target))
     }
 }
 

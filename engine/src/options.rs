@@ -116,8 +116,9 @@ pub struct Options {
     /// it or less, and an absent value or name costs a read; 0 is for stores that are hardly asked
     /// for what they do not hold.
     pub filter_levels: u8,
-    /// Bytes of tables that compaction reads a second, at most; writers' own share while it is behind
-    /// is not counted. Default: no bound; at least 1.
+    /// Bytes of tables that compaction reads a second, at most, as long as it is not behind: once level 0 of a tree has
+    /// twice the tables that make it due, or memtables wait, it goes as fast as it can, and writers help.
+    /// Default: no bound; at least 1.
     pub compaction_bytes_per_second: u64,
     /// Bits of the digest that the index' tables know. For tests alone, which force collisions by
     /// fewer than 56: a store must always be opened with the same.

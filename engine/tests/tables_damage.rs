@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -287,6 +288,31 @@ fn a_whole_compaction_tells_damage_that_it_does_not_meet() {
         assert_eq!(held.store.stats().names.damage, None, "{count}");
     }
     assert!(known_count > 3, "{known_count}");
+}
+
+/// Meanwhile the table can be read again, and another call finds it so.
+#[test]
+fn a_whole_compaction_tells_what_it_went_around_though_it_is_well_by_the_end() {
+    let mut held = Held::new(3);
+    held.commit(0..1000);
+    let file = held.tables("names-").swap_remove(0);
+    held.harm(&file, Harm::Flipped);
+    held.commit(1000..2400);
+    assert!(held.store.stats().names.damage.is_some());
+    let index_bytes =
+        || -> u64 { held.store.stats().index.levels.iter().map(|level| level.read_bytes).sum() };
+    let (before_bytes, other) = (index_bytes(), Cell::new(None));
+    let compacted = held.store.compact_watched(|_, _| {
+        // The names are done with.
+        if index_bytes() > before_bytes && other.get().is_none() {
+            held.harm(&file, Harm::Flipped);
+            other.set(Some(held.store.compact().is_ok()));
+        }
+    });
+    assert_eq!(other.get(), Some(true));
+    assert!(is_told(&compacted.unwrap_err()));
+    held.store.compact().unwrap();
+    assert_eq!(held.holds(0..2400), 2400);
 }
 
 #[test]

@@ -504,3 +504,25 @@ fn a_plan_has_a_bounded_number_of_tables() {
     let narrow = plan(&levels(beside.collect()), &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
     assert_eq!(narrow.source_tables[0].id.ordinal, Ordinal(2));
 }
+
+/// What level 0 gives overlaps more tables than one plan may take: it goes above them, and from there on by parts.
+#[test]
+fn level_0_goes_above_what_overlaps_it_in_too_many_tables() {
+    let levels = |added| {
+        let edit = LevelEdit { added, ..LevelEdit::new(TableKind::Names) };
+        Levels::new(TableKind::Names).apply(&edit).unwrap()
+    };
+    let bottom = || (0..30_000u32).map(|n| (6, table(n + 100, n, n, 5 << 10)));
+    let l0 = (1..=24).map(|ordinal| (0, table(ordinal, 0, 29_999, 8 << 20)));
+    let high = levels(l0.chain(bottom()).collect());
+    let parts = (0..12u32).map(|n| (5, table(n + 1, n * 2500, n * 2500 + 2499, 16 << 20)));
+    let low = levels(parts.chain(bottom()).collect());
+    for planned in [plan, plan_full] {
+        let first = planned(&high, &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
+        assert_eq!((first.source, first.target, first.source_tables.len()), (0, 5, 24));
+        assert!(first.target_tables.is_empty() && !first.is_bottom);
+        let then = planned(&low, &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
+        assert_eq!((then.source, then.target), (5, 6));
+        assert!(then.inputs().count() <= INPUT_TABLES_MAX);
+    }
+}

@@ -51,10 +51,8 @@ pub(crate) fn compact(inner: &Inner, progress: impl Fn(u64, u64)) -> Result<()> 
         flushed.0.and_then(|()| names.reach(inner, told)),
         flushed.1.and_then(|()| index.reach(inner, told)),
     );
-    let damaged = (tell_damage::<Names>(inner), tell_damage::<Index>(inner));
-    let compacted = (reached.0.and(damaged.0), reached.1.and(damaged.1));
     inner.root.rewrite()?;
-    compacted.0.and(compacted.1)
+    reached.0.and(reached.1)
 }
 
 /// Reads again the tables that could not be read: what can be now is no damage.
@@ -68,13 +66,6 @@ fn read_damaged<T: StoreTree>(inner: &Inner) {
             T::work(&mut inner.trees.work.lock()).damage.forget(id);
         }
     }
-}
-
-/// # Errors
-/// Why the first of the tables that cannot be read cannot be.
-fn tell_damage<T: StoreTree>(inner: &Inner) -> Result<()> {
-    let mut work = inner.trees.work.lock();
-    T::work(&mut work).damage.first().map_or(Ok(()), |error| Err(error.clone().into()))
 }
 
 /// Flushes as many memtables as wait now, but those that wait for their segments.
@@ -153,11 +144,10 @@ impl<T: StoreTree> Goal<T> {
     /// Nothing is left to do.
     ///
     /// # Errors
-    /// What it waits for.
+    /// What it waits for; or why the first of the tables that cannot be read cannot be: it came as near as that lets it.
     fn check_reached(&self, inner: &Inner, work: &mut Work, oldest_seen: u64) -> Result<()> {
-        if T::work(work).damage.first().is_some() {
-            // As near to it as that lets it come; it is told in the end.
-            return Ok(());
+        if let Some(error) = T::work(work).damage.first() {
+            return Err(error.clone().into());
         }
         let (levels, shape) = (self.levels(inner), inner.trees.shape(T::KIND));
         if plan::full_bytes(&levels, shape, oldest_seen) == 0 {

@@ -353,6 +353,26 @@ fn a_table_that_is_not_there_any_more_is_gone_around() {
 
 /// Of the names beside a damaged table, what is deleted goes as ever.
 #[test]
+fn a_table_that_is_not_there_when_a_store_is_opened_is_named() {
+    let mut held = Held::new(7);
+    held.commit(0..400);
+    held.store.clone().close().unwrap();
+    let closed = Arc::clone(&held.disk);
+    for file in [held.tables("names-"), held.tables("index-")].concat() {
+        held.disk = closed.clean_reopen();
+        held.disk.remove_file(&file);
+        let error = small().open_on(Arc::clone(&held.disk) as Arc<dyn Disk>).unwrap_err();
+        assert!(
+            matches!(error, Error::Corrupt { .. }) && error.to_string().contains(&file),
+            "{error}"
+        );
+    }
+    held.disk = closed.clean_reopen();
+    held.store = small().open_on(Arc::clone(&held.disk) as Arc<dyn Disk>).unwrap();
+    assert_eq!(held.holds(0..400), 400);
+}
+
+#[test]
 fn deletions_beside_a_damaged_table_go() {
     let mut held = Held::new(2);
     let named = |number: u32| format!("{:03}-{}", number % 800, "n".repeat(40));

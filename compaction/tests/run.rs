@@ -190,26 +190,32 @@ fn agree<T: Kept>(before: &OpenLevels<T>, edit: &LevelEdit, tables: &Arc<Tables>
     for level in 0..LEVELS_MAX {
         assert!(metas(level).eq(after.levels().tables(level).iter().map(|meta| &**meta)));
     }
-    let holds = |meta: &TableMeta, key: &[u8]| meta.overlaps(key, key);
-    let newest_first = after.tables(0).iter().rev();
-    let below = (1..LEVELS_MAX).flat_map(|level| after.tables(level));
-    let in_order: Vec<_> =
-        newest_first.chain(below).map(|table| T::file(table).meta().clone()).collect();
-    for (_, meta) in after.levels().all() {
-        // What tables hold, what is just beyond, and what is shorter than any.
-        let beyond = [&meta.last[..], b"\0"].concat();
-        let before_it = &meta.first[..meta.first.len() - 1];
-        for key in [&meta.first[..], &meta.last, &beyond, before_it, b"", &[0xff; 8], &[0xff; 9]] {
-            let led_to = after.for_key(key).map(|table| T::file(table).meta().id);
-            let expected = in_order.iter().filter(|meta| holds(meta, key)).map(|meta| meta.id);
-            assert!(led_to.eq(expected), "{key:x?}");
-        }
-    }
+    leads_where_keys_are(before);
+    leads_where_keys_are(&after);
     for (_, table) in after.all() {
         assert_eq!(
             before.table(T::file(table).meta().id).is_none(),
             opened.iter().any(|o| Arc::ptr_eq(o, table))
         );
+    }
+}
+
+/// Look-ups are led to every table that may have the key, the newest first, and to no other.
+fn leads_where_keys_are<T: Kept>(levels: &OpenLevels<T>) {
+    let holds = |meta: &TableMeta, key: &[u8]| meta.overlaps(key, key);
+    let newest_first = levels.tables(0).iter().rev();
+    let below = (1..LEVELS_MAX).flat_map(|level| levels.tables(level));
+    let in_order: Vec<_> =
+        newest_first.chain(below).map(|table| T::file(table).meta().clone()).collect();
+    for (_, meta) in levels.levels().all() {
+        // What tables hold, what is just beyond, and what is shorter than any.
+        let beyond = [&meta.last[..], b"\0"].concat();
+        let before_it = &meta.first[..meta.first.len() - 1];
+        for key in [&meta.first[..], &meta.last, &beyond, before_it, b"", &[0xff; 8], &[0xff; 9]] {
+            let led_to = levels.for_key(key).map(|table| T::file(table).meta().id);
+            let expected = in_order.iter().filter(|meta| holds(meta, key)).map(|meta| meta.id);
+            assert!(led_to.eq(expected), "{key:x?}");
+        }
     }
 }
 
@@ -250,7 +256,7 @@ fn changes(flush: u64) -> Vec<NameEntry> {
     let change = |number: u64| {
         let commit = flush * 40 + number + 1;
         let name =
-            Bytes::from(format!("name {:03}", Digest::of(&commit.to_le_bytes()).as_bytes()[0]));
+            Bytes::from(format!("a name {:03}", Digest::of(&commit.to_le_bytes()).as_bytes()[0]));
         let to = (!commit.is_multiple_of(3)).then(|| Digest::of(&commit.to_le_bytes()));
         NameEntry { name, commit, to }
     };

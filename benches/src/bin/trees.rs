@@ -1,10 +1,10 @@
 //! What the two trees cost at size: memory, disk, opening, reads of the device, bytes written,
 //! latencies, look-ups and scans, each beside what it should be at most, or at least.
 //!
-//! `trees [--dir DIR] [--values N] [--pointers N] [--load-gib N] [--only PART]...`: in DIR, else in
-//! the build's target directory. Parts are `size`, `written`, `latency`, `warm` and `scan`. By
-//! default all, with 20 million values of 100 bytes, 5 million pointers, and a load of 20 GiB: an
-//! hour and 30 GB. Values are incompressible and never equal.
+//! `trees [--dir DIR] [--values N] [--pointers N] [--load-gib N] [--only PART]... [--rounds N]`: in DIR,
+//! else in the build's target directory. Parts are `size`, `written`, `latency`, `warm` and `scan`. By
+//! default all, once, with 20 million values of 100 bytes, 5 million pointers, and a load of 20 GiB: an
+//! hour and 30 GB. Of several rounds the medians come last. Values are incompressible and never equal.
 
 #![forbid(unsafe_code)]
 
@@ -29,7 +29,7 @@ const LOOKUPS: u64 = 20_000;
 const ROUNDS: usize = 5;
 
 /// One part of the figures.
-type Part = fn(&Place, &Asked);
+type Part = fn(&Place, &Asked, &mut Figures);
 
 struct Asked {
     dir: Option<PathBuf>,
@@ -37,6 +37,7 @@ struct Asked {
     pointers: u64,
     load_gib: u64,
     only: Vec<String>,
+    rounds: u64,
     /// A store to be opened, added to, and left as by SIGKILL: of a child of this program.
     dies_in: Option<PathBuf>,
 }
@@ -60,10 +61,16 @@ fn main() -> ExitCode {
         ("warm", warm),
         ("scan", scan),
     ];
-    for (name, measure) in parts {
-        if asked.only.is_empty() || asked.only.iter().any(|only| only == name) {
-            measure(&place, &asked);
+    let mut figures = Figures::default();
+    for _ in 0..asked.rounds {
+        for (name, measure) in parts {
+            if asked.only.is_empty() || asked.only.iter().any(|only| only == name) {
+                measure(&place, &asked, &mut figures);
+            }
         }
+    }
+    if asked.rounds > 1 {
+        figures.say_medians();
     }
     ExitCode::SUCCESS
 }
@@ -75,6 +82,7 @@ fn asked(mut args: impl Iterator<Item = std::ffi::OsString>) -> Result<Asked, St
         pointers: 5_000_000,
         load_gib: 20,
         only: Vec::new(),
+        rounds: 1,
         dies_in: None,
     };
     while let Some(flag) = args.next() {
@@ -88,6 +96,7 @@ fn asked(mut args: impl Iterator<Item = std::ffi::OsString>) -> Result<Asked, St
             Some("--values") => asked.values = number()?,
             Some("--pointers") => asked.pointers = number()?,
             Some("--load-gib") => asked.load_gib = number()?,
+            Some("--rounds") => asked.rounds = number()?,
             Some("--only") => asked.only.push(value.to_string_lossy().into_owned()),
             Some("--dies-in") => asked.dies_in = Some(value.into()),
             _ => return Err(format!("unknown option {}", flag.display())),
@@ -96,8 +105,59 @@ fn asked(mut args: impl Iterator<Item = std::ffi::OsString>) -> Result<Asked, St
     Ok(asked)
 }
 
-fn say(what: &str, found: impl std::fmt::Display, target: &str) {
-    println!("{what:<64} {found:>14}   {target}");
+/// What was found in each round.
+#[derive(Default)]
+struct Figures(Vec<Figure>);
+
+struct Figure {
+    what: String,
+    unit: Unit,
+    target: &'static str,
+    found: Vec<f64>,
+}
+
+/// How a figure is written.
+type Unit = fn(f64) -> String;
+
+impl Figures {
+    /// One more round's, printed at once.
+    fn say(&mut self, what: &str, found: f64, unit: Unit, target: &'static str) {
+        println!("{what:<64} {:>14}   {target}", unit(found));
+        match self.0.iter_mut().find(|figure| figure.what == what) {
+            Some(figure) => figure.found.push(found),
+            None => self.0.push(Figure { what: what.to_owned(), unit, target, found: vec![found] }),
+        }
+    }
+
+    /// The median of all rounds of each, with the least and the most.
+    fn say_medians(&mut self) {
+        println!("medians:");
+        for Figure { what, unit, target, found } in &mut self.0 {
+            found.sort_unstable_by(f64::total_cmp);
+            let [least, median, most] =
+                [0, found.len() / 2, found.len() - 1].map(|at| unit(found[at]));
+            println!(
+                "{what:<64} {median:>14}   {target} ({least} to {most}, {} rounds)",
+                found.len()
+            );
+        }
+    }
+}
+
+fn whole(found: f64) -> String {
+    format!("{found:.0}")
+}
+
+fn tenths(found: f64) -> String {
+    format!("{found:.1}")
+}
+
+fn hundredths(found: f64) -> String {
+    format!("{found:.2}")
+}
+
+fn thousandths(found: f64) -> String {
+    format!("{found:.3}")
 }
 
 /// Value number `number`, which no other number gives.
@@ -134,7 +194,7 @@ fn fill(store: &Store, pool: &Pool, values: std::ops::Range<u64>, pointers: u64)
 }
 
 /// Memory, disk, opening and cold reads of a store with many small values and pointers.
-fn size(place: &Place, asked: &Asked) {
+fn size(place: &Place, asked: &Asked, figures: &mut Figures) {
     let path = place.fresh("size");
     let pool = Pool::new(100, 1 << 20);
     let store = Store::open(&path).expect("it opens");
@@ -142,23 +202,20 @@ fn size(place: &Place, asked: &Asked) {
     let memory = fill(&store, &pool, 0..asked.values, asked.pointers);
     let took = monotonic() - begun;
     println!("{} values of 100 bytes, {} pointers:", asked.values, asked.pointers);
-    say("load: values a second", format!("{:.0}", asked.values as f64 / took.as_secs_f64()), "");
-    say("anonymous memory, most", mib(memory), "under 512 MiB");
+    let rate = asked.values as f64 / took.as_secs_f64();
+    figures.say("load: values a second", rate, whole, "");
+    figures.say("anonymous memory, most", memory as f64, mib, "under 512 MiB");
     store.maintain().expect("maintenance");
     let stats = store.stats();
     let index_bytes: u64 = stats.index.levels.iter().map(|level| level.bytes).sum();
-    say("index: bytes on disk a value", per(index_bytes, asked.values), "at most 20");
-    say(
-        "index: write amplification",
-        format!("{:.2}", stats.index.write_amplification.unwrap_or_default()),
-        "",
-    );
-    say(
-        "names: write amplification",
-        format!("{:.2}", stats.names.write_amplification.unwrap_or_default()),
-        "",
-    );
-    say("disk a value, all in all", per(allocated_bytes(&path), asked.values), "");
+    let index_bytes = per(index_bytes, asked.values);
+    figures.say("index: bytes on disk a value", index_bytes, thousandths, "at most 20");
+    for (tree, stats) in [("index", &stats.index), ("names", &stats.names)] {
+        let amplification = stats.write_amplification.unwrap_or_default();
+        figures.say(&format!("{tree}: write amplification"), amplification, hundredths, "");
+    }
+    let disk_bytes = per(allocated_bytes(&path), asked.values);
+    figures.say("disk a value, all in all", disk_bytes, thousandths, "");
     store.close().expect("it closes");
 
     let open_cold = || {
@@ -172,13 +229,14 @@ fn size(place: &Place, asked: &Asked) {
         store.close().expect("it closes");
         took
     });
-    say("open after close, cold", median_ms(opened.collect()), "under 100 ms");
+    figures.say("open after close, cold", median(opened.collect()), ms, "under 100 ms");
     // Reads are counted by their calls, and what is mapped cannot be forgotten.
     let store = Store::builder().mmap(false).open(&path).expect("it opens");
     println!("    {:?}", store.stats().recovery);
-    cold(&store, &path, &pool, asked);
+    cold(&store, &path, &pool, asked, figures);
     let resident = store.stats().memory.directory_bytes;
-    say("resident after look-ups: bytes a value", per(resident, asked.values), "at most 2");
+    let resident = per(resident, asked.values);
+    figures.say("resident after look-ups: bytes a value", resident, thousandths, "at most 2");
     store.close().expect("it closes");
 
     let program = std::env::current_exe().expect("a program knows itself");
@@ -197,12 +255,12 @@ fn size(place: &Place, asked: &Asked) {
         store.close().expect("it closes");
         took
     });
-    say("open after SIGKILL, cold", median_ms(opened.collect()), "under 1000 ms");
-    without_filters(place, &pool, asked);
+    figures.say("open after SIGKILL, cold", median(opened.collect()), ms, "under 1000 ms");
+    without_filters(place, &pool, asked, figures);
 }
 
 /// What look-ups keep in memory of a tenth of the values, in tables without filters.
-fn without_filters(place: &Place, pool: &Pool, asked: &Asked) {
+fn without_filters(place: &Place, pool: &Pool, asked: &Asked, figures: &mut Figures) {
     let path = place.fresh("without filters");
     let count = asked.values / 10;
     let builder = Store::builder().filter_levels(0).memtable_entries_max(count / 20);
@@ -217,16 +275,19 @@ fn without_filters(place: &Place, pool: &Pool, asked: &Asked) {
     let stats = store.stats();
     let in_tables: u64 = stats.index.levels.iter().map(|level| level.entry_count).sum();
     let resident = stats.memory.directory_bytes;
-    say("resident without filters: bytes a value", per(resident, in_tables), "at most 0.2");
+    let resident = per(resident, in_tables);
+    figures.say("resident without filters: bytes a value", resident, thousandths, "at most 0.2");
     store.close().expect("it closes");
     place.fresh("without filters");
 }
 
-/// The median of several times, with the least and the most.
-fn median_ms(mut times: Vec<Duration>) -> String {
+/// The median of several times, in seconds; tells the least and the most.
+fn median(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
-    let [least, median, most] = [0, times.len() / 2, times.len() - 1].map(|at| ms(times[at]));
-    format!("{median} ({least} to {most})")
+    let [least, median, most] =
+        [0, times.len() / 2, times.len() - 1].map(|at| times[at].as_secs_f64());
+    println!("    {} to {}", ms(least), ms(most));
+    median
 }
 
 /// Adds a tail to the store, and dies.
@@ -240,7 +301,7 @@ fn die_in(path: &Path, asked: &Asked) -> ! {
 }
 
 /// Reads of the device for hits, misses and values put again.
-fn cold(store: &Store, path: &Path, pool: &Pool, asked: &Asked) {
+fn cold(store: &Store, path: &Path, pool: &Pool, asked: &Asked, figures: &mut Figures) {
     let mut state = 7;
     let mut numbers = |from: u64, count: u64| -> Vec<u64> {
         (0..LOOKUPS).map(|_| from + next(&mut state) % count).collect()
@@ -256,24 +317,26 @@ fn cold(store: &Store, path: &Path, pool: &Pool, asked: &Asked) {
         assert!(store.contains(digest).is_ok());
     }
     let again = numbers(0, asked.values);
-    let measured = |what: &str, target: &str, act: &mut dyn FnMut(u64)| {
+    let mut measured = |what: &str, target: &'static str, act: &mut dyn FnMut(u64)| {
         forget(path);
         let before = io();
         (0..LOOKUPS).for_each(act);
         let after = io();
         let calls = |io: Io| io.read_calls;
-        say(what, per(calls(after) - calls(before), LOOKUPS), target);
+        let reads = per(calls(after) - calls(before), LOOKUPS);
+        figures.say(&format!("{what}: reads"), reads, thousandths, target);
         let bytes = after.device_read_bytes - before.device_read_bytes;
-        say("    bytes from the device", per(bytes, LOOKUPS), "");
+        let bytes = per(bytes, LOOKUPS);
+        figures.say(&format!("{what}: bytes from the device"), bytes, whole, "");
     };
-    measured("cold hit: reads", "at most 2", &mut |at| {
+    measured("cold hit", "at most 2", &mut |at| {
         assert!(store.get(&here[usize::try_from(at).expect("few")]).expect("a get").is_some());
     });
-    measured("cold miss: reads", "at most 0.05", &mut |at| {
+    measured("cold miss", "at most 0.05", &mut |at| {
         assert!(store.get(&absent[usize::try_from(at).expect("few")]).expect("a get").is_none());
     });
     let mut buffer = Vec::new();
-    measured("cold put of a known value: reads", "at most 2", &mut |at| {
+    measured("cold put of a known value", "at most 2", &mut |at| {
         let number = again[usize::try_from(at).expect("few")];
         assert!(!store.put(value(pool, number, &mut buffer)).expect("a put").new);
     });
@@ -292,7 +355,7 @@ fn cold(store: &Store, path: &Path, pool: &Pool, asked: &Asked) {
 }
 
 /// Bytes that go to the device for each byte of a value, at rest.
-fn written(place: &Place, asked: &Asked) {
+fn written(place: &Place, asked: &Asked, figures: &mut Figures) {
     for (value_bytes, target) in [(4096, "at most 1.06"), (1024, "at most 1.25")] {
         let path = place.fresh("written");
         let pool = Pool::new(value_bytes, 64 << 20);
@@ -304,13 +367,13 @@ fn written(place: &Place, asked: &Asked) {
         store.close().expect("it closes");
         let bytes = io().device_written_bytes - before.device_written_bytes;
         let what = format!("bytes written a byte, values of {value_bytes}, a pointer for 100");
-        say(&what, format!("{:.4}", bytes as f64 / (count * value_bytes as u64) as f64), target);
+        figures.say(&what, per(bytes, count * value_bytes as u64), thousandths, target);
     }
     place.fresh("written");
 }
 
 /// Latencies of puts and commits in a load at full speed.
-fn latency(place: &Place, asked: &Asked) {
+fn latency(place: &Place, asked: &Asked, figures: &mut Figures) {
     let path = place.fresh("latency");
     let pool = Pool::new(1024, 64 << 20);
     let store = Store::open(&path).expect("it opens");
@@ -332,32 +395,34 @@ fn latency(place: &Place, asked: &Asked) {
     let took = monotonic() - begun;
     println!("load of {} GiB in values of 1 KiB, a commit for 100:", asked.load_gib);
     let rate = (count << 10) as f64 / took.as_secs_f64() / f64::from(1 << 20);
-    say("MiB a second", format!("{rate:.0}"), "");
-    say_latencies("put", puts, "20 medians, or 3 syncs");
-    say_latencies("commit", commits, "20 medians, or 3 syncs");
+    figures.say("load at full speed: MiB a second", rate, whole, "");
+    figures.say_latencies("put", puts, "20 medians, or 3 syncs");
+    figures.say_latencies("commit", commits, "20 medians, or 3 syncs");
     println!("    {:?}", store.stats().index);
     store.close().expect("it closes");
     place.fresh("latency");
     let plain = plain_commits(place, &pool, PUTS_A_COMMIT, (count / 400) as usize);
-    say_latencies("the commits' writes and syncs, no engine", plain, "");
+    figures.say_latencies("the commits' writes and syncs, no engine", plain, "");
 }
 
 /// Puts for each commit while latencies are measured.
 const PUTS_A_COMMIT: usize = 100;
 
-fn say_latencies(what: &str, mut latencies: Vec<Duration>, target: &str) {
-    latencies.sort_unstable();
-    let last = latencies.len() - 1;
-    let [median, high, most] = [last / 2, last - last / 10_000, last].map(|at| latencies[at]);
-    let medians = high.as_secs_f64() / median.as_secs_f64();
-    say(&format!("{what}: median"), us(median), "");
-    say(&format!("{what}: 99.99th percentile"), us(high), target);
-    say(&format!("{what}: the same, in medians"), format!("{medians:.1}"), "");
-    say(&format!("{what}: most"), us(most), "");
+impl Figures {
+    fn say_latencies(&mut self, what: &str, mut latencies: Vec<Duration>, target: &'static str) {
+        latencies.sort_unstable();
+        let last = latencies.len() - 1;
+        let at = |at: usize| latencies[at].as_secs_f64();
+        let [median, high, most] = [last / 2, last - last / 10_000, last].map(at);
+        self.say(&format!("{what}: median"), median, us, "");
+        self.say(&format!("{what}: 99.99th percentile"), high, us, target);
+        self.say(&format!("{what}: the same, in medians"), high / median, tenths, "");
+        self.say(&format!("{what}: most"), most, us, "");
+    }
 }
 
 /// Look-ups of values in tables, against the same in memtables.
-fn warm(place: &Place, _asked: &Asked) {
+fn warm(place: &Place, _asked: &Asked, figures: &mut Figures) {
     let pool = Pool::new(100, 1 << 20);
     let count = 200_000;
     let open = |name: &str, entries: u64| {
@@ -385,12 +450,13 @@ fn warm(place: &Place, _asked: &Asked) {
         .collect();
     ratios.sort_unstable_by(f64::total_cmp);
     let in_tables: u64 = tables.stats().index.levels.iter().map(|level| level.entry_count).sum();
-    let what = format!("warm get of a value in tables ({in_tables} of {count}), to one in memory");
-    say(&what, format!("{:.2}", ratios[ROUNDS / 2]), "at most 2.5");
+    println!("    {in_tables} of {count} values in tables");
+    let what = "warm get of a value in tables, to one in memory";
+    figures.say(what, ratios[ROUNDS / 2], hundredths, "at most 2.5");
 }
 
 /// Pointers scanned a second.
-fn scan(place: &Place, _asked: &Asked) {
+fn scan(place: &Place, _asked: &Asked, figures: &mut Figures) {
     let store = Store::open(place.fresh("scan")).expect("it opens");
     let digest = store.put(b"value").expect("a put").digest;
     let count: u64 = 1_000_000;
@@ -411,22 +477,22 @@ fn scan(place: &Place, _asked: &Asked) {
         })
         .collect();
     rates.sort_unstable_by(f64::total_cmp);
-    let rate = format!("{:.1} million", rates[ROUNDS / 2] / 1e6);
-    say("prefix scan, warm: pointers a second", rate, "at least 5 million");
+    let rate = rates[ROUNDS / 2] / 1e6;
+    figures.say("prefix scan, warm: million pointers a second", rate, tenths, "at least 5");
 }
 
-fn per(total: u64, count: u64) -> String {
-    format!("{:.3}", total as f64 / count as f64)
+fn per(total: u64, count: u64) -> f64 {
+    total as f64 / count as f64
 }
 
-fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes >> 20)
+fn mib(bytes: f64) -> String {
+    format!("{:.0} MiB", bytes / f64::from(1 << 20))
 }
 
-fn ms(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+fn ms(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
 }
 
-fn us(time: Duration) -> String {
-    format!("{:.1} us", time.as_secs_f64() * 1e6)
+fn us(seconds: f64) -> String {
+    format!("{:.1} us", seconds * 1e6)
 }

@@ -351,7 +351,6 @@ fn a_table_that_is_not_there_any_more_is_gone_around() {
     held.store.maintain().unwrap();
 }
 
-/// Of the names beside a damaged table, what is deleted goes as ever.
 #[test]
 fn a_table_that_is_not_there_when_a_store_is_opened_is_named() {
     let mut held = Held::new(7);
@@ -372,6 +371,7 @@ fn a_table_that_is_not_there_when_a_store_is_opened_is_named() {
     assert_eq!(held.holds(0..400), 400);
 }
 
+/// Of the names beside a damaged table, what is deleted goes as ever.
 #[test]
 fn deletions_beside_a_damaged_table_go() {
     let mut held = Held::new(2);

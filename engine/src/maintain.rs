@@ -128,17 +128,13 @@ fn maintain_logs(inner: &Inner) -> Result<()> {
     done.and(told)
 }
 
-/// Entries that the thread flushes or rewrites before others may do some: a fraction of a
-/// millisecond.
-const STEP_ENTRIES: u64 = 2048;
-
 fn maintain_trees(inner: &Inner) -> Result<()> {
     compact::begin_again(inner);
     let compacted = || inner.trees.compacted_bytes.load(Ordering::Relaxed);
     let (begun, mut own_bytes) = (env::monotonic(), 0);
     loop {
         let before = compacted();
-        if !compact::step(inner, STEP_ENTRIES)? {
+        if !compact::step(inner)? {
             return Ok(());
         }
         // What others do meanwhile is theirs, but for what falls into these moments.
@@ -177,7 +173,7 @@ pub(crate) fn after_writes(inner: &Inner, write_count: u64) -> Result<()> {
 pub(crate) fn all(inner: &Inner) -> Result<()> {
     logs(inner)?;
     compact::begin_again(inner);
-    while compact::step(inner, STEP_ENTRIES)? {}
+    while compact::step(inner)? {}
     inner.root.rewrite()?;
     Ok(())
 }

@@ -47,6 +47,9 @@ pub(crate) mod full;
 /// Memtables of a tree that wait to be written, at most: a log whose values would need another waits.
 pub(crate) const FROZEN_MAX: u64 = 3;
 
+/// Entries that one flushes or rewrites before others may do some: a fraction of a millisecond.
+const STEP_ENTRIES: u64 = 2048;
+
 /// Entries that a writer rewrites for each it adds, for each measure by which the work is behind:
 /// more than compaction multiplies what is written, so that it catches up.
 const PRESSURE_ENTRIES: u64 = 8;
@@ -209,13 +212,13 @@ fn readers(inner: &Inner) -> Readers {
 /// Rows that lead to segments which the log has.
 pub(crate) type KeptRows = Chosen<Merged<Index>, Box<dyn Fn(&Row) -> bool + Send>>;
 
-/// Does about as much of what is due as `entry_count` entries are; false if nothing is due.
+/// Does about as much of what is due as [`STEP_ENTRIES`] are; false if nothing is due.
 ///
 /// # Errors
 /// Why the work cannot go on now. It waits until [`begin_again`].
-pub(crate) fn step(inner: &Inner, entry_count: u64) -> Result<bool> {
+pub(crate) fn step(inner: &Inner) -> Result<bool> {
     let mut work = inner.trees.work.lock();
-    step_holding(inner, &mut work, entry_count)
+    step_holding(inner, &mut work, STEP_ENTRIES)
 }
 
 /// Does as much of what is due as `entry_count` entries are, in as many steps as that takes; a step counts as
@@ -228,7 +231,7 @@ pub(crate) fn help(inner: &Inner, entry_count: u64) -> Result<()> {
     while left > 0 {
         let mut work = inner.trees.work.lock();
         let before = work.entry_count;
-        if !step_holding(inner, &mut work, left)? {
+        if !step_holding(inner, &mut work, left.min(STEP_ENTRIES))? {
             break;
         }
         left = left.saturating_sub((work.entry_count - before).max(1));

@@ -19,14 +19,11 @@ use pinstone_compaction::plan::{self, INPUT_TABLES_MAX, NO_DAMAGE};
 use pinstone_compaction::run::{CARRIED_TABLES_MAX, Index, Names, Rewrite};
 use pinstone_disk::env::{self, MutexGuard};
 
-use super::{StoreTree, attempt, begin_rewrite, step_flush, step_rewrite};
+use super::{STEP_ENTRIES, StoreTree, attempt, begin_rewrite, step_flush, step_rewrite};
 use crate::error::{Error, Result};
 use crate::maintain;
 use crate::state::inner::Inner;
 use crate::state::trees::Work;
-
-/// Entries of a step: a fraction of a millisecond.
-const STEP_ENTRIES: u64 = 2048;
 
 /// Compacts both trees whole; `progress` is told the bytes read, and about how many are to be read
 /// in all.

@@ -3,8 +3,8 @@
 //!
 //! `trees [--dir DIR] [--values N] [--pointers N] [--load-gib N] [--only PART]... [--rounds N]`: in DIR,
 //! else in the build's target directory. Parts are `size`, `written`, `latency`, `warm` and `scan`. By
-//! default all, once, with 20 million values of 100 bytes, 5 million pointers, and a load of 20 GiB: an
-//! hour and 30 GB. Of several rounds the medians come last. Values are incompressible and never equal.
+//! default all, once, with 20 million values of 100 bytes, 5 million pointers, and a load of 20 GiB: some
+//! minutes and 30 GB. Of several rounds the medians come last. Values are incompressible and never equal.
 
 #![forbid(unsafe_code)]
 

@@ -210,6 +210,11 @@ impl SimDisk {
         self.state().visible_names()
     }
 
+    /// The first name of the file that has this name: another one if a crash left a rename half done.
+    pub fn first_name(&self, name: &str) -> Option<String> {
+        self.state().first_name(name)
+    }
+
     /// What has occurred so far on this disk.
     pub fn counters(&self) -> SimCounters {
         self.state().counters

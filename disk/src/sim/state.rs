@@ -487,6 +487,11 @@ impl State {
         self.names.get(name).copied()
     }
 
+    pub(super) fn first_name(&self, name: &str) -> Option<String> {
+        let file = self.names.get(name)?;
+        self.names.iter().find(|(_, other)| *other == file).map(|(first, _)| first.to_string())
+    }
+
     pub(super) fn visible_names(&self) -> Vec<String> {
         self.names.keys().map(ToString::to_string).collect()
     }

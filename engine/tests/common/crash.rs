@@ -202,8 +202,7 @@ pub fn hunt(workloads: &[Workload], plan: &Plan) -> Report {
 ///
 /// Two disks with the same files behave alike but for what their seeds decide: the order of a batch's
 /// operations, which nobody sees on a disk that neither fails nor crashes; how short a write falls; and the seeds
-/// of maps and filters. Of a workload whose disk fails no two states are the same, therefore, nor are those in which a
-/// file has two names.
+/// of maps and filters. Of a workload whose disk fails no two states are the same, therefore.
 #[derive(Default)]
 pub struct Known(Mutex<Recoveries>);
 
@@ -237,9 +236,7 @@ impl Known {
         image: &Arc<SimDisk>,
         model: &Model,
     ) -> Verdict<u64> {
-        let has_two_names = image.counters().renames_halved > 0;
-        let is_alike = workload.failing.is_none() && !has_two_names;
-        let fingerprint = is_alike.then(|| fingerprint(workload, image, model));
+        let fingerprint = workload.failing.is_none().then(|| fingerprint(workload, image, model));
         {
             let mut recoveries = self.0.lock();
             if let Some(known) = fingerprint.and_then(|key| recoveries.known(key)) {
@@ -270,7 +267,9 @@ fn fingerprint(workload: &Workload, image: &SimDisk, model: &Model) -> Digest {
     model.tell(&mut told);
     for name in image.names() {
         let bytes = image.file_bytes(&name).expect("it is listed");
-        told.extend(format!("\n{name} {}\n", bytes.len()).into_bytes());
+        // What is written to a file of two names is seen by both.
+        let first_name = image.first_name(&name).expect("it is listed");
+        told.extend(format!("\n{name} {first_name} {}\n", bytes.len()).into_bytes());
         told.extend(bytes);
     }
     Digest::of(&told)

@@ -415,9 +415,7 @@ impl<'a> View<'a> {
         let targets = if level < self.last { &self.targets } else { &self.whole_targets };
         targets.below(self.levels, level, self.levels.sums(level).file_bytes)
     }
-}
 
-impl View<'_> {
     /// The best compaction from a level that holds something down to `target`, between which nothing is; or, if all have
     /// too many tables, to the deepest level above that from which they will have fewer, by parts.
     fn down(&self, source: u8, target: u8) -> Option<Plan> {

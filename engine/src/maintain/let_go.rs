@@ -10,9 +10,9 @@
 //!    a sealed one the next open reads the list, an unsealed one it would refuse, once nothing carries what is bad
 //!    there.
 //! 4. Where there is no space for that, what is carried is written once more where it stands in an unsealed segment,
-//!    which takes none, unless the file system copies what is overwritten; of a frame that is bad in both logs, what they have of it together: header and records, each of
-//!    the one that has it well, read sector by sector where a device cannot read all. What is not well by then stays,
-//!    and is tried again by maintenance and when the store is closed: it keeps no segment of the pointer log from being
+//!    which takes none, unless the file system copies what is overwritten; of a frame that is bad in both logs, what
+//!    they have of it together: header and records, each of the one that has it well, read
+//!    sector by sector where a device cannot read all. What is not well by then stays, and is tried again by maintenance and when the store is closed: it keeps no segment of the pointer log from being
 //!    sealed, since deletions, which make space, need the log to go on.
 //! 5. Where anything else fails, and may not the next time, the segment is not sealed now. A value that cannot be read
 //!    for that keeps no other from being put anew; one that cannot be put does.

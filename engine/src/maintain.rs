@@ -22,6 +22,7 @@ use crate::ops::compact::{self, StoreTree};
 use crate::options::Maintenance;
 use crate::state::inner::{Inner, PointerLog, count};
 use crate::state::segments::Segment;
+use crate::state::take_over::TakeOver;
 
 /// Bytes of the reserve that are given back at first, for what goes on without other space.
 const RELEASE_BYTES: u64 = 16 << 10;
@@ -191,7 +192,10 @@ fn step(inner: &Inner) -> Result<bool> {
     }
     let_go::keep_left(inner);
     let is_behind = inner.index.frozen_count() >= compact::FROZEN_MAX;
-    if !inner.blob.wants_next() || is_behind || inner.growth_refused.load(Ordering::Relaxed) {
+    let is_refused = inner.growth_refused.load(Ordering::Relaxed);
+    // Who only reads needs none.
+    let writes = inner.writing.load(Ordering::Acquire);
+    if !inner.blob.wants_next() || is_behind || is_refused || !writes {
         return Ok(false);
     }
     let _one_at_a_time = inner.maintaining.lock();
@@ -233,7 +237,7 @@ pub(crate) fn seal_behind<T: StoreTree>(inner: &Inner) -> Result<()> {
 ///
 /// # Errors
 /// Writing has ended.
-pub(crate) fn lock_growing(inner: &Inner) -> Result<MutexGuard<'_, ()>> {
+pub(crate) fn lock_growing(inner: &Inner) -> Result<MutexGuard<'_, Option<TakeOver>>> {
     let growing = inner.growing.lock();
     inner.writer.poison.check()?;
     Ok(growing)
@@ -399,7 +403,10 @@ pub(crate) fn grow_blob_log(inner: &Inner) -> Result<()> {
 }
 
 /// As [`grow_blob_log`], for who holds that lock, when nothing full is unsealed.
-pub(crate) fn grow_blob_log_holding(inner: &Inner, _growing: &MutexGuard<'_, ()>) -> Result<()> {
+pub(crate) fn grow_blob_log_holding(
+    inner: &Inner,
+    _growing: &MutexGuard<'_, Option<TakeOver>>,
+) -> Result<()> {
     if inner.blob.has_next() {
         return Ok(());
     }

@@ -47,13 +47,13 @@ fn who_closes_second_is_told_what_became_of_the_first() {
     reopened.close().unwrap();
 }
 
-/// What the root said of the close before it stays until something is appended.
+/// Of a store that was killed: what was closed before has nothing to be written.
 #[test]
 fn who_closes_a_store_second_that_was_only_read_is_told_too() {
     let disk = SimDisk::new(1);
     let store = open(&disk);
     store.put(b"value").unwrap();
-    store.close().unwrap();
+    store.sync().unwrap();
     for operation in [Operation::Sync, Operation::Write] {
         let disk = disk.clean_reopen();
         let store = open(&disk);
@@ -384,6 +384,7 @@ fn a_close_takes_no_space_from_what_was_put_that_it_could_do_without() {
         // Nearly full when it is opened, and less so later.
         disk.set_capacity(Some(disk.used_bytes() + (48 << 10)));
         let store = open(&disk);
+        store.commit(Batch::new().delete("another")).unwrap();
         disk.set_capacity(Some(disk.used_bytes() + (more << 10)));
         let digests: Vec<_> =
             (100..140).map(|number| store.put(&value(number)).unwrap().digest).collect();

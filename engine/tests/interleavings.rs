@@ -101,6 +101,8 @@ fn compare_and_set_counts_each_once_and_a_crash_keeps_what_was_acknowledged() {
 fn a_close_that_succeeded_leaves_nothing_to_mend() {
     explore(schedules(), || {
         let disk = SimDisk::new(1);
+        // At rest, so that the first of the threads to write takes it over, beside the close.
+        open(&disk, Maintenance::Inline).close().unwrap();
         let store = open(&disk, Maintenance::Thread);
         let committed = Arc::new(Mutex::new(0));
         let writing = |name: &'static str| -> Box<dyn FnOnce() + Send> {

@@ -215,7 +215,7 @@ fn end_bad(inner: &Inner) -> Result<()> {
         return Ok(());
     }
     if inner.blob.figures().end.ordinal() == last_bad {
-        inner.begin_writing()?;
+        inner.begin_appending()?;
         grow_blob_log(inner)?;
         inner.blob.go_on()?;
     }

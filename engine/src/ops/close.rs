@@ -113,6 +113,11 @@ fn settle(inner: &Inner) -> Result<()> {
     let mut log = inner.pointer_log.lock();
     let _growing = inner.growing.lock();
     inner.writer.poison.check()?;
+    if inner.root.is_at_rest() {
+        // Nothing was written: it is closed as it was.
+        let _ = inner.writer.poison.set("it was closed");
+        return Ok(());
+    }
     let has_written = inner.writing.load(Ordering::Acquire);
     if has_written && let Err(error) = commit::testify(inner, &mut log) {
         tracing::warn!(%error, "no frame testifies to what was flushed");

@@ -54,7 +54,7 @@ pub(crate) fn commit(inner: &Inner, batch: Batch) -> Result<CommitId> {
     }
     inner.writer.poison.check()?;
     if parts.changes.values().any(Option::is_some) {
-        inner.begin_writing()?;
+        inner.begin_appending()?;
     }
     let depends = resolve(inner, &parts)?;
     let (gathering, place, mut leads) = join(inner, parts, depends);
@@ -303,7 +303,7 @@ impl Group {
         if log.closed {
             return Err(Error::Poisoned { cause: "it was closed".to_owned() }.into());
         }
-        inner.begin_appending()?;
+        inner.begin_writing()?;
         let (values, upto) = self.values(inner)?;
         let depends_upto = log.depends_upto.max(upto);
         let records = self.records(depends_upto);

@@ -336,6 +336,7 @@ fn pressure<T: StoreTree>(inner: &Inner) -> u64 {
 fn step_flush<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) -> Result<bool> {
     if T::work(work).flush.is_none() {
         let Some((memtable, flushed)) = T::to_flush(inner) else { return Ok(false) };
+        inner.begin_writing()?;
         let entries = T::in_order(inner, &memtable, work.lingering.is_empty());
         let options = inner.trees.run_options(T::KIND, 0, u64::MAX)?;
         let writer = RunWriter::new(&inner.trees.tables, options, Vec::new(), Vec::new());
@@ -448,6 +449,7 @@ fn begin_rewrite<T: StoreTree>(
     levels: &OpenLevels<T>,
     plan: &Plan,
 ) -> Result<bool> {
+    inner.begin_writing()?;
     if plan.is_move {
         let edit = plan.edit(Vec::new());
         take_in::<T>(inner, work, &edit, Vec::new(), None)?;

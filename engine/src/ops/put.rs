@@ -122,7 +122,7 @@ fn after(inner: &Inner) {
 
 /// Appends the value, unless it came since the view with the flush count `asked`; if none was asked, even so.
 fn append_alone(inner: &Inner, value: &PreparedValue<'_>, asked: Option<u64>) -> Result<Outcome> {
-    inner.begin_writing()?;
+    inner.begin_appending()?;
     match oversize_bytes(inner, value) {
         0 => loop {
             match append_once(inner, value, asked)? {

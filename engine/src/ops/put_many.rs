@@ -110,7 +110,7 @@ fn append_some(inner: &Inner, values: &[PreparedValue<'_>], asked: u64) -> Vec<O
     let view = || view.get_or_init(|| inner.index.view());
     let known = |value: &PreparedValue<'_>| is_not_to_append(inner, view(), &value.digest, asked);
     let insert = |value: &PreparedValue<'_>, place| view().insert(value.digest, place);
-    let appended = match inner.begin_writing() {
+    let appended = match inner.begin_appending() {
         Ok(()) => inner.blob.append_some(&values[..short_count], known, insert).unwrap_or_default(),
         Err(_) => Vec::new(),
     };

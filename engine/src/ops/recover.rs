@@ -17,6 +17,9 @@
 //! 7. If there is no space for 5 or 6, give back the reserve, which is there for it, and begin anew. If
 //!    that fails, or these fail otherwise, set aside again what was: what was begun has the rest, and
 //!    the next open takes that away before it needs any.
+//! 8. Of a store that was closed, and where nothing is to be sealed or removed, 5 and 6 are left to the first write
+//!    (`state/take_over.rs`): it is *at rest*. So is one of which nothing is to be copied or sealed, where 7 found no
+//!    space: it can be read.
 //!
 //! - R1: nothing is removed or changed before CURRENT is turned and that is durable, but the
 //!   reserve, and what recoveries left that did not complete, or did not clean up: it holds nothing
@@ -28,22 +31,20 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pinstone_compaction::TableId;
 use pinstone_compaction::lingering::Lingering;
 use pinstone_compaction::open_levels::OpenLevels;
 use pinstone_compaction::table::shared::Tables;
 use pinstone_disk::env::{AtomicBool, AtomicU64, Mutex, NameSeed, Striped};
 use pinstone_disk::{
-    DirectoryState, Disk, DiskError, Epoch, FileName, Lock, LogKind, Ordinal, StdDisk, StoreId,
-    TableKind,
+    DirectoryState, Disk, Epoch, FileName, Lock, LogKind, Ordinal, StdDisk, StoreId, TableKind,
 };
 use pinstone_wal::{
     Appender, BlobLog, BlobLogOptions, LogPosition, SegmentHeader, StoreSeed, Writer,
 };
 
-use self::clean::{remove_leftovers, remove_unnamed};
-use self::look::{Found, look, none_can_follow};
-use self::read::{Before, read_store};
+use self::clean::{remove_leftovers, remove_replaced, remove_unnamed, unnamed_tables};
+use self::look::{Found, SegmentName, look};
+use self::read::{Before, Unsealed, read_store};
 use self::replay::{replay_commits, replay_values};
 use self::tails::{Tails, take_tails};
 use crate::error::{Error, Result};
@@ -55,8 +56,9 @@ use crate::state::digest_index::{DigestIndex, IndexOptions};
 use crate::state::inner::{Access, CommitQueue, Inner, PointerLog};
 use crate::state::pointers::PointerTable;
 use crate::state::reserve::{Left, Reserve};
-use crate::state::root::{Root, RootState, SegmentState, TreeState, reserve, turn_current};
+use crate::state::root::{Root, RootState, SegmentState, TreeState, none_can_follow, turn_current};
 use crate::state::segments::{Segment, Segments};
+use crate::state::take_over::{TakeOver, with_left};
 use crate::state::trees::Trees;
 use crate::stats::Recovery;
 
@@ -100,24 +102,45 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     // Again under the lock: another process may have created, or left, a store meanwhile.
     let found = look(&*disk, &path, &options)?;
     let left = found.reserve.then(|| Left::open(&*disk)).transpose()?;
+    let again = || -> Result<_> {
+        let found = look(&*disk, &path, &options)?;
+        let before = read(&disk, &options, &found)?;
+        Ok((found, before))
+    };
     let before = read(&disk, &options, &found)?;
-    // From here on something is changed.
-    let mut opened = take_over(&disk, &options, &found, before, left.as_ref());
-    if let (Err(Error::NoSpace { .. }), Some(left)) = (&opened, &left) {
-        // It holds nothing, so R1 stands. What was begun is what a crash would have left.
-        opened = left.give_back(&*disk).map_err(Error::from).and_then(|()| {
-            let found = look(&*disk, &path, &options)?;
-            let before = read(&disk, &options, &found)?;
-            take_over(&disk, &options, &found, before, Some(left))
-        });
+    let mut first = Some((found, before));
+    let opened = with_left(&*disk, left.as_ref(), || {
+        // What was begun has changed it.
+        let (found, before) = first.take().map_or_else(again, Ok)?;
+        let is_at_rest = is_at_rest(&found, &before);
+        take_over(&disk, &options, &found, before, left.clone(), is_at_rest)
+    });
+    let (taken, reserve, take_over) = match opened {
+        // That what an earlier try left cannot be done away with keeps nobody from reading.
+        Err(error @ Error::NoSpace { .. }) => {
+            let (found, mut read) = again()?;
+            if !can_rest(&read) {
+                return Err(error);
+            }
+            let (before, replayed) = &mut read;
+            remove_leftovers(&*disk, &found, before, &mut replayed.recovery)?;
+            tracing::warn!(%error, "the store can only be read, until there is space");
+            take_over(&disk, &options, &found, read, left, true)?
+        }
+        opened => opened?,
+    };
+    let is_due = match &take_over {
+        Some(take_over) => take_over.is_due(&taken.root)?,
+        None => false,
+    };
+    let inner = Arc::new(begin(disk, path, options, lock, taken, reserve, take_over));
+    if is_due {
+        match inner.begin_writing() {
+            // Reads go on, and who writes tries again.
+            Err(error @ Error::NoSpace { .. }) => tracing::warn!(%error, "nothing is set aside"),
+            begun => begun?,
+        }
     }
-    if let (Err(_), Some(left)) = (&opened, &left)
-        && let Err(error) = left.hold_again(&*disk)
-    {
-        tracing::warn!(%error, "what was set aside is not any more");
-    }
-    let (taken, reserve) = opened?;
-    let inner = Arc::new(begin(disk, path, options, lock, taken, reserve));
     compact::note_pressure(&inner);
     maintain::start(&inner)?;
     Ok(inner)
@@ -129,27 +152,44 @@ fn read(disk: &Arc<dyn Disk>, options: &Options, found: &Found) -> Result<(Befor
         Some(current) => read_store(&**disk, found, current)?,
         None => Before::nothing(StoreId(disk.random()?)),
     };
-    let is_named =
-        |id: &TableId| before.root.tree(id.table).levels.all().any(|(_, meta)| meta.id == *id);
-    let has_stale = found.tables.iter().any(|id| id.table == TableKind::Names && !is_named(id));
+    let named = before.root.table_ids();
+    let has_stale = found.tables.difference(&named).any(|id| id.table == TableKind::Names);
     let replayed = replay(disk, options, &mut before, has_stale)?;
     Ok((before, replayed))
 }
 
-/// Takes over what was read, and sets space aside.
+/// Takes over what was read, and sets space aside; or tells what is left to do of that, if what was read is at rest.
 fn take_over(
     disk: &Arc<dyn Disk>,
     options: &Options,
     found: &Found,
     (mut before, replayed): (Before, Replayed),
-    left: Option<&Left>,
-) -> Result<(Taken, Reserve)> {
-    let taken = write_anew(disk, options, found, &mut before, replayed)?;
-    let reserve = set_aside(&**disk, options, &taken, left)?;
-    Ok((taken, reserve))
+    left: Option<Left>,
+    is_at_rest: bool,
+) -> Result<(Taken, Reserve, Option<TakeOver>)> {
+    let taken = write_anew(disk, options, found, &mut before, replayed, is_at_rest)?;
+    let Taken { writer, root, blob, pointer, .. } = &taken;
+    let oversize_bytes = blob.oversize_bytes(options.segment_bytes)
+        + pointer.oversize_bytes(options.pointer_segment_bytes);
+    let reserve_bytes = options.reserve_bytes;
+    let reserve = Reserve::new(writer.clone(), reserve_bytes, oversize_bytes, left.as_ref());
+    let active =
+        [(blob.active(), options.segment_bytes), (pointer.active(), options.pointer_segment_bytes)];
+    let active = active.into_iter().filter_map(|(tail, bytes)| Some((tail?, bytes)));
+    let take_over = TakeOver {
+        left,
+        is_unreserved: reserve_bytes == 0,
+        tail_bytes: pointer.active().map_or(0, |active| commit::tail_bytes(active.end())),
+        active: active.map(|(tail, bytes)| (Arc::clone(&tail.segment.file), bytes)).collect(),
+    };
+    if root.is_at_rest() {
+        return Ok((taken, reserve, Some(take_over)));
+    }
+    take_over.set_aside(&**disk, root, &reserve)?;
+    Ok((taken, reserve, None))
 }
 
-/// A store that was taken over: its new root is in force.
+/// A store that was taken over: its new root is in force; or one that is at rest.
 struct Taken {
     writer: Writer,
     root: Root,
@@ -198,25 +238,27 @@ fn replay(
     Ok(Replayed { tables, index, pointers, depends_upto, recovery })
 }
 
-/// Copies the tails, turns CURRENT, cleans up.
+/// Copies the tails, turns CURRENT, cleans up; nothing of that for a store at rest.
 fn write_anew(
     disk: &Arc<dyn Disk>,
     options: &Options,
     found: &Found,
     before: &mut Before,
     mut replayed: Replayed,
+    is_at_rest: bool,
 ) -> Result<Taken> {
     let recovery = &mut replayed.recovery;
     let header = next_root(found, before)?;
-    if found.current_temp {
-        disk.remove(FileName::CurrentTemp)?;
+    if !is_at_rest {
+        if found.current_temp {
+            disk.remove(FileName::CurrentTemp)?;
+        }
+        remove_replaced(&**disk, found, before, recovery)?;
+        remove_leftovers(&**disk, found, before, recovery)?;
     }
-    remove_leftovers(&**disk, found, before, recovery)?;
     let store = StoreSeed::new(&header.store_id);
     let writer = Writer::new(Arc::clone(disk), header.epoch, store);
-    // Nothing is appended before an edit says that the store is open.
-    let closed = before.root.closed.filter(|_| recovery.clean);
-    let mut state = RootState { closed, ..RootState::default() };
+    let mut state = RootState::default();
     let [blob, pointer] = [LogKind::Blob, LogKind::Pointer].map(|log| -> Result<Tails> {
         let log_state = state.log_mut(log);
         log_state.next_ordinal = before.root.log(log).next_ordinal;
@@ -244,9 +286,24 @@ fn write_anew(
         state.tree_mut(id.table).spend(id.ordinal);
     }
 
-    let root = Root::create(writer.clone(), header, state)?;
-    turn_current(&**disk, &header)?;
-    let lingering = remove_unnamed(&**disk, found, before, &root, recovery)?;
+    let (root, lingering) = match before.root_log.take_if(|_| is_at_rest) {
+        Some(Unsealed { segment, scan, .. }) => {
+            let (writer, end_bytes) = (writer.clone(), scan.valid_end_bytes);
+            let mut lingering = Lingering::default();
+            unnamed_tables(found, before, &state)
+                .into_iter()
+                .for_each(|id| lingering.add_unknown(id));
+            (Root::at_rest(writer, segment, end_bytes, header.ordinal, state), lingering)
+        }
+        None => {
+            // Kept open, it would take its space for as long.
+            before.root_log = None;
+            let root = Root::create(writer.clone(), header, state)?;
+            turn_current(&**disk, &header)?;
+            let lingering = remove_unnamed(&**disk, found, before, &root.state(), recovery)?;
+            (root, lingering)
+        }
+    };
     if lingering.is_empty() {
         replayed.pointers.has_no_stale();
     }
@@ -260,6 +317,28 @@ fn write_anew(
     let segments =
         Segments::new(Arc::clone(disk), before.store_id, all, options.open_files_max, lists_bytes);
     Ok(Taken { writer, root, lingering, segments, replayed, blob, pointer })
+}
+
+/// The store was closed, and nothing is to be sealed or removed: it may stay as it is until something is written.
+fn is_at_rest(found: &Found, read: &(Before, Replayed)) -> bool {
+    let (before, replayed) = read;
+    let is_named = |name: &SegmentName| match before.root_header() {
+        Some(root) if name.log == LogKind::Root => name.file_name() == root.file_name(),
+        _ => before.root.names_segment(name.log, name.ordinal, name.epoch),
+    };
+    can_rest(read)
+        && replayed.recovery.clean
+        && !found.current_temp
+        && found.segments.difference(&before.strangers).all(is_named)
+        && unnamed_tables(found, before, &before.root).is_empty()
+}
+
+/// Nothing of it is to be mended or sealed. All that the root says is durable: that the store was closed is said last, and before CURRENT names a root, its first frame is.
+fn can_rest((before, replayed): &(Before, Replayed)) -> bool {
+    let recovery = &replayed.recovery;
+    let says_one_thing = before.root_log.as_ref().is_some_and(|log| log.scan.frames.len() == 1);
+    (recovery.clean || (says_one_thing && recovery.bytes_cut == 0))
+        && [&before.blob, &before.pointer].into_iter().all(tails::goes_on)
 }
 
 /// The header of the next root log. Whatever a file's name says was in use (R3).
@@ -279,39 +358,6 @@ fn next_root(found: &Found, before: &Before) -> Result<SegmentHeader> {
     Ok(SegmentHeader { store_id: before.store_id, log: LogKind::Root, ordinal, epoch })
 }
 
-/// Sets space aside, as much as there is: first what the next open needs.
-fn set_aside(
-    disk: &dyn Disk,
-    options: &Options,
-    taken: &Taken,
-    left: Option<&Left>,
-) -> Result<Reserve> {
-    let Taken { writer, root, blob, pointer, .. } = taken;
-    let oversize_bytes = blob.oversize_bytes(options.segment_bytes)
-        + pointer.oversize_bytes(options.pointer_segment_bytes);
-    let reserve = Reserve::new(writer.clone(), options.reserve_bytes, oversize_bytes, left);
-    if let Some(left) = left
-        && options.reserve_bytes == 0
-    {
-        left.give_back(disk)?;
-    }
-    if !root.state().blob.segments.is_empty() {
-        let tail_bytes = pointer.active().map_or(0, |active| commit::tail_bytes(active.end()));
-        reserve.hold_what_there_is(root.record_bytes(), tail_bytes, left)?;
-    }
-    root.reserve()?;
-    if reserve.is_whole() {
-        reserve_active(blob, options.segment_bytes)?;
-        reserve_active(pointer, options.pointer_segment_bytes)?;
-    }
-    Ok(reserve)
-}
-
-/// Reserves space for the segment appended to, if there is so much.
-fn reserve_active(tails: &Tails, bytes: u64) -> Result<(), DiskError> {
-    tails.active().map_or(Ok(()), |active| reserve(&*active.segment.file, bytes))
-}
-
 /// Begins to serve.
 fn begin(
     disk: Arc<dyn Disk>,
@@ -320,6 +366,7 @@ fn begin(
     lock: Box<dyn Lock>,
     taken: Taken,
     reserve: Reserve,
+    take_over: Option<TakeOver>,
 ) -> Inner {
     let Taken { writer, root, lingering, segments, replayed, .. } = taken;
     let Replayed { tables, index, pointers, depends_upto, recovery } = replayed;
@@ -365,7 +412,7 @@ fn begin(
         pointer_log: Mutex::new(pointer_log),
         commits: Mutex::new(CommitQueue::default()),
         pointer_due: AtomicBool::new(true),
-        growing: Mutex::new(()),
+        growing: Mutex::new(take_over),
         pointer_behind: AtomicBool::new(pointer_behind),
         letting_go: Mutex::new(()),
         to_end: AtomicU64::new(0),

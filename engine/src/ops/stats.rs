@@ -36,7 +36,6 @@ pub(crate) fn stats(inner: &Inner) -> Stats {
         root_log: LogStats {
             segment_count: 1,
             bytes: root_end.offset_bytes(),
-            unsynced_bytes: unsynced_bytes(&[root_end], synced.root),
             ..LogStats::default()
         },
         index: tree_stats::<Index>(inner),

@@ -19,6 +19,7 @@ use crate::state::pointers::PointerTable;
 use crate::state::reserve::Reserve;
 use crate::state::root::Root;
 use crate::state::segments::Segments;
+use crate::state::take_over::TakeOver;
 use crate::state::trees::Trees;
 use crate::stats::Recovery;
 
@@ -45,8 +46,9 @@ pub(crate) struct Inner {
     pub(crate) commits: Mutex<CommitQueue>,
     /// A segment of the pointer log became full since this was last looked at.
     pub(crate) pointer_due: AtomicBool,
-    /// Held while a segment is added to the blob log, so that one is added, not one a thread.
-    pub(crate) growing: Mutex<()>,
+    /// Held while a segment is added to the blob log, so that one is added, not one a thread. What must be done
+    /// before anything is written, if it is yet to be done.
+    pub(crate) growing: Mutex<Option<TakeOver>>,
     /// A full segment of the pointer log is yet to be sealed, or is being sealed.
     pub(crate) pointer_behind: AtomicBool,
     /// Held by who sees to it that the blob log has what a segment of the pointer log carries.
@@ -54,7 +56,7 @@ pub(crate) struct Inner {
     /// The last segment of the blob log with bytes that are bad and that nothing carries: unsealed, it would keep the
     /// store from opening. 0 if there is none.
     pub(crate) to_end: AtomicU64,
-    /// Something may have been appended since the store was opened.
+    /// Something may have been written since the store was opened.
     pub(crate) writing: AtomicBool,
     /// The next segment was asked for ahead of need, and there was no space for it.
     pub(crate) growth_refused: AtomicBool,
@@ -125,22 +127,26 @@ impl PointerLog {
 }
 
 impl Inner {
-    /// Sees to it that a crash from here on is not taken for a clean close, and that recovery has
-    /// the space to copy what is appended: before anything but a deletion is.
-    pub(crate) fn begin_writing(&self) -> Result<()> {
+    /// Sees to it that the store is taken over, and that recovery has the space to copy what is appended: before
+    /// anything but a deletion is.
+    pub(crate) fn begin_appending(&self) -> Result<()> {
+        self.begin_writing()?;
         if !self.reserve.is_whole() {
             maintain::hold_reserve(self)?;
         }
-        self.begin_appending()
+        Ok(())
     }
 
-    /// Sees to it that a crash from here on is not taken for a clean close.
-    pub(crate) fn begin_appending(&self) -> Result<()> {
+    /// Sees to it that the store is taken over: before anything is written.
+    pub(crate) fn begin_writing(&self) -> Result<()> {
         if !self.writing.load(Ordering::Acquire) {
-            let _growing = self.growing.lock();
+            let mut growing = self.growing.lock();
             // Closing holds that lock, too: what it told the root stays the last word.
             self.writer.poison.check()?;
-            self.root.begin_writing()?;
+            if let Some(take_over) = &*growing {
+                take_over.carry_out(&*self.disk, &self.root, &self.reserve)?;
+                *growing = None;
+            }
             self.writing.store(true, Ordering::Release);
         }
         Ok(())

@@ -7,4 +7,5 @@ pub(crate) mod pointers;
 pub(crate) mod reserve;
 pub(crate) mod root;
 pub(crate) mod segments;
+pub(crate) mod take_over;
 pub(crate) mod trees;

@@ -90,7 +90,8 @@ fn open_bytes(root_bytes: u64) -> u64 {
     OPEN_BYTES + root_bytes.next_multiple_of(STEP_BYTES_MIN)
 }
 
-/// What the last open left held, while this one opens the store.
+/// What the last open left held, until this one has taken the store over.
+#[derive(Debug, Clone)]
 pub(crate) struct Left {
     file: Arc<dyn File>,
     bytes: u64,
@@ -101,6 +102,12 @@ impl Left {
         let file = disk.open(FileName::Reserve, OpenMode::Write)?;
         let bytes = file.len_bytes()?;
         Ok(Self { file, bytes })
+    }
+
+    /// It is what a closed store holds whose next root's first record has `root_bytes`, and whose pointer log ends
+    /// in a segment of which a copy takes `tail_bytes`, if that is long.
+    pub(crate) fn is_whole(&self, root_bytes: u64, tail_bytes: u64) -> Result<bool, DiskError> {
+        Ok(self.file.len_bytes()? >= besides_bytes(root_bytes) + tail_bytes)
     }
 
     /// Gives back all of it. Nothing in the file means anything, so its being cut changes nothing of

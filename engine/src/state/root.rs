@@ -1,7 +1,8 @@
 //! The root: which segments make up the store, and the log of edits that says so.
 //!
 //! 1. CURRENT names a root log. Its first record is the whole root, each further record an edit.
-//! 2. Every open for writing writes a new root log, with a new epoch, and turns CURRENT to it.
+//! 2. Every opener writes a new root log, with a new epoch, and turns CURRENT to it, before it writes anything else.
+//!    Until then the root is *at rest*: as the opener before it left it.
 //! 3. An edit is appended and synced before anyone relies on it, and only then shown here.
 //! 4. A log that has grown long is written anew as an open would, with the next ordinal: it is read
 //!    whole at each open, and what it says in the end is short.
@@ -13,7 +14,8 @@
 
 use pinstone_disk::env::Mutex;
 use pinstone_disk::{
-    Disk, DiskError, DiskExt, File, FileName, LogKind, OpenMode, Operation, Ordinal, TableKind,
+    Disk, DiskError, DiskExt, File, FileName, HEADER_BYTES, LogKind, OpenMode, Operation, Ordinal,
+    TableKind,
 };
 use pinstone_wal::{
     Appender, FRAMES_START_BYTES, FrameBuilder, LogPosition, RecordKind, Sealed, Sealer,
@@ -50,11 +52,24 @@ struct RootInner {
 }
 
 impl RootInner {
+    /// The ordinal for the next root log, if another can follow that.
+    fn next_ordinal(&self) -> Option<Ordinal> {
+        self.spent.next().filter(|ordinal| ordinal.next().is_some())
+    }
+
+    fn is_at_rest(&self, writer: &Writer) -> bool {
+        self.log.segment().header.epoch != writer.epoch
+    }
+
     fn check_open(&self) -> Result<(), WalError> {
         if self.is_closed {
             return Err(WalError::Poisoned { cause: "it was closed".to_owned() });
         }
         Ok(())
+    }
+
+    fn reserve(&self) -> Result<(), DiskError> {
+        reserve(&*self.log.segment().file, self.log.end().offset_bytes() + RESERVE_BYTES)
     }
 
     /// Removes a root log that is not in force, and those that could not be removed before; what cannot be
@@ -76,6 +91,32 @@ const FRAMES_BYTES: u64 = 8 << 10;
 const LOG_BYTES_MAX: u64 = 1 << 20;
 
 impl Root {
+    /// The root as it was found, for who may write nothing: `log` ends at `end_bytes`. Ordinals up to `spent` are not
+    /// given again.
+    pub(crate) fn at_rest(
+        writer: Writer,
+        log: SegmentFile,
+        end_bytes: u64,
+        spent: Ordinal,
+        state: RootState,
+    ) -> Self {
+        assert_ne!(log.header.epoch, writer.epoch, "another writer wrote it");
+        let log = Appender::new(writer.clone(), log, end_bytes, Sealer::default());
+        let (first_bytes, left, is_closed) = (end_bytes, Vec::new(), false);
+        let inner = Mutex::new(RootInner { state, log, first_bytes, spent, left, is_closed });
+        Self { writer, inner }
+    }
+
+    /// The root log is another writer's, as it was found: nothing was written since.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.inner.lock().is_at_rest(&self.writer)
+    }
+
+    /// The store has values.
+    pub(crate) fn has_values(&self) -> bool {
+        !self.inner.lock().state.blob.segments.is_empty()
+    }
+
     /// Writes a new root log with this header and state, synced; CURRENT does not name it yet.
     pub(crate) fn create(
         writer: Writer,
@@ -99,8 +140,7 @@ impl Root {
 
     /// Reserves space for edits; on a full device each of them finds out by itself.
     pub(crate) fn reserve(&self) -> Result<(), DiskError> {
-        let log = &self.inner.lock().log;
-        reserve(&*log.segment().file, log.end().offset_bytes() + RESERVE_BYTES)
+        self.inner.lock().reserve()
     }
 
     /// Reserves space for a few frames, of testimony and of closing.
@@ -160,18 +200,6 @@ impl Root {
     /// The same once these edits were made, at most.
     pub(crate) fn record_bytes_with(&self, edits: &[Edit]) -> u64 {
         self.record_bytes() + encode(edits).len() as u64
-    }
-
-    /// Ends what a clean close said: something is about to be appended. Durable on return.
-    pub(crate) fn begin_writing(&self) -> Result<(), WalError> {
-        let mut inner = self.inner.lock();
-        if inner.state.closed.is_none() {
-            return Ok(());
-        }
-        // Whatever follows it, the store is not closed.
-        let log = LogKind::Blob;
-        let ordinal = inner.state.log(log).next_ordinal;
-        self.append(&mut inner, &[Edit::NextOrdinal { log, ordinal }])
     }
 
     /// Creates the next segment of `log`, reserved up to `reserve_bytes`, and names it.
@@ -271,12 +299,41 @@ impl Root {
         let mut inner = self.inner.lock();
         self.writer.poison.check()?;
         inner.check_open()?;
-        let old = inner.log.segment().header;
-        let Some(ordinal) = inner.spent.next().filter(|ordinal| ordinal.next().is_some()) else {
+        match inner.next_ordinal() {
+            Some(ordinal) if !inner.is_at_rest(&self.writer) => {
+                self.replace(&mut inner, ordinal)?;
+                Ok(inner.reserve()?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the rest that the store was found at: writes the log anew, with this writer's epoch. Does nothing if
+    /// that was done.
+    ///
+    /// # Errors
+    /// As [`Root::rewrite`]. *Corrupt*: CURRENT names another root than was found; or no ordinal is left.
+    pub(crate) fn take_over(&self) -> Result<(), WalError> {
+        let mut inner = self.inner.lock();
+        self.writer.poison.check()?;
+        inner.check_open()?;
+        if !inner.is_at_rest(&self.writer) {
             return Ok(());
-        };
+        }
+        // Whoever turned it has taken the store over, whatever became of the lock.
+        if read_current(&*self.writer.disk)? != inner.log.segment().header {
+            let what = "another writer has taken the store over since it was opened";
+            return Err(corrupt(FileName::Current, 0, what));
+        }
+        let ordinal = inner.next_ordinal().ok_or_else(|| none_can_follow(FileName::Current))?;
+        self.replace(&mut inner, ordinal)
+    }
+
+    /// Writes the log anew with this ordinal.
+    fn replace(&self, inner: &mut RootInner, ordinal: Ordinal) -> Result<(), WalError> {
+        let old = inner.log.segment().header;
         inner.spent = ordinal;
-        let header = SegmentHeader { ordinal, ..old };
+        let header = SegmentHeader { ordinal, epoch: self.writer.epoch, ..old };
         let state = RootState { closed: None, ..inner.state.clone() };
         let disk = &*self.writer.disk;
         let (log, first_bytes) =
@@ -295,12 +352,12 @@ impl Root {
         self.writer.synced.raise(LogKind::Root, log.end());
         (inner.state, inner.log, inner.first_bytes) = (state, log, first_bytes);
         inner.leave(disk, old.file_name());
-        let log = &inner.log;
-        Ok(reserve(&*log.segment().file, log.end().offset_bytes() + RESERVE_BYTES)?)
+        Ok(())
     }
 
     fn append(&self, inner: &mut RootInner, edits: &[Edit]) -> Result<(), WalError> {
         inner.check_open()?;
+        assert!(!inner.is_at_rest(&self.writer), "a writer writes a root log of its own");
         let mut frame = FrameBuilder::with_capacity(0);
         if !edits.is_empty() {
             frame.push(self.writer.store, RecordKind::RootEdit, &encode(edits));
@@ -339,9 +396,28 @@ fn create_log(
     Ok((log, first_bytes))
 }
 
+/// The header of the root log that CURRENT names.
+pub(crate) fn read_current(disk: &dyn Disk) -> Result<SegmentHeader, WalError> {
+    let file = disk.open(FileName::Current, OpenMode::Read)?;
+    Ok(SegmentHeader::decode_current(&disk.read(&file, 0, HEADER_BYTES + 1)?)?)
+}
+
+/// No number is left for what would follow this file.
+pub(crate) fn none_can_follow(name: FileName) -> WalError {
+    corrupt(name, 0, "its ordinal or epoch is one that none can follow")
+}
+
 /// Makes CURRENT name this root log; durable on return.
 pub(crate) fn turn_current(disk: &dyn Disk, header: &SegmentHeader) -> Result<(), DiskError> {
-    let file = disk.open(FileName::CurrentTemp, OpenMode::Create)?;
+    let create = || disk.open(FileName::CurrentTemp, OpenMode::Create);
+    let file = match create() {
+        // Of a try that failed.
+        Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
+            disk.remove(FileName::CurrentTemp)?;
+            create()?
+        }
+        created => created?,
+    };
     disk.write(&file, 0, header.encode_current().to_vec().into())?;
     disk.sync(&file)?;
     disk.rename(FileName::CurrentTemp, FileName::Current)?;

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use pinstone_compaction::TableId;
-use pinstone_disk::{Disk, DiskExt, Epoch, FileName, HEADER_BYTES, LogKind, OpenMode, Ordinal};
-use pinstone_wal::{SegmentHeader, WalError, corrupt};
+use pinstone_disk::{Disk, Epoch, FileName, LogKind, Ordinal};
+use pinstone_wal::SegmentHeader;
 
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::state::root::{none_can_follow, read_current};
 
 /// What the directory holds.
 pub(super) struct Found {
@@ -69,9 +70,7 @@ pub(super) fn look(disk: &dyn Disk, path: &Path, options: &Options) -> Result<Fo
         }
     }
     if has_current {
-        let file = disk.open(FileName::Current, OpenMode::Read)?;
-        let bytes = disk.read(&file, 0, HEADER_BYTES + 1)?;
-        let current = SegmentHeader::decode_current(&bytes)?;
+        let current = read_current(disk)?;
         check_numbers(FileName::Current, current.ordinal, current.epoch)?;
         found.current = Some(current);
         return Ok(found);
@@ -96,9 +95,4 @@ fn check_numbers(name: FileName, ordinal: Ordinal, epoch: Epoch) -> Result<()> {
         (Some(_), Some(_)) => Ok(()),
         _ => Err(none_can_follow(name).into()),
     }
-}
-
-/// A file's number leaves none to the next writer.
-pub(super) fn none_can_follow(name: FileName) -> WalError {
-    corrupt(name, 0, "its ordinal or epoch is one that none can follow")
 }

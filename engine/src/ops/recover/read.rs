@@ -9,7 +9,7 @@ use pinstone_compaction::TableId;
 use pinstone_disk::codec::size;
 use pinstone_disk::{
     Disk, DiskError, DiskExt, Epoch, File, FileHeader, FileKind, FileName, FormatError,
-    HEADER_BYTES, LogKind, OpenMode, Ordinal, StoreId, TableKind,
+    HEADER_BYTES, LogKind, OpenMode, Ordinal, StoreId,
 };
 use pinstone_wal::{
     CarriedFrames, LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan,
@@ -25,8 +25,8 @@ use crate::stats::Recovery;
 /// The store as its last writer left it.
 pub(super) struct Before {
     pub(super) store_id: StoreId,
-    /// CURRENT's content; `None` if there was no store.
-    pub(super) root_header: Option<SegmentHeader>,
+    /// The log that CURRENT names; `None` if there was no store.
+    pub(super) root_log: Option<Unsealed>,
     pub(super) root: RootState,
     pub(super) blob: LogBefore,
     pub(super) pointer: LogBefore,
@@ -74,7 +74,7 @@ impl Before {
     pub(super) fn nothing(store_id: StoreId) -> Self {
         Self {
             store_id,
-            root_header: None,
+            root_log: None,
             root: RootState::default(),
             blob: LogBefore::default(),
             pointer: LogBefore::default(),
@@ -84,10 +84,15 @@ impl Before {
         }
     }
 
+    /// CURRENT's content; `None` if there was no store.
+    pub(super) fn root_header(&self) -> Option<&SegmentHeader> {
+        self.root_log.as_ref().map(|log| &log.scan.header)
+    }
+
     /// The epoch of the last open for writing that took the store over; `None` if there was no
     /// store.
     pub(super) fn epoch(&self) -> Option<Epoch> {
-        self.root_header.map(|header| header.epoch)
+        self.root_header().map(|header| header.epoch)
     }
 
     /// One log.
@@ -131,13 +136,13 @@ impl LogBefore {
 /// Reads a store, and judges its logs; changes nothing.
 pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader) -> Result<Before> {
     let nothing = CarriedFrames::default();
-    let root_scan = scan_segment(disk, current.file_name(), &current.store_id, &nothing)
-        .map_err(|error| missing(error, "CURRENT"))?
-        .scan;
-    let root = replay_root(&root_scan)?;
+    let root_log = scan_segment(disk, current.file_name(), &current.store_id, &nothing)
+        .map_err(|error| missing(error, "CURRENT"))?;
+    let root_scan = &root_log.scan;
+    let root = replay_root(root_scan)?;
     let read = |log, carried: &CarriedFrames| {
         read_log(disk, &root, log, &current.store_id, carried)
-            .map_err(|error| damage_of_root(disk, found, &root_scan).unwrap_or(error))
+            .map_err(|error| damage_of_root(disk, found, root_scan).unwrap_or(error))
     };
     let mut pointer = read(LogKind::Pointer, &nothing)?;
     let carried = CarriedFrames::of(pointer.scans())?;
@@ -181,7 +186,7 @@ pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader)
     let verdict = Verdict {
         blob: &blob.scans(),
         pointer: &pointer.scans(),
-        root: &[&root_scan],
+        root: &[root_scan],
         others: &witnesses.iter().collect::<Vec<_>>(),
         sealed: LastSealed {
             blob: blob.sealed.last().map(|last| last.ordinal),
@@ -208,7 +213,7 @@ pub(super) fn read_store(disk: &dyn Disk, found: &Found, current: SegmentHeader)
     let store_id = current.store_id;
     Ok(Before {
         store_id,
-        root_header: Some(current),
+        root_log: Some(root_log),
         root,
         blob,
         pointer,
@@ -263,11 +268,7 @@ fn strange_tables(
     found: &Found,
     current: &SegmentHeader,
 ) -> Result<BTreeSet<TableId>> {
-    let named: BTreeSet<TableId> = TableKind::ALL
-        .into_iter()
-        .flat_map(|tree| root.tree(tree).levels.all())
-        .map(|(_, meta)| meta.id)
-        .collect();
+    let named = root.table_ids();
     let is_spent =
         |id: TableId| id.epoch <= current.epoch && id.ordinal < root.tree(id.table).next_ordinal;
     let mut strange = BTreeSet::new();

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{Disk, DiskExt, Epoch, LogKind};
 use pinstone_wal::{
-    CarriedRecord, Closing, CommitRecord, FRAMES_START_BYTES, LogPosition, RecordKind, Scan,
-    SegmentFile, SegmentHeader, create_segment_with,
+    CarriedRecord, Closing, CommitRecord, FRAMES_START_BYTES, LogEnd, LogPosition, RecordKind,
+    Scan, SegmentFile, SegmentHeader, create_segment_with,
 };
 
 use super::read::{LogBefore, Unsealed};
@@ -41,6 +41,30 @@ impl Tails {
     }
 }
 
+/// The log goes on where it ends, in its one unsealed segment, if it has any, as it is: nothing of it is to be sealed
+/// or copied.
+pub(super) fn goes_on(before: &LogBefore) -> bool {
+    match (before.end, &before.unsealed[..]) {
+        (None, []) => true,
+        (Some(end), [last]) => {
+            !end.complete
+                && end.position == position(&last.scan, last.scan.valid_end_bytes)
+                && is_durable(last, last.scan.valid_end_bytes, end)
+        }
+        _ => false,
+    }
+}
+
+/// The segment, of which the log has this much, was synced up to its last byte, with success, and has all that is
+/// carried.
+fn is_durable(unsealed: &Unsealed, frames_end_bytes: u64, end: LogEnd) -> bool {
+    let scan = &unsealed.scan;
+    position(scan, frames_end_bytes) <= end.durable_upto
+        && frames_end_bytes == scan.valid_end_bytes
+        && !unsealed.is_laid
+        && (scan.is_complete() || !scan.dirty_tail)
+}
+
 /// The unsealed segments of a log up to its end: copied into new files, or as they are if something
 /// testifies that they were synced up to their last byte, with success, and they have all that is carried.
 pub(super) fn take_tails(
@@ -58,10 +82,7 @@ pub(super) fn take_tails(
         let is_last = scan.header.ordinal == end.position.ordinal();
         let frames_end_bytes =
             if is_last { end.position.offset_bytes() } else { scan.valid_end_bytes };
-        let is_durable = position(scan, frames_end_bytes) <= end.durable_upto
-            && frames_end_bytes == scan.valid_end_bytes
-            && !unsealed.is_laid
-            && (scan.is_complete() || !scan.dirty_tail);
+        let is_durable = is_durable(unsealed, frames_end_bytes, end);
         let segment = if is_durable || planted::is(Bug::TailNotCopied) {
             unsealed.segment.clone()
         } else {

@@ -2,8 +2,9 @@
 //!
 //! - E3: what decodes can be applied, or is refused: a state is made by edits that fit it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use pinstone_compaction::TableId;
 use pinstone_compaction::edit::LevelEdit;
 use pinstone_compaction::levels::{LevelFault, Levels};
 use pinstone_disk::codec::{Malformed, Reader, put_varint};
@@ -182,6 +183,17 @@ impl RootState {
             TableKind::Index => &mut self.index,
             TableKind::Names => &mut self.names,
         }
+    }
+
+    /// This file is one of the log's segments.
+    pub(crate) fn names_segment(&self, log: LogKind, ordinal: Ordinal, epoch: Epoch) -> bool {
+        self.log(log).segments.get(&ordinal).is_some_and(|segment| segment.epoch == epoch)
+    }
+
+    /// Both trees' tables.
+    pub(crate) fn table_ids(&self) -> BTreeSet<TableId> {
+        let levels = TableKind::ALL.into_iter().map(|tree| &self.tree(tree).levels);
+        levels.flat_map(|levels| levels.all()).map(|(_, meta)| meta.id).collect()
     }
 
     /// Makes one change.

@@ -1,0 +1,189 @@
+//! A store that was closed stays as it is until something is written (decision 0018).
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::{small_tables, told};
+use pinstone::{Batch, CheckOptions, Digest, Error, Store};
+use pinstone_disk::Disk;
+use pinstone_disk::sim::{CrashState, Fault, SimDisk};
+
+fn open(disk: &Arc<SimDisk>) -> Store {
+    small_tables().open_on(Arc::clone(disk) as Arc<dyn Disk>).unwrap()
+}
+
+fn value(number: u32) -> Vec<u8> {
+    number.to_le_bytes().repeat(100)
+}
+
+fn name(number: u32) -> String {
+    format!("name-{number:03}")
+}
+
+const COUNT: u32 = 60;
+
+/// Values, each with a name, in tables and in logs; closed.
+fn closed() -> Arc<SimDisk> {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    for number in 0..COUNT {
+        let digest = store.put(&value(number)).unwrap().digest;
+        store.commit(Batch::new().set(name(number), digest)).unwrap();
+    }
+    store.compact().unwrap();
+    for number in 0..3 {
+        let digest = store.put(&value(COUNT + number)).unwrap().digest;
+        store.commit(Batch::new().set(name(number), digest)).unwrap();
+    }
+    store.close().unwrap();
+    // What the close flushed may have made something due.
+    let store = open(&disk);
+    store.maintain().unwrap();
+    store.close().unwrap();
+    disk
+}
+
+fn files(disk: &SimDisk) -> BTreeMap<String, Vec<u8>> {
+    let names = disk.names().into_iter();
+    names.map(|name| (name.clone(), disk.file_bytes(&name).unwrap())).collect()
+}
+
+fn has_all(store: &Store) {
+    for number in 0..COUNT {
+        let newest = if number < 3 { COUNT + number } else { number };
+        let digest = Digest::of(&value(newest));
+        assert_eq!(store.pointer(name(number)).unwrap(), Some(digest), "{number}");
+        assert_eq!(store.get(&digest).unwrap().unwrap(), value(newest), "{number}");
+    }
+}
+
+#[test]
+fn who_only_reads_writes_nothing() {
+    let disk = closed();
+    let before = files(&disk);
+    let mutation_count = disk.mutation_count();
+    let store = open(&disk);
+    has_all(&store);
+    let digests: Vec<_> = (0..COUNT).map(|number| Digest::of(&value(number))).collect();
+    assert!(store.get_many(&digests).into_iter().all(|value| value.unwrap().is_some()));
+    assert!(store.contains_many(&digests).into_iter().all(|held| held.unwrap()));
+    assert_eq!(
+        store.pointers::<std::ops::RangeFull>(..).map(Result::unwrap).count(),
+        COUNT as usize
+    );
+    assert_eq!(store.snapshot().pointer(name(7)).unwrap(), Some(digests[7]));
+    // Of what is known nothing is stored, and a refused commit changes nothing.
+    assert_eq!(store.put(&value(7)).unwrap().digest, digests[7]);
+    assert!(store.commit(Batch::new().require(name(7), None).delete(name(8))).is_err());
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
+    assert!(store.check(&options).unwrap().findings.is_empty());
+    store.sync().unwrap();
+    store.maintain().unwrap();
+    let stats = store.stats();
+    assert!(stats.recovery.clean && stats.root_log.unsynced_bytes == 0);
+    // Killed now, it is as it was.
+    assert!(open(&disk.clean_reopen()).stats().recovery.clean);
+    store.clone().close().unwrap();
+    assert!(matches!(store.put(b"another"), Err(Error::Poisoned { .. })));
+    // The lock.
+    assert_eq!(disk.mutation_count(), mutation_count + 1);
+    assert_eq!(files(&disk), before);
+    assert_eq!(open(&disk).stats().epoch, stats.epoch);
+}
+
+/// Something that is written.
+type Write = fn(&Store) -> pinstone::Result<()>;
+
+const WRITES: [(&str, Write); 5] = [
+    ("put", |store| store.put(b"another").map(drop)),
+    ("put_many", |store| store.put_many(&[b"one", b"two"]).remove(1).map(drop)),
+    ("set", |store| store.commit(Batch::new().set("name", Digest::of(&value(5)))).map(drop)),
+    ("delete", |store| store.commit(Batch::new().delete("name")).map(drop)),
+    ("compact", |store| store.compact()),
+];
+
+#[test]
+fn the_first_write_takes_the_store_over() {
+    let made = closed();
+    let root_of = |disk: &SimDisk| {
+        let mut roots = disk.names();
+        roots.retain(|name| name.starts_with("root-"));
+        assert_eq!(roots.len(), 1, "{roots:?}");
+        roots.remove(0)
+    };
+    for (what, write) in WRITES {
+        let disk = made.clean_reopen();
+        let store = open(&disk);
+        let (epoch, root) = (store.stats().epoch, root_of(&disk));
+        write(&store).unwrap();
+        assert_eq!(store.stats().epoch, epoch + 1, "{what}");
+        assert_ne!(root_of(&disk), root, "{what}");
+        let killed = open(&disk.clean_reopen());
+        has_all(&killed);
+        store.close().unwrap();
+        let again = open(&disk);
+        assert!(again.stats().recovery.clean && again.stats().epoch == epoch + 1, "{what}");
+        has_all(&again);
+    }
+}
+
+#[test]
+fn each_failure_of_the_first_write_leaves_a_store_that_goes_on_or_opens_again() {
+    let made = closed();
+    let mut failed = 0;
+    for (what, write) in WRITES {
+        for fault in [Fault::Eio, Fault::Enospc, Fault::Emfile, Fault::SyncEnospc] {
+            for op in 1.. {
+                let disk = made.clean_reopen();
+                let store = open(&disk);
+                let op = disk.op_count() + op;
+                disk.fail_at(op, fault);
+                let first = write(&store);
+                if disk.op_count() < op {
+                    break;
+                }
+                has_all(&store);
+                let context = format!("{what}, {fault:?} at {op}: {:?}", first.as_ref().err());
+                failed += u32::from(first.is_err());
+                match write(&store) {
+                    Ok(()) => {}
+                    Err(Error::Poisoned { .. }) => assert!(store.stats().poisoned.is_some()),
+                    Err(error) => panic!("{context}: then {}", told(&error)),
+                }
+                let closed = store.clone().close();
+                assert!(closed.is_ok() || store.stats().poisoned.is_some(), "{context}");
+                let again = open(&disk);
+                has_all(&again);
+                write(&again).unwrap();
+                drop(again);
+                has_all(&open(&disk.after_crash(CrashState::Nothing)));
+            }
+        }
+    }
+    assert!(failed > 100, "{failed}");
+}
+
+/// Nobody else has opened it for writing, as long as the lock is one. A directory copied over it is no lock's business.
+#[test]
+fn who_finds_that_another_took_it_over_writes_nothing() {
+    let disk = closed();
+    let store = open(&disk);
+    let other = disk.clean_reopen();
+    let another = open(&other);
+    another.put(b"another").unwrap();
+    another.close().unwrap();
+    disk.put_file("CURRENT", other.file_bytes("CURRENT").unwrap());
+    let before = files(&disk);
+    for (what, write) in WRITES {
+        match write(&store).unwrap_err() {
+            Error::Corrupt { file, .. } => assert_eq!(file, "CURRENT", "{what}"),
+            error => panic!("{what}: {}", told(&error)),
+        }
+    }
+    assert_eq!(files(&disk), before);
+    has_all(&store);
+}

@@ -483,6 +483,11 @@ impl<T: Tree> Rewrite<T> {
         self.read_bytes + self.writer.memory_bytes()
     }
 
+    /// Entries that it has gone through, about.
+    pub fn passed_count(&self) -> u64 {
+        self.passed_count
+    }
+
     /// The plan that it carries out.
     pub fn plan(&self) -> &Plan {
         &self.plan

@@ -31,6 +31,7 @@ pub const IO_VARIABLE: &str = "PINSTONE_IO";
 pub enum IoEngine {
     /// By what the environment variable [`IO_VARIABLE`] says (`auto`, `uring`, `positioned`); if it says
     /// nothing, by io_uring for as long as the kernel lets us, else by positioned calls: one line of the log says so.
+    /// It is asked when it is first needed, by a batch of three or by who asks for the engine's name.
     #[default]
     Auto,
     /// By io_uring; if the kernel refuses, opening fails. If it refuses later, as for want of a thread, batches
@@ -115,7 +116,8 @@ type Answer = Result<Vec<Bytes>, DiskError>;
 /// What carries out a disk's batches.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    rings: Option<Rings>,
+    /// Empty until the kernel is asked.
+    rings: OnceLock<Option<Rings>>,
     helper: Helper,
 }
 
@@ -125,26 +127,25 @@ impl Engine {
     /// # Errors
     /// The environment asks for none that there is; io_uring was demanded and is refused.
     pub(crate) fn new(asked: IoEngine) -> Result<Self, DiskError> {
-        let asked = asked.or_environment()?;
-        let rings = match asked {
-            IoEngine::Positioned => None,
-            IoEngine::Auto | IoEngine::Uring => match Rings::probe() {
-                Ok(rings) => Some(rings),
-                Err(source) if asked == IoEngine::Uring => {
-                    return Err(DiskError::new(Operation::ChooseEngine, "io_uring", source));
-                }
-                Err(error) => {
-                    say_once(&error);
-                    None
-                }
-            },
+        let rings = match asked.or_environment()? {
+            IoEngine::Auto => OnceLock::new(),
+            IoEngine::Positioned => OnceLock::from(None),
+            IoEngine::Uring => {
+                let refused = |source| DiskError::new(Operation::ChooseEngine, "io_uring", source);
+                OnceLock::from(Some(Rings::probe().map_err(refused)?))
+            }
         };
         Ok(Self { rings, helper: Helper::default() })
     }
 
+    fn rings(&self) -> Option<&Rings> {
+        let probed = || Rings::probe().inspect_err(say_once).ok();
+        self.rings.get_or_init(probed).as_ref()
+    }
+
     /// What `stats` calls it.
     pub(crate) fn name(&self) -> &'static str {
-        let by_rings = self.rings.as_ref().is_some_and(Rings::are_in_use);
+        let by_rings = self.rings().is_some_and(Rings::are_in_use);
         if by_rings { "io_uring" } else { "positioned" }
     }
 
@@ -160,12 +161,17 @@ impl Engine {
             is_mapped.push(chain.iter().all(ask_map));
             if is_mapped.last() == Some(&true) { mapped.push(chain) } else { others.push(chain) }
         }
-        let mut others = match (&self.rings, others.len()) {
-            (_, 0 | 1) => others.into_iter().map(run_chain).collect(),
-            (Some(rings), 3..) => {
-                rings.run(Batch { chains: others }).unwrap_or_else(|batch| self.helper.run(batch))
+        let mut others = match others.len() {
+            0 | 1 => others.into_iter().map(run_chain).collect(),
+            2 => self.helper.run(Batch { chains: others }),
+            _ => {
+                let batch = Batch { chains: others };
+                let run = match self.rings() {
+                    Some(rings) => rings.run(batch),
+                    None => Err(batch),
+                };
+                run.unwrap_or_else(|batch| self.helper.run(batch))
             }
-            _ => self.helper.run(Batch { chains: others }),
         }
         .into_iter();
         let mut mapped = mapped.into_iter().map(run_chain);

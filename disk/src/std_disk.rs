@@ -36,6 +36,9 @@ use lock::StdLock;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 const DIRECTORY_MODE: Mode = Mode::RWXU;
 
+/// What the kernel counts a file's space in.
+const STAT_BLOCK_BYTES: u64 = 512;
+
 /// What stands at a path where a store might be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DirectoryState {
@@ -268,6 +271,11 @@ impl File for StdFile {
 
     fn len_bytes(&self) -> Result<u64, DiskError> {
         self.stat_len().map_err(|errno| self.error(Operation::Length, errno))
+    }
+
+    fn allocated_bytes(&self) -> Result<u64, DiskError> {
+        let stat = sys::fstat(&self.file).map_err(|errno| self.error(Operation::Length, errno))?;
+        Ok(u64::try_from(stat.st_blocks).expect("a count is not negative") * STAT_BLOCK_BYTES)
     }
 
     fn set_len(&self, len_bytes: u64) -> Result<(), DiskError> {

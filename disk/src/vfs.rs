@@ -195,6 +195,14 @@ pub trait File: Send + Sync + fmt::Debug {
     /// The machine's.
     fn len_bytes(&self) -> Result<u64, DiskError>;
 
+    /// Bytes that it takes on the device, written or reserved, about; its length, where that is not known.
+    ///
+    /// # Errors
+    /// The machine's.
+    fn allocated_bytes(&self) -> Result<u64, DiskError> {
+        self.len_bytes()
+    }
+
     /// Cuts or extends it; what is added reads as zeros. Durable by D1.
     ///
     /// # Errors

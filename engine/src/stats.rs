@@ -10,8 +10,8 @@ use std::sync::Arc;
 pub struct Stats {
     /// The store's identity, as a UUID without hyphens.
     pub store_id: String,
-    /// The number of this open for writing. Each has a higher one; numbers may be left out, for
-    /// instance those of opens that failed.
+    /// The number of the opener that last wrote something: this one's, once it has. Each has a higher one; numbers may
+    /// be left out, for instance those of opens that failed.
     pub epoch: u32,
     /// The I/O engine in use.
     pub io_engine: &'static str,

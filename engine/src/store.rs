@@ -395,8 +395,9 @@ impl Store {
         let change_count = batch.change_count() as u64;
         let committed = ops::commit::commit(&self.inner, batch);
         // One that was refused put nothing behind.
-        let written_count = if committed.is_ok() { change_count } else { 0 };
-        ops::commit::after(&self.inner, written_count);
+        if committed.is_ok() {
+            ops::commit::after(&self.inner, change_count);
+        }
         committed
     }
 

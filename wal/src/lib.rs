@@ -42,6 +42,7 @@ pub use record::{
 };
 pub use scan::{Frame, LastSealed, LogEnd, SEGMENT_BYTES_MAX, Scan, Verdict, judge};
 pub use segment::{
-    FRAMES_START_BYTES, Footer, Sealer, SegmentFile, SegmentHeader, read_footer, read_header,
+    FRAMES_START_BYTES, Footer, Sealer, SegmentFile, SegmentHeader, decode_header, read_footer,
+    read_header,
 };
 pub use writer::Writer;

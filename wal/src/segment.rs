@@ -324,8 +324,16 @@ pub fn read_header(
     file: &Arc<dyn File>,
     name: &FileName,
 ) -> Result<SegmentHeader, WalError> {
-    let bytes = disk.read_own(file, 0, size(FRAMES_START_BYTES))?;
-    let header = SegmentHeader::decode(name, &bytes)?;
+    decode_header(&disk.read_own(file, 0, size(FRAMES_START_BYTES))?, name)
+}
+
+/// The header of the segment `name`, of which these are the first bytes, if it has so many.
+///
+/// # Errors
+/// As [`read_header`].
+pub fn decode_header(bytes: &[u8], name: &FileName) -> Result<SegmentHeader, WalError> {
+    let bytes = &bytes[..bytes.len().min(size(FRAMES_START_BYTES))];
+    let header = SegmentHeader::decode(name, bytes)?;
     if header.file_name() != *name {
         return Err(corrupt(name, 0, format!("it is another file: {}", header.file_name())));
     }

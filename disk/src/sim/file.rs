@@ -7,7 +7,7 @@ use std::io;
 use rustix::io::Errno;
 
 use super::fault::Fault;
-use super::inode::FILE_BYTES_MAX;
+use super::inode::{FILE_BYTES_MAX, SECTOR_BYTES};
 use super::state::{Call, State, Verdict};
 use crate::env::{Arc, Mutex, MutexGuard, yield_now};
 use crate::error::{DiskError, Operation};
@@ -104,6 +104,12 @@ impl File for SimFile {
         let call = Call::on(Operation::Length, self.name);
         let state = self.begin(call).map_err(|error| call.failed(error))?;
         Ok(state.inode(self.inode).len())
+    }
+
+    fn allocated_bytes(&self) -> Result<u64, DiskError> {
+        let call = Call::on(Operation::Length, self.name);
+        let state = self.begin(call).map_err(|error| call.failed(error))?;
+        Ok(state.inode(self.inode).taken_sectors() * SECTOR_BYTES as u64)
     }
 
     fn set_len(&self, len_bytes: u64) -> Result<(), DiskError> {

@@ -1,6 +1,6 @@
 //! close: each log's last segment ended, if an open would have much to take from it -> full segments sealed ->
-//! memtables of many entries flushed -> half-written tables given up -> logs cut at their ends, and synced
-//! -> the root says so -> unlock.
+//! memtables of many entries flushed -> a long root log written anew -> half-written tables given up -> logs cut
+//! at their ends, and synced -> the root says so -> unlock. A store at rest is unlocked as it is.
 
 use pinstone_disk::DiskExt;
 use pinstone_disk::env::Ordering;
@@ -29,8 +29,13 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
     let may_write = has_written && inner.options.reserve_bytes > 0 && inner.reserve.is_whole();
     end_long_segments(inner, has_written, may_write);
     let closed = seal_all(inner).and_then(|()| {
-        if may_write && let Err(error) = at_close::flush(inner) {
-            tracing::warn!(%error, "memtables stay unflushed");
+        if may_write {
+            if let Err(error) = at_close::flush(inner) {
+                tracing::warn!(%error, "memtables stay unflushed");
+            }
+            if let Err(error) = inner.root.shorten(SHORT_ROOT_BYTES, 2) {
+                tracing::warn!(%error, "the root's log stays long");
+            }
         }
         settle(inner)
     });
@@ -62,6 +67,9 @@ fn wait_until_quiet(inner: &Inner) {
     inner.blob.wait_until_quiet();
     let _ = inner.root.end();
 }
+
+/// A root log that is no longer than this an open reads as fast as a short one.
+const SHORT_ROOT_BYTES: u64 = 8 << 10;
 
 /// The share of a segment from which on it is not left unsealed: an open would read all of it, and reads a list
 /// instead. So an open and a close that add less make no segment of their own.

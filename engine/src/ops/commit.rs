@@ -53,10 +53,10 @@ pub(crate) fn commit(inner: &Inner, batch: Batch) -> Result<CommitId> {
         return Err(Error::Limit { what: "a commit's length in bytes", max, found });
     }
     inner.writer.poison.check()?;
+    let depends = resolve(inner, &parts)?;
     if parts.changes.values().any(Option::is_some) {
         inner.begin_appending()?;
     }
-    let depends = resolve(inner, &parts)?;
     let (gathering, place, mut leads) = join(inner, parts, depends);
     loop {
         if leads {

@@ -221,19 +221,20 @@ pub(crate) fn step(inner: &Inner) -> Result<bool> {
     step_holding(inner, &mut work, STEP_ENTRIES)
 }
 
-/// Does as much of what is due as `entry_count` entries are, or less: in as few steps as that takes. A step that ends
-/// something, or moves tables, costs as much as the tree has tables.
+/// Does as much of what is due as `entry_count` entries are, in as many steps as that takes; a step counts as
+/// an entry at least, and tables that are moved as the entries they have.
 ///
 /// # Errors
 /// As [`step`].
 pub(crate) fn help(inner: &Inner, entry_count: u64) -> Result<()> {
     let mut left = entry_count;
     while left > 0 {
-        let share = left.min(STEP_ENTRIES);
-        if !step_holding(inner, &mut inner.trees.work.lock(), share)? {
+        let mut work = inner.trees.work.lock();
+        let before = work.entry_count;
+        if !step_holding(inner, &mut work, left.min(STEP_ENTRIES))? {
             break;
         }
-        left -= share;
+        left = left.saturating_sub((work.entry_count - before).max(1));
     }
     Ok(())
 }
@@ -343,16 +344,20 @@ fn step_flush<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) ->
         T::work(work).flush = Some(Flush { memtable, is_whole: true, flushed, entries, writer });
     }
     let flush = T::work(work).flush.as_mut().expect("it was just begun");
-    for _ in 0..entry_count {
+    for done in 0..entry_count {
         match flush.entries.sift() {
             Some(sifted) => {
                 let push = |entry: T::Entry| flush.writer.push(&entry);
                 let pushed = sifted.and_then(|entry| entry.map_or(Ok(()), push));
                 pushed.map_err(|error| after(inner, error))?;
             }
-            None => return finish_flush::<T>(inner, work).map(|()| true),
+            None => {
+                work.entry_count += done;
+                return finish_flush::<T>(inner, work).map(|()| true);
+            }
         }
     }
+    work.entry_count += entry_count;
     Ok(true)
 }
 
@@ -410,7 +415,7 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
         return begin_rewrite::<T>(inner, work, &levels, &plan);
     }
     let rewrite = T::work(work).rewrite.as_mut().expect("it is under way");
-    let before_bytes = rewrite.done_bytes();
+    let (before_bytes, before) = (rewrite.done_bytes(), rewrite.passed_count());
     let goes_on = match rewrite.step(entry_count) {
         Ok(goes_on) => goes_on,
         Err(error) => {
@@ -419,6 +424,7 @@ fn step_rewrite<T: StoreTree>(inner: &Inner, work: &mut Work, entry_count: u64) 
         }
     };
     let bytes = rewrite.done_bytes() - before_bytes;
+    work.entry_count += rewrite.passed_count() - before;
     inner.trees.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
     if !goes_on {
         finish_rewrite::<T>(inner, work)?;
@@ -453,6 +459,7 @@ fn begin_rewrite<T: StoreTree>(
     if plan.is_move {
         let edit = plan.edit(Vec::new());
         take_in::<T>(inner, work, &edit, Vec::new(), None)?;
+        work.entry_count += plan.inputs().map(|meta| meta.entry_count).sum::<u64>();
         T::work(work).figures.move_count += 1;
         return Ok(true);
     }

@@ -109,7 +109,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     };
     let before = read(&disk, &options, &found)?;
     let mut first = Some((found, before));
-    let opened = with_left(&*disk, left.as_ref(), || {
+    let opened = with_left(&*disk, left.as_ref(), Error::from, || {
         // What was begun has changed it.
         let (found, before) = first.take().map_or_else(again, Ok)?;
         let is_at_rest = is_at_rest(&found, &before);
@@ -136,9 +136,10 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf, options: Options) -> Resu
     let inner = Arc::new(begin(disk, path, options, lock, taken, reserve, take_over));
     if is_due {
         match inner.begin_writing() {
+            Err(error @ Error::Poisoned { .. }) => return Err(error),
             // Reads go on, and who writes tries again.
-            Err(error @ Error::NoSpace { .. }) => tracing::warn!(%error, "nothing is set aside"),
-            begun => begun?,
+            Err(error) => tracing::warn!(%error, "nothing is set aside"),
+            Ok(()) => {}
         }
     }
     compact::note_pressure(&inner);
@@ -258,7 +259,8 @@ fn write_anew(
     }
     let store = StoreSeed::new(&header.store_id);
     let writer = Writer::new(Arc::clone(disk), header.epoch, store);
-    let mut state = RootState::default();
+    let closed = before.root.closed.filter(|_| is_at_rest);
+    let mut state = RootState { closed, ..RootState::default() };
     let [blob, pointer] = [LogKind::Blob, LogKind::Pointer].map(|log| -> Result<Tails> {
         let log_state = state.log_mut(log);
         log_state.next_ordinal = before.root.log(log).next_ordinal;
@@ -321,24 +323,21 @@ fn write_anew(
 
 /// The store was closed, and nothing is to be sealed or removed: it may stay as it is until something is written.
 fn is_at_rest(found: &Found, read: &(Before, Replayed)) -> bool {
-    let (before, replayed) = read;
+    let (before, _) = read;
     let is_named = |name: &SegmentName| match before.root_header() {
         Some(root) if name.log == LogKind::Root => name.file_name() == root.file_name(),
         _ => before.root.names_segment(name.log, name.ordinal, name.epoch),
     };
     can_rest(read)
-        && replayed.recovery.clean
         && !found.current_temp
         && found.segments.difference(&before.strangers).all(is_named)
         && unnamed_tables(found, before, &before.root).is_empty()
 }
 
-/// Nothing of it is to be mended or sealed. All that the root says is durable: that the store was closed is said last, and before CURRENT names a root, its first frame is.
+/// Nothing of it is to be mended or sealed. All that the root says is durable, since that the store was closed is said
+/// last: if CURRENT is not, what it named before says the same, for who takes over a store at rest.
 fn can_rest((before, replayed): &(Before, Replayed)) -> bool {
-    let recovery = &replayed.recovery;
-    let says_one_thing = before.root_log.as_ref().is_some_and(|log| log.scan.frames.len() == 1);
-    (recovery.clean || (says_one_thing && recovery.bytes_cut == 0))
-        && [&before.blob, &before.pointer].into_iter().all(tails::goes_on)
+    replayed.recovery.clean && [&before.blob, &before.pointer].into_iter().all(tails::goes_on)
 }
 
 /// The header of the next root log. Whatever a file's name says was in use (R3).

@@ -147,6 +147,7 @@ impl Inner {
                 take_over.carry_out(&*self.disk, &self.root, &self.reserve)?;
                 *growing = None;
             }
+            self.root.begin_writing()?;
             self.writing.store(true, Ordering::Release);
         }
         Ok(())

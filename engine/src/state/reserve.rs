@@ -107,7 +107,7 @@ impl Left {
     /// It is what a closed store holds whose next root's first record has `root_bytes`, and whose pointer log ends
     /// in a segment of which a copy takes `tail_bytes`, if that is long.
     pub(crate) fn is_whole(&self, root_bytes: u64, tail_bytes: u64) -> Result<bool, DiskError> {
-        Ok(self.file.len_bytes()? >= besides_bytes(root_bytes) + tail_bytes)
+        Ok(self.file.allocated_bytes()? >= besides_bytes(root_bytes) + tail_bytes)
     }
 
     /// Gives back all of it. Nothing in the file means anything, so its being cut changes nothing of
@@ -188,7 +188,7 @@ impl Reserve {
         match self.fill_with_what_there_is(&mut held, wanted_bytes) {
             // Not even for a file.
             Err(error) if error.is_no_space() => Ok(()),
-            filled => filled.map_err(|error| self.writer.poison.after(error)),
+            filled => filled.map_err(|error| self.after(error)),
         }
     }
 
@@ -222,6 +222,11 @@ impl Reserve {
         self.held.lock().root_ahead_bytes = 0;
     }
 
+    /// What this failure of the file's means: a failed sync ends writing.
+    pub(crate) fn after(&self, error: DiskError) -> WalError {
+        self.writer.poison.after(error)
+    }
+
     fn deny_unless_whole(&self, held: &Held) {
         if self.copies_bytes > 0 && held.bytes < held.wanted_bytes(self.copies_bytes) {
             self.is_whole.store(false, Ordering::Release);
@@ -251,7 +256,7 @@ impl Reserve {
         if held.bytes >= needed_bytes {
             return Ok(());
         }
-        self.grow(&mut held, needed_bytes).map_err(|error| self.writer.poison.after(error))
+        self.grow(&mut held, needed_bytes).map_err(|error| self.after(error))
     }
 
     /// Something unsealed is longer than a segment.
@@ -282,14 +287,14 @@ impl Reserve {
             && let Err(error) = self.grow(held, wanted_bytes)
         {
             self.is_whole.store(false, Ordering::Release);
-            return Err(self.writer.poison.after(error));
+            return Err(self.after(error));
         }
         // The last open may have wanted more.
         let cut = self.file(held).and_then(|file| match file.len_bytes()? > held.bytes {
             true => file.set_len(held.bytes),
             false => Ok(()),
         });
-        cut.map_err(|error| self.writer.poison.after(error))?;
+        cut.map_err(|error| self.after(error))?;
         self.is_whole.store(true, Ordering::Release);
         Ok(())
     }
@@ -381,7 +386,7 @@ impl Reserve {
         file.set_len(left_bytes)?;
         held.bytes = left_bytes;
         // A failed sync ends writing, whatever the file is.
-        self.writer.disk.sync(&file).map_err(|error| self.writer.poison.after(error))?;
+        self.writer.disk.sync(&file).map_err(|error| self.after(error))?;
         Ok(true)
     }
 

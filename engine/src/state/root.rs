@@ -202,6 +202,18 @@ impl Root {
         self.record_bytes() + encode(edits).len() as u64
     }
 
+    /// Ends what a clean close said: something is about to be written. Durable on return.
+    pub(crate) fn begin_writing(&self) -> Result<(), WalError> {
+        let mut inner = self.inner.lock();
+        if inner.state.closed.is_none() {
+            return Ok(());
+        }
+        // Whatever follows it, the store is not closed.
+        let log = LogKind::Blob;
+        let ordinal = inner.state.log(log).next_ordinal;
+        self.append(&mut inner, &[Edit::NextOrdinal { log, ordinal }])
+    }
+
     /// Creates the next segment of `log`, reserved up to `reserve_bytes`, and names it.
     ///
     /// # Errors
@@ -281,35 +293,39 @@ impl Root {
         self.append(&mut inner, edits)
     }
 
-    /// The log is long enough to be written anew.
-    pub(crate) fn is_long(&self) -> bool {
-        let inner = self.inner.lock();
-        inner.log.end().offset_bytes() > LOG_BYTES_MAX.max(4 * inner.first_bytes)
-    }
-
     /// Writes the log anew, if it is long: a crash leaves the old one in force, or the new one.
     ///
     /// # Errors
     /// Whatever the machine says; the old log goes on then. If it cannot be told which of the two is
     /// in force, writing ends.
     pub(crate) fn rewrite(&self) -> Result<(), WalError> {
-        if !self.is_long() {
-            return Ok(());
-        }
-        let mut inner = self.inner.lock();
-        self.writer.poison.check()?;
-        inner.check_open()?;
-        match inner.next_ordinal() {
-            Some(ordinal) if !inner.is_at_rest(&self.writer) => {
-                self.replace(&mut inner, ordinal)?;
-                Ok(inner.reserve()?)
-            }
-            _ => Ok(()),
+        match self.shorten(LOG_BYTES_MAX, 4)? {
+            true => Ok(self.reserve()?),
+            false => Ok(()),
         }
     }
 
-    /// Ends the rest that the store was found at: writes the log anew, with this writer's epoch. Does nothing if
-    /// that was done.
+    /// Writes the log anew, if it is longer than so many bytes, and than so many times its first record; whether it
+    /// was.
+    ///
+    /// # Errors
+    /// As [`Root::rewrite`].
+    pub(crate) fn shorten(&self, bytes_max: u64, times: u64) -> Result<bool, WalError> {
+        let mut inner = self.inner.lock();
+        let is_long = inner.log.end().offset_bytes() > bytes_max.max(times * inner.first_bytes);
+        if !is_long || inner.is_at_rest(&self.writer) {
+            return Ok(false);
+        }
+        self.writer.poison.check()?;
+        inner.check_open()?;
+        let Some(ordinal) = inner.next_ordinal() else { return Ok(false) };
+        let state = RootState { closed: None, ..inner.state.clone() };
+        self.replace(&mut inner, ordinal, state)?;
+        Ok(true)
+    }
+
+    /// Ends the rest that the store was found at: writes the log anew, with this writer's epoch; it still says that the
+    /// store is closed, so that a crash leaves one that can be at rest. Does nothing if that was done.
     ///
     /// # Errors
     /// As [`Root::rewrite`]. *Corrupt*: CURRENT names another root than was found; or no ordinal is left.
@@ -326,15 +342,20 @@ impl Root {
             return Err(corrupt(FileName::Current, 0, what));
         }
         let ordinal = inner.next_ordinal().ok_or_else(|| none_can_follow(FileName::Current))?;
-        self.replace(&mut inner, ordinal)
+        let state = inner.state.clone();
+        self.replace(&mut inner, ordinal, state)
     }
 
-    /// Writes the log anew with this ordinal.
-    fn replace(&self, inner: &mut RootInner, ordinal: Ordinal) -> Result<(), WalError> {
+    /// Writes the log anew with this ordinal and state.
+    fn replace(
+        &self,
+        inner: &mut RootInner,
+        ordinal: Ordinal,
+        state: RootState,
+    ) -> Result<(), WalError> {
         let old = inner.log.segment().header;
         inner.spent = ordinal;
         let header = SegmentHeader { ordinal, epoch: self.writer.epoch, ..old };
-        let state = RootState { closed: None, ..inner.state.clone() };
         let disk = &*self.writer.disk;
         let (log, first_bytes) =
             create_log(&self.writer, header, &state).map_err(|error| match error {
@@ -346,7 +367,14 @@ impl Root {
                 return Err(self.writer.poison.set(format_args!("{error}: {}", error.source)));
             }
             let _ = disk.remove(FileName::CurrentTemp);
-            inner.leave(disk, header.file_name());
+            match inner.is_at_rest(&self.writer) {
+                // No other name says that the epoch was given: it stays, empty, until another log has it.
+                true => {
+                    let _ = log.segment().file.set_len(0);
+                    inner.left.push(header.file_name());
+                }
+                false => inner.leave(disk, header.file_name()),
+            }
             return Err(self.writer.poison.after(error));
         }
         self.writer.synced.raise(LogKind::Root, log.end());

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use pinstone_disk::{Disk, File};
+use pinstone_disk::{Disk, DiskError, File};
 
 use crate::error::{Error, Result};
 use crate::state::reserve::{Left, Reserve};
@@ -35,13 +35,15 @@ impl TakeOver {
         }
     }
 
-    /// Takes over a store that is at rest. Begun anew, it goes on where it failed.
+    /// Takes over a store that is at rest; the root says as before that it is closed. Begun anew, it goes on where it
+    /// failed.
     ///
     /// # Errors
     /// Nothing has changed by then, or the root is this writer's, and space yet to be set aside; a failed sync, and
     /// CURRENT of which it is not known what it names, end writing.
     pub(crate) fn carry_out(&self, disk: &dyn Disk, root: &Root, reserve: &Reserve) -> Result<()> {
-        with_left(disk, self.left.as_ref(), || Ok(root.take_over()?))?;
+        let after = |error| reserve.after(error).into();
+        with_left(disk, self.left.as_ref(), after, || Ok(root.take_over()?))?;
         self.set_aside(disk, root, reserve)
     }
 
@@ -53,7 +55,7 @@ impl TakeOver {
         if self.is_unreserved
             && let Some(left) = &self.left
         {
-            left.give_back(disk)?;
+            left.give_back(disk).map_err(|error| held.after(error))?;
         }
         if root.has_values() {
             let left = self.left.as_ref();
@@ -70,24 +72,26 @@ impl TakeOver {
 }
 
 /// Does what takes the store over; if there is no space, once more with what the last open left. If it fails all the
-/// same, that is set aside again.
+/// same, that is set aside again. `after` is told what fails of that.
 ///
 /// # Errors
 /// What it failed with last.
 pub(crate) fn with_left<T>(
     disk: &dyn Disk,
     left: Option<&Left>,
+    after: impl Fn(DiskError) -> Error,
     mut act: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let mut done = act();
     let Some(left) = left else { return done };
     if let Err(Error::NoSpace { .. }) = &done {
         // It holds nothing. What was begun is what a crash would have left.
-        done = left.give_back(disk).map_err(Error::from).and_then(|()| act());
+        done = left.give_back(disk).map_err(&after).and_then(|()| act());
     }
     if done.is_err()
         && let Err(error) = left.hold_again(disk)
     {
+        let error = after(error);
         tracing::warn!(%error, "what was set aside is not any more");
     }
     done

@@ -46,6 +46,8 @@ pub(crate) struct Work {
     pub(crate) lingering: Lingering,
     /// Segments that have left the root, and could not be removed.
     pub(crate) retired: Vec<FileName>,
+    /// Entries that flushes and rewritings have gone through, and that were moved.
+    pub(crate) entry_count: u64,
     /// Why a tree's work waits, told once nothing else is due.
     pub(crate) failure: Option<Error>,
 }

@@ -176,6 +176,10 @@ impl File for MeddlingFile {
         self.file.len_bytes()
     }
 
+    fn allocated_bytes(&self) -> Result<u64, DiskError> {
+        self.file.allocated_bytes()
+    }
+
     fn set_len(&self, len_bytes: u64) -> Result<(), DiskError> {
         self.file.set_len(len_bytes)
     }

@@ -12,9 +12,9 @@ use pinstone_disk::{
     HEADER_BYTES, LogKind, OpenMode, Ordinal, StoreId,
 };
 use pinstone_wal::{
-    CarriedFrames, LastSealed, ListEntry, LogEnd, LogPosition, RecordKind, SEGMENT_BYTES_MAX, Scan,
-    Sealer, SegmentFile, SegmentHeader, Synced, Verdict, corrupt, judge, read_footer, read_header,
-    read_list,
+    CarriedFrames, FRAMES_START_BYTES, LastSealed, ListEntry, LogEnd, LogPosition, RecordKind,
+    SEGMENT_BYTES_MAX, Scan, Sealer, SegmentFile, SegmentHeader, Synced, Verdict, corrupt,
+    decode_header, judge, read_footer, read_header, read_list,
 };
 
 use super::look::{Found, SegmentName};
@@ -401,21 +401,22 @@ fn scan_segment(
     carried: &CarriedFrames,
 ) -> Result<Unsealed> {
     let file = disk.open(name, OpenMode::Write)?;
-    let header = read_header(disk, &file, &name)?;
-    check_store(&header, store_id)?;
     let len_bytes = file.len_bytes()?;
     if len_bytes > SEGMENT_BYTES_MAX {
         return Err(corrupt(name, SEGMENT_BYTES_MAX, "a segment is shorter than 4 GiB").into());
     }
     let len_bytes = usize::try_from(len_bytes).expect("a segment fits the address space");
-    let bytes = disk.read(&file, 0, len_bytes).or_else(|error| match header.log {
+    let bytes = disk.read(&file, 0, len_bytes).or_else(|error| match name {
         // What cannot be read may be what is carried.
-        LogKind::Blob => {
-            let around = carried.around(header.ordinal, len_bytes as u64);
-            read_parts(disk, &file, &around, len_bytes).map_err(|_| error)
+        FileName::Segment { log: LogKind::Blob, ordinal, .. } => {
+            let mut parts = carried.around(ordinal, len_bytes as u64);
+            parts.push(0..FRAMES_START_BYTES.min(len_bytes as u64));
+            read_parts(disk, &file, &parts, len_bytes).map_err(|_| error)
         }
-        LogKind::Pointer | LogKind::Root => Err(error),
+        _ => Err(error),
     })?;
+    let header = decode_header(&bytes, &name)?;
+    check_store(&header, store_id)?;
     let segment = SegmentFile { header, file };
     let (bytes, is_laid) = match header.log {
         LogKind::Blob => carried.lay(header.ordinal, bytes),

@@ -30,14 +30,19 @@ fn name(number: u32) -> String {
 
 const COUNT: u32 = 60;
 
+/// So many values, each with a name.
+fn fill(store: &Store, count: u32) {
+    for number in 0..count {
+        let digest = store.put(&value(number)).unwrap().digest;
+        store.commit(Batch::new().set(name(number), digest)).unwrap();
+    }
+}
+
 /// Values, each with a name, in tables and in logs; closed.
 fn closed() -> Arc<SimDisk> {
     let disk = SimDisk::new(1);
     let store = open(&disk);
-    for number in 0..COUNT {
-        let digest = store.put(&value(number)).unwrap().digest;
-        store.commit(Batch::new().set(name(number), digest)).unwrap();
-    }
+    fill(&store, COUNT);
     store.compact().unwrap();
     for number in 0..3 {
         let digest = store.put(&value(COUNT + number)).unwrap().digest;
@@ -138,6 +143,17 @@ fn the_first_write_takes_the_store_over() {
 }
 
 #[test]
+fn what_was_written_after_a_clean_open_is_not_taken_for_clean() {
+    let disk = closed();
+    let store = open(&disk);
+    assert!(store.stats().recovery.clean);
+    store.commit(Batch::new().set("name", Digest::of(&value(5)))).unwrap();
+    let again = open(&disk.clean_reopen());
+    assert!(!again.stats().recovery.clean && again.stats().recovery.bytes_copied > 0);
+    assert!(again.pointer("name").unwrap().is_some());
+}
+
+#[test]
 fn each_failure_of_the_first_write_leaves_a_store_that_goes_on_or_opens_again() {
     let made = closed();
     let mut failed = 0;
@@ -205,10 +221,7 @@ fn what_is_closed_rests_however_much_it_holds() {
     for count in (0..200).step_by(13) {
         let disk = SimDisk::new(1);
         let store = open(&disk);
-        for number in 0..count {
-            let digest = store.put(&value(number)).unwrap().digest;
-            store.commit(Batch::new().set(name(number), digest)).unwrap();
-        }
+        fill(&store, count);
         store.close().unwrap();
         let before = files(&disk);
         let store = open(&disk);

@@ -337,20 +337,6 @@ fn who_opens_a_store_with_little_space_left_leaves_the_next_open_its_space() {
 }
 
 #[test]
-fn what_was_written_after_a_clean_open_is_not_taken_for_clean() {
-    let disk = SimDisk::new(1);
-    let store = open_larger(&disk).unwrap();
-    let digest = store.put(b"value").unwrap().digest;
-    store.close().unwrap();
-    let store = open_larger(&disk).unwrap();
-    assert!(store.stats().recovery.clean);
-    store.commit(Batch::new().set("name", digest)).unwrap();
-    let again = open_larger(&disk.clean_reopen()).unwrap();
-    assert!(!again.stats().recovery.clean && again.stats().recovery.bytes_copied > 0);
-    assert_eq!(again.pointer("name").unwrap(), Some(digest));
-}
-
-#[test]
 fn a_store_takes_no_values_that_its_recovery_could_not_copy() {
     let mut taken = 0;
     for free in (0..5 << 20).step_by(300 << 10) {

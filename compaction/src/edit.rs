@@ -10,7 +10,7 @@
 //!
 //! Whether an edit fits a tree is said by [`Levels::apply`](crate::levels::Levels::apply).
 
-use pinstone_disk::codec::{Malformed, Reader, put_varint};
+use pinstone_disk::codec::{Malformed, Reader, put_varint, varint_bytes};
 use pinstone_disk::{Epoch, Ordinal, TableKind};
 
 use crate::levels::LEVELS_MAX;
@@ -70,6 +70,19 @@ impl LevelEdit {
             put_key(self.tree, out, &table.first);
             put_key(self.tree, out, &table.last);
         }
+    }
+
+    /// Bytes that [`encode`](Self::encode) appends for an edit by which nothing goes and these tables come.
+    pub fn encoded_bytes<'a>(added: impl Iterator<Item = &'a TableMeta>) -> u64 {
+        // Without the lengths of two keys, and a byte of each.
+        let besides = ADDED_BYTES_MIN - 4;
+        let key_bytes = |key: &[u8]| varint_bytes(key.len() as u64) + key.len();
+        let (mut count, mut bytes) = (0, 0);
+        for TableMeta { first, last, .. } in added {
+            count += 1;
+            bytes += (besides + key_bytes(first) + key_bytes(last)) as u64;
+        }
+        (1 + varint_bytes(0) + varint_bytes(count)) as u64 + bytes
     }
 
     fn put_id(&self, out: &mut Vec<u8>, id: TableId) {

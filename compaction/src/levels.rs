@@ -262,6 +262,12 @@ impl Levels {
         Ok(next)
     }
 
+    /// The level is shared with this other view: no edit between them touched it.
+    pub(crate) fn shares(&self, other: &Self, level: u8) -> bool {
+        let at = usize::from(level);
+        Arc::ptr_eq(&self.levels[at], &other.levels[at])
+    }
+
     /// The edit that makes this view of an empty one.
     pub fn to_edit(&self) -> LevelEdit {
         let added = self.all().map(|(level, table)| (level, TableMeta::clone(table))).collect();

@@ -7,7 +7,7 @@
 //! - O1: the open tables of each level stand in the order of their descriptions in [`Levels`], and so do the
 //!   heads of their bounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -129,9 +129,17 @@ impl<T: Tree> OpenLevels<T> {
         (0..LEVELS_MAX).flat_map(|level| self.tables(level).iter().map(move |table| (level, table)))
     }
 
-    /// The table with this id, if it is here.
+    /// The table with this id, if it is here. A look at each table.
     pub fn table(&self, id: TableId) -> Option<&Arc<T::Table>> {
-        self.all().map(|(_, table)| table).find(|table| T::file(table).meta().id == id)
+        self.tables_of(&BTreeSet::from([id])).pop_first().map(|(_, table)| table)
+    }
+
+    /// Of the tables with these ids those that are here. A look at each table.
+    pub fn tables_of(&self, ids: &BTreeSet<TableId>) -> BTreeMap<TableId, &Arc<T::Table>> {
+        let of_level = |level| self.levels.tables(level).iter().zip(self.tables(level));
+        let all = (0..LEVELS_MAX).flat_map(of_level);
+        let chosen = all.filter(|(meta, _)| ids.contains(&meta.id));
+        chosen.map(|(meta, table)| (meta.id, table)).collect()
     }
 
     /// The tables that may hold `key`: the newest of level 0 first, then one at most of each level, from
@@ -152,16 +160,23 @@ impl<T: Tree> OpenLevels<T> {
     pub fn apply(&self, edit: &LevelEdit, opened: &[Arc<T::Table>]) -> Result<Self, LevelFault> {
         let levels = self.levels.apply(edit)?;
         let mut next = Self { levels, ..self.clone() };
-        let here = self.all().map(|(_, table)| table).chain(opened);
-        let by_id: BTreeMap<TableId, &Arc<T::Table>> =
-            here.map(|table| (T::file(table).meta().id, table)).collect();
+        let moved = self.tables_of(&edit.removed.iter().copied().collect());
+        let id = |table: &Arc<T::Table>| T::file(table).meta().id;
+        let come: BTreeMap<_, _> =
+            opened.iter().chain(moved.values().copied()).map(|table| (id(table), table)).collect();
         for level in 0..LEVELS_MAX {
-            let metas = next.levels.tables(level);
-            if metas == self.levels.tables(level) {
+            let (metas, before) = (next.levels.tables(level), self.levels.tables(level));
+            if next.levels.shares(&self.levels, level) {
                 continue;
             }
-            let find = |meta: &Arc<TableMeta>| {
-                Arc::clone(by_id.get(&meta.id).expect("a table that is added was opened"))
+            // What stays, stays in its order.
+            let mut stayed = before.iter().zip(self.tables(level));
+            let find = |meta: &Arc<TableMeta>| match come.get(&meta.id) {
+                Some(table) => Arc::clone(table),
+                None => {
+                    let here = stayed.find(|(before, _)| before.id == meta.id);
+                    Arc::clone(here.expect("a table that is added was opened").1)
+                }
             };
             let tables = metas.iter().map(find).collect();
             next.fill(level, tables);

@@ -16,6 +16,7 @@
 //! - F3: whatever fails, the levels are as they were; it is tried again when there is more to do. A table that cannot
 //!   be read twice is gone around: else each flush would have as much read in vain, and level 0 would grow.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pinstone_compaction::TableError;
@@ -463,8 +464,9 @@ fn begin_rewrite<T: StoreTree>(
         T::work(work).figures.move_count += 1;
         return Ok(true);
     }
+    let tables = levels.tables_of(&plan.inputs().map(|meta| meta.id).collect());
     let open = |meta: &Arc<TableMeta>| {
-        Arc::clone(levels.table(meta.id).expect("a plan is made of tables that are there"))
+        Arc::clone(tables.get(&meta.id).expect("a plan is made of tables that are there"))
     };
     let inputs: Vec<_> = plan.inputs().map(open).collect();
     if !work.lingering.is_empty() || inner.trees.tables.has_removals() {
@@ -513,7 +515,12 @@ fn take_in<T: StoreTree>(
     flushed: Option<&Arc<T::Memtable>>,
 ) -> Result<()> {
     let before = T::levels(inner);
-    let is_new = |(_, meta): &&(u8, TableMeta)| before.table(meta.id).is_none();
+    // What only moves is removed and added.
+    let (removed, added): (BTreeSet<_>, BTreeSet<_>) = (
+        edit.removed.iter().copied().collect(),
+        edit.added.iter().map(|(_, meta)| meta.id).collect(),
+    );
+    let is_new = |(_, meta): &&(u8, TableMeta)| !removed.contains(&meta.id);
     let new: Vec<TableMeta> =
         edit.added.iter().filter(is_new).map(|(_, meta)| meta.clone()).collect();
     let opened = match make_durable::<T>(inner, work, &new, edit, also) {
@@ -528,9 +535,9 @@ fn take_in<T: StoreTree>(
         }
     };
     let after = before.apply(edit, &opened).expect("the root took this edit");
-    T::publish(inner, after.clone(), flushed);
-    let gone = edit.removed.iter().filter(|id| after.table(**id).is_none());
-    let gone = gone.map(|id| T::file(before.table(*id).expect("what was removed was there")));
+    T::publish(inner, after, flushed);
+    let tables = before.tables_of(&(&removed - &added));
+    let gone = edit.removed.iter().filter_map(|id| tables.get(id)).map(|table| T::file(table));
     let gone: Vec<_> = gone.inspect(|file| file.doom()).map(TableFile::meta).collect();
     work.lingering.replace(&gone, &new);
     note_pressure(inner);

@@ -234,6 +234,11 @@ impl RootState {
 
     /// The edits that make this state from nothing.
     pub(crate) fn edits(&self) -> Vec<Edit> {
+        self.edits_with(|tree| self.tree(tree).levels.to_edit())
+    }
+
+    /// The same, with these of the levels.
+    fn edits_with(&self, levels: impl Fn(TableKind) -> LevelEdit) -> Vec<Edit> {
         let mut edits = Vec::new();
         for log in [LogKind::Blob, LogKind::Pointer] {
             let state = self.log(log);
@@ -250,15 +255,21 @@ impl RootState {
             let state = self.tree(tree);
             edits.push(Edit::NextTable { tree, ordinal: state.next_ordinal });
             edits.push(Edit::Flushed { tree, flushed: state.flushed });
-            edits.push(Edit::Levels(state.levels.to_edit()));
+            edits.push(Edit::Levels(levels(tree)));
         }
         edits.extend(self.closed.map(Edit::Closed));
         edits
     }
 
-    /// Bytes of the record that a new root log begins with.
+    /// Bytes of the record that a new root log begins with. A look at each table.
     pub(crate) fn record_bytes(&self) -> u64 {
-        encode(&self.edits()).len() as u64
+        let mut bytes = encode(&self.edits_with(LevelEdit::new)).len() as u64;
+        for tree in TableKind::ALL {
+            let tables = self.tree(tree).levels.all().map(|(_, table)| &**table);
+            bytes -= LevelEdit::encoded_bytes(std::iter::empty());
+            bytes += LevelEdit::encoded_bytes(tables);
+        }
+        bytes
     }
 
     /// Applies the edits of one record.
@@ -430,7 +441,7 @@ mod tests {
         let meta = TableMeta {
             id,
             first: "a".into(),
-            last: "b".into(),
+            last: "b".repeat(200).into(),
             entry_count: 2,
             spare_count: 1,
             last_commit: 9,
@@ -466,8 +477,10 @@ mod tests {
         assert_eq!(state.names.next_ordinal, Ordinal(7));
         assert_eq!((state.names.flushed, state.index.flushed), (flushed, Flushed::NOTHING));
         let mut again = RootState::default();
-        again.apply_record(&encode(&state.edits())).unwrap();
+        let record = encode(&state.edits());
+        again.apply_record(&record).unwrap();
         assert_eq!(again, state);
+        assert_eq!(state.record_bytes(), record.len() as u64);
     }
 
     /// Numbers as nobody would write them, and some that do fit.
@@ -569,6 +582,7 @@ mod tests {
             let mut again = RootState::default();
             again.apply_record(&encode(&state.edits())).unwrap();
             prop_assert_eq!(&again, &state);
+            prop_assert_eq!(state.record_bytes(), encode(&state.edits()).len() as u64);
             for log in [LogKind::Blob, LogKind::Pointer] {
                 prop_assert!(state.log(log).sealed_below() <= state.log(log).next_ordinal);
             }

@@ -505,24 +505,30 @@ fn least_overlap(
     }
     // What each table overlaps: both levels are sorted, so that one walk tells of all.
     let (mut low, mut high) = (0, 0);
-    let mut overlapped = Vec::with_capacity(source.len());
+    let mut looked = Vec::with_capacity(source.len());
     for table in source {
         low += target[low..].iter().take_while(|other| other.last < table.first).count();
         high = high.max(low);
         high += target[high..].iter().take_while(|other| other.first <= table.last).count();
-        overlapped.push(low..high);
+        looked.push(Looked {
+            bytes: table.file_bytes,
+            is_damaged: view.damaged.contains(&table.id),
+            tables: low..high,
+            overlap: before[low]..before[high],
+            damaged: damaged_before[low]..damaged_before[high],
+        });
     }
     let mut best: Option<(f64, u64, Range<usize>)> = None;
     for from in 0..source.len() {
-        let low = overlapped[from].start;
+        let first = &looked[from];
         let mut bytes = 0u64;
-        for (upto, table) in source.iter().enumerate().skip(from).take(RUN_TABLES_MAX) {
-            bytes = bytes.saturating_add(table.file_bytes);
-            let overlap = before[overlapped[upto].end] - before[low];
-            let is_too_many = upto - from + 1 + high - low > INPUT_TABLES_MAX;
+        for (upto, last) in looked.iter().enumerate().skip(from).take(RUN_TABLES_MAX) {
+            bytes = bytes.saturating_add(last.bytes);
+            let overlap = last.overlap.end - first.overlap.start;
+            let target_count = last.tables.end - first.tables.start;
+            let is_too_many = upto - from + 1 + target_count > INPUT_TABLES_MAX;
             let is_too_much = bytes.saturating_add(overlap) > shape.input_bytes_max;
-            let is_blocked = view.damaged.contains(&table.id)
-                || damaged_before[overlapped[upto].end] > damaged_before[low];
+            let is_blocked = last.is_damaged || last.damaged.end > first.damaged.start;
             if is_too_many || is_blocked || (upto > from && is_too_much) {
                 break;
             }
@@ -536,6 +542,18 @@ fn least_overlap(
         }
     }
     best.map(|(_, _, run)| run)
+}
+
+/// A table that a run may have, and which tables of the target it overlaps: what each step of looking for the best run
+/// needs stands together.
+struct Looked {
+    bytes: u64,
+    is_damaged: bool,
+    tables: Range<usize>,
+    /// The bytes of target tables before these, and up to their end.
+    overlap: Range<u64>,
+    /// The same, damaged tables.
+    damaged: Range<usize>,
 }
 
 fn ratio(bytes: u64, to_bytes: u64) -> f64 {

@@ -503,6 +503,12 @@ fn a_plan_has_a_bounded_number_of_tables() {
     let beside = [wide, (5, table(2, 16_999, 16_999, 1))].into_iter().chain(target());
     let narrow = plan(&levels(beside.collect()), &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
     assert_eq!(narrow.source_tables[0].id.ordinal, Ordinal(2));
+
+    // What is behind those that it overlaps does not count.
+    let apart = [(5, table(1, 0, 0, 100 << 20)), (5, table(2, 16_999, 16_999, 1))];
+    let apart = levels(apart.into_iter().chain(target()).collect());
+    let first = plan(&apart, &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
+    assert_eq!(first.source_tables[0].id.ordinal, Ordinal(1));
 }
 
 /// What level 0 gives overlaps more tables than one plan may take: it goes above them, and from there on by parts.

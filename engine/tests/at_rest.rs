@@ -328,6 +328,19 @@ fn what_is_set_aside_by_its_length_alone_is_set_aside_anew() {
     store.commit(Batch::new().delete(name(7))).unwrap();
 }
 
+/// An opener gave back what was set aside, and was killed; now nothing can be written, for whatever reason.
+#[test]
+fn what_keeps_space_from_being_set_aside_keeps_nobody_from_reading() {
+    let disk = closed();
+    disk.put_file("RESERVE", b"");
+    disk.fail_when(Filter::any().operation(Operation::Create), Fault::Eio);
+    let store = open(&disk);
+    has_all(&store);
+    store.put(b"another").unwrap_err();
+    disk.heal();
+    store.put(b"another").unwrap();
+}
+
 /// Whatever became of the logs that they began, no two openers give files the same name.
 #[test]
 fn who_fails_to_take_a_store_over_spends_the_epoch() {

@@ -68,10 +68,6 @@ impl RootInner {
         Ok(())
     }
 
-    fn reserve(&self) -> Result<(), DiskError> {
-        reserve(&*self.log.segment().file, self.log.end().offset_bytes() + RESERVE_BYTES)
-    }
-
     /// Removes a root log that is not in force, and those that could not be removed before; what cannot be
     /// removed now is tried again with the next one, or is gone with the next open.
     fn leave(&mut self, disk: &dyn Disk, name: FileName) {
@@ -140,7 +136,8 @@ impl Root {
 
     /// Reserves space for edits; on a full device each of them finds out by itself.
     pub(crate) fn reserve(&self) -> Result<(), DiskError> {
-        self.inner.lock().reserve()
+        let log = &self.inner.lock().log;
+        reserve(&*log.segment().file, log.end().offset_bytes() + RESERVE_BYTES)
     }
 
     /// Reserves space for a few frames, of testimony and of closing.

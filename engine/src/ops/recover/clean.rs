@@ -47,8 +47,9 @@ pub(super) fn unnamed_tables(
     &(&found.tables - &before.strange_tables) - &state.table_ids()
 }
 
-/// One that was ended after it had turned CURRENT, and before it had removed the older root log, may
-/// have left no space but what that log takes: it goes, once CURRENT is durably what it is.
+/// Removes root logs that are older than the one in force. A recovery that was ended after it had turned CURRENT, and
+/// before it had removed the older one, may have left no space but what that takes: it goes, once CURRENT is durably
+/// what it is.
 pub(super) fn remove_replaced(
     disk: &dyn Disk,
     found: &Found,

@@ -72,17 +72,18 @@ impl LevelEdit {
         }
     }
 
-    /// Bytes that [`encode`](Self::encode) appends for an edit by which nothing goes and these tables come.
-    pub fn encoded_bytes<'a>(added: impl Iterator<Item = &'a TableMeta>) -> u64 {
+    /// Bytes that [`encode`](Self::encode) appends for an edit by which nothing goes, and so many tables come, which
+    /// take `added_bytes`.
+    pub(crate) fn encoded_bytes(added_count: u64, added_bytes: u64) -> u64 {
+        (1 + varint_bytes(0) + varint_bytes(added_count)) as u64 + added_bytes
+    }
+
+    /// Bytes that a table takes in an edit by which it comes.
+    pub(crate) fn added_bytes(table: &TableMeta) -> u64 {
         // Without the lengths of two keys, and a byte of each.
         let besides = ADDED_BYTES_MIN - 4;
         let key_bytes = |key: &[u8]| varint_bytes(key.len() as u64) + key.len();
-        let (mut count, mut bytes) = (0, 0);
-        for TableMeta { first, last, .. } in added {
-            count += 1;
-            bytes += (besides + key_bytes(first) + key_bytes(last)) as u64;
-        }
-        (1 + varint_bytes(0) + varint_bytes(count)) as u64 + bytes
+        (besides + key_bytes(&table.first) + key_bytes(&table.last)) as u64
     }
 
     fn put_id(&self, out: &mut Vec<u8>, id: TableId) {

@@ -5,7 +5,7 @@
 //! 1. Level 0 takes tables as they are flushed, in the order in which they come. They may overlap.
 //! 2. Each level below it is one sorted run, cut into tables: a key is in one of them at most, and
 //!    binary search finds it.
-//! 3. [`Levels::apply`] checks what an edit does and makes the next view. Levels that the edit does
+//! 3. [`Levels::apply`] checks what an edit does and makes the next view. Parts of levels that the edit does
 //!    not touch are shared with the view before, tables always.
 //!
 //! What must hold of a view. What is computed here keeps it; what comes from a file is checked by
@@ -18,13 +18,17 @@
 //!
 //! What keys mean, and which level to rewrite, is not decided here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pinstone_disk::TableKind;
 
+pub use self::parts::LevelTables;
+use self::parts::{Level, Marks, Part, faults_of_order};
 use crate::edit::LevelEdit;
 use crate::table::{TableId, TableMeta};
+
+mod parts;
 
 /// Levels of a tree, level 0 included: as many as RocksDB's users know.
 pub const LEVELS_MAX: u8 = 7;
@@ -107,32 +111,40 @@ pub struct LevelSums {
 }
 
 impl LevelSums {
-    fn of(tables: &[Arc<TableMeta>]) -> Self {
-        let mut sums = Self::default();
-        for table in tables {
-            // What a file says may be anything; sums of it must not overflow.
-            sums.table_count += 1;
-            sums.file_bytes = sums.file_bytes.saturating_add(table.file_bytes);
-            sums.entry_count = sums.entry_count.saturating_add(table.entry_count);
-            sums.spare_count = sums.spare_count.saturating_add(table.spare_count);
+    fn of<'a>(tables: impl IntoIterator<Item = &'a Arc<TableMeta>>) -> Self {
+        let one = |table: &Arc<TableMeta>| {
+            let TableMeta { file_bytes, entry_count, spare_count, .. } = **table;
+            Self { table_count: 1, file_bytes, entry_count, spare_count }
+        };
+        // What a file says may be anything; sums of it must not overflow.
+        tables.into_iter().map(one).fold(Self::default(), Self::with)
+    }
+
+    fn with(self, other: Self) -> Self {
+        Self {
+            table_count: self.table_count + other.table_count,
+            file_bytes: self.file_bytes.saturating_add(other.file_bytes),
+            entry_count: self.entry_count.saturating_add(other.entry_count),
+            spare_count: self.spare_count.saturating_add(other.spare_count),
         }
-        sums
     }
 }
 
-/// The tables of one level.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Level {
-    tables: Vec<Arc<TableMeta>>,
-    sums: LevelSums,
-}
-
 /// One tree's levels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Levels {
     tree: TableKind,
     levels: [Arc<Level>; LEVELS_MAX as usize],
 }
+
+impl PartialEq for Levels {
+    fn eq(&self, other: &Self) -> bool {
+        let are_same = |level| self.tables(level) == other.tables(level);
+        self.tree == other.tree && (0..LEVELS_MAX).all(are_same)
+    }
+}
+
+impl Eq for Levels {}
 
 impl Levels {
     /// A tree without tables.
@@ -148,8 +160,9 @@ impl Levels {
 
     /// The tables of a level: of level 0 in the order in which they came, of the others by key.
     /// A level that does not exist has none.
-    pub fn tables(&self, level: u8) -> &[Arc<TableMeta>] {
-        self.levels.get(usize::from(level)).map_or(&[], |level| &level.tables)
+    pub fn tables(&self, level: u8) -> LevelTables<'_> {
+        let none = || self.levels[0].tables().range(0..0);
+        self.levels.get(usize::from(level)).map_or_else(none, |level| level.tables())
     }
 
     /// All tables with their levels, from level 0 down.
@@ -164,14 +177,7 @@ impl Levels {
 
     /// What the tree holds in all.
     pub fn total(&self) -> LevelSums {
-        (0..LEVELS_MAX).map(|level| self.sums(level)).fold(LevelSums::default(), |all, one| {
-            LevelSums {
-                table_count: all.table_count + one.table_count,
-                file_bytes: all.file_bytes.saturating_add(one.file_bytes),
-                entry_count: all.entry_count.saturating_add(one.entry_count),
-                spare_count: all.spare_count.saturating_add(one.spare_count),
-            }
-        })
+        (0..LEVELS_MAX).map(|level| self.sums(level)).fold(LevelSums::default(), LevelSums::with)
     }
 
     /// The tables of a level that overlap the closed interval from `first` to `last`, in their
@@ -190,12 +196,12 @@ impl Levels {
     ///
     /// # Panics
     /// On level 0.
-    pub fn run(&self, level: u8, first: &[u8], last: &[u8]) -> &[Arc<TableMeta>] {
+    pub fn run(&self, level: u8, first: &[u8], last: &[u8]) -> LevelTables<'_> {
         assert!(level > 0, "tables of level 0 are not sorted");
         let tables = self.tables(level);
         let from = tables.partition_point(|table| table.last[..] < *first);
-        let count = tables[from..].partition_point(|table| table.first[..] <= *last);
-        &tables[from..from + count]
+        let behind = tables.range(from..tables.len());
+        behind.range(0..behind.partition_point(|table| table.first[..] <= *last))
     }
 
     /// The one table of a level below level 0 that may hold `key`. One binary search.
@@ -206,8 +212,8 @@ impl Levels {
         self.run(level, key, key).first()
     }
 
-    /// The view that the edit makes of this one. Looks at every table once, and copies the list of
-    /// each level that changes.
+    /// The view that the edit makes of this one. Costs what it changes, and a look at the number of each table
+    /// that is here.
     ///
     /// # Errors
     /// The edit asks for what is impossible; this view is as it was.
@@ -221,43 +227,42 @@ impl Levels {
                 return Err(LevelFault::Twice { id: *id });
             }
         }
-        let mut added = BTreeMap::new();
+        let mut come: [Vec<Arc<TableMeta>>; LEVELS_MAX as usize] = Default::default();
+        let mut added = BTreeSet::new();
         for (level, table) in &edit.added {
             table_is_sound(self.tree, *level, table)?;
-            if added.insert(table.id, *level).is_some() {
+            if !added.insert(table.id) {
                 return Err(LevelFault::Twice { id: table.id });
             }
+            come[usize::from(*level)].push(Arc::new(table.clone()));
         }
-        let mut touched = [false; LEVELS_MAX as usize];
-        added.values().for_each(|level| touched[usize::from(*level)] = true);
-        for (level, table) in self.all() {
-            match removed.get_mut(&table.id) {
-                Some(found) => {
-                    *found = true;
-                    touched[usize::from(level)] = true;
+        let mut gone: [Vec<usize>; LEVELS_MAX as usize] = Default::default();
+        let marks = Marks::of(edit.removed.iter().chain(&added));
+        for (level, gone) in self.levels.iter().zip(&mut gone) {
+            for (id, at) in level.marked(&marks) {
+                match removed.get_mut(&id) {
+                    Some(found) => {
+                        *found = true;
+                        gone.push(at);
+                    }
+                    None if added.contains(&id) => return Err(LevelFault::Twice { id }),
+                    None => {}
                 }
-                None if added.contains_key(&table.id) => {
-                    return Err(LevelFault::Twice { id: table.id });
-                }
-                None => {}
             }
         }
         if let Some((id, _)) = removed.iter().find(|(_, found)| !**found) {
             return Err(LevelFault::Absent { id: *id });
         }
         let mut next = self.clone();
-        for level in (0..LEVELS_MAX).filter(|level| touched[usize::from(*level)]) {
-            let kept = self.tables(level).iter().filter(|table| !removed.contains_key(&table.id));
-            let added = edit.added.iter().filter(|(to, _)| *to == level);
-            let mut tables: Vec<_> = kept.cloned().collect();
-            tables.extend(added.map(|(_, table)| Arc::new(table.clone())));
-            if level > 0 {
-                // Mostly sorted already, which this sort makes use of.
-                tables.sort_by(|a, b| a.first.cmp(&b.first));
-                faults_of_order(level, &tables).next().map_or(Ok(()), Err)?;
+        for (level, (come, gone)) in (0..LEVELS_MAX).zip(come.into_iter().zip(gone)) {
+            if come.is_empty() && gone.is_empty() {
+                continue;
             }
-            let sums = LevelSums::of(&tables);
-            next.levels[usize::from(level)] = Arc::new(Level { tables, sums });
+            let changed = &mut next.levels[usize::from(level)];
+            *changed = Arc::new(match level {
+                0 => changed.unsorted(&gone, come),
+                _ => changed.sorted(level, &gone, come)?,
+            });
         }
         Ok(next)
     }
@@ -268,27 +273,50 @@ impl Levels {
         Arc::ptr_eq(&self.levels[at], &other.levels[at])
     }
 
+    /// The parts that a level is made of, which views share, in the order of its tables.
+    pub(crate) fn parts(&self, level: u8) -> &[Arc<Part>] {
+        self.levels[usize::from(level)].parts()
+    }
+
+    /// Where those of these tables stand that are here: their levels, and their places there. Costs a look at the number
+    /// of each table that is here.
+    pub(crate) fn places(&self, ids: &BTreeSet<TableId>) -> Vec<(TableId, u8, usize)> {
+        let marks = Marks::of(ids.iter());
+        let levels = (0..LEVELS_MAX).zip(&self.levels);
+        let marked = levels
+            .flat_map(|(level, tables)| tables.marked(&marks).map(move |(id, at)| (id, level, at)));
+        marked.filter(|(id, _, _)| ids.contains(id)).collect()
+    }
+
     /// The edit that makes this view of an empty one.
     pub fn to_edit(&self) -> LevelEdit {
         let added = self.all().map(|(level, table)| (level, TableMeta::clone(table))).collect();
         LevelEdit { tree: self.tree, added, removed: Vec::new() }
     }
 
+    /// Bytes that [`to_edit`](Self::to_edit) has encoded. Constant time.
+    pub fn edit_bytes(&self) -> u64 {
+        let added_bytes = self.levels.iter().map(|level| level.edit_bytes).sum();
+        LevelEdit::encoded_bytes(self.total().table_count, added_bytes)
+    }
+
     /// What does not hold of this view; nothing, unless we have a bug.
     pub fn check(&self) -> Vec<LevelFault> {
         let mut faults = Vec::new();
-        let mut seen = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for (level, table) in self.all() {
             faults.extend(table_is_sound(self.tree, level, table).err());
-            if seen.insert(table.id, ()).is_some() {
+            if !seen.insert(table.id) {
                 faults.push(LevelFault::Twice { id: table.id });
             }
         }
         for level in 0..LEVELS_MAX {
+            let tables = self.tables(level);
             if level > 0 {
-                faults.extend(faults_of_order(level, self.tables(level)));
+                let pairs = tables.iter().zip(tables.iter().skip(1)).map(|(a, b)| [&**a, &**b]);
+                faults.extend(faults_of_order(level, pairs));
             }
-            if self.sums(level) != LevelSums::of(self.tables(level)) {
+            if self.sums(level) != LevelSums::of(tables.iter()) {
                 faults.push(LevelFault::Sums { level });
             }
         }
@@ -309,14 +337,6 @@ fn table_is_sound(tree: TableKind, level: u8, table: &TableMeta) -> Result<(), L
         return Err(LevelFault::Empty { id });
     }
     Ok(())
-}
-
-/// V3, of the tables of a level below level 0.
-fn faults_of_order(level: u8, tables: &[Arc<TableMeta>]) -> impl Iterator<Item = LevelFault> {
-    tables
-        .windows(2)
-        .filter(|pair| pair[0].last >= pair[1].first)
-        .map(move |pair| LevelFault::Overlap { level, left: pair[0].id, right: pair[1].id })
 }
 
 #[cfg(test)]
@@ -371,8 +391,8 @@ mod tests {
     #[test]
     fn level_0_keeps_the_order_of_coming_and_the_others_that_of_keys() {
         let view = view();
-        assert_eq!(ids(view.tables(0)), [1, 2]);
-        assert_eq!(ids(view.tables(2)), [5, 3, 4]);
+        assert_eq!(ids(view.tables(0).iter()), [1, 2]);
+        assert_eq!(ids(view.tables(2).iter()), [5, 3, 4]);
         let sums = |table_count, file_bytes, entry_count, spare_count| LevelSums {
             table_count,
             file_bytes,
@@ -412,7 +432,7 @@ mod tests {
         let next = view.apply(&remove(&[1])).unwrap();
         assert!(Arc::ptr_eq(&view.levels[2], &next.levels[2]));
         assert!(!Arc::ptr_eq(&view.levels[0], &next.levels[0]));
-        assert!(Arc::ptr_eq(&view.levels[0].tables[1], &next.levels[0].tables[0]));
+        assert!(Arc::ptr_eq(&view.tables(0)[1], &next.tables(0)[0]));
     }
 
     #[test]
@@ -420,7 +440,7 @@ mod tests {
         let mut edit = add([(3, table(3, "f", "h"))]);
         edit.removed.push(id(3));
         let next = view().apply(&edit).unwrap();
-        assert_eq!((ids(next.tables(2)), ids(next.tables(3))), (vec![5, 4], vec![3]));
+        assert_eq!((ids(next.tables(2).iter()), ids(next.tables(3).iter())), (vec![5, 4], vec![3]));
     }
 
     #[test]
@@ -459,7 +479,9 @@ mod tests {
     fn check_names_each_fault() {
         let twice = [Arc::new(table(1, "c", "d")), Arc::new(table(1, "b", "c"))];
         let mut view = view();
-        view.levels[2] = Arc::new(Level { tables: twice.to_vec(), sums: LevelSums::default() });
+        let mut level = Level::default().unsorted(&[], twice.to_vec());
+        level.sums = LevelSums::default();
+        view.levels[2] = Arc::new(level);
         assert_eq!(
             view.check(),
             [

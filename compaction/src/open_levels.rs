@@ -4,8 +4,8 @@
 //! shares every table that stays. A table is closed, and, if its owner said so, its file removed,
 //! when the last view or iterator that holds it is gone.
 //!
-//! - O1: the open tables of each level stand in the order of their descriptions in [`Levels`], and so do the
-//!   heads of their bounds.
+//! - O1: the open tables of each level stand in the order, and in the parts, of their descriptions in [`Levels`];
+//!   and the heads of their bounds in that order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,25 +28,43 @@ pub struct OpenLevels<T: Tree> {
 
 /// A level's tables, open. A clone shares them.
 struct OpenLevel<T: Tree> {
-    tables: Arc<[Arc<T::Table>]>,
+    /// In the parts of the level, which are shared as those are.
+    parts: Arc<[OpenPart<T>]>,
     /// Of each the first bytes of its first key and its last: mostly they tell, and stand together.
     heads: Arc<[[u64; 2]]>,
 }
 
+/// Open tables that stand side by side.
+struct OpenPart<T: Tree> {
+    /// How many stand before them in their level.
+    start: usize,
+    tables: Arc<[Arc<T::Table>]>,
+}
+
 impl<T: Tree> OpenLevel<T> {
-    fn new(tables: Arc<[Arc<T::Table>]>) -> Self {
-        let heads = tables.iter().map(|table| {
-            let TableMeta { first, last, .. } = T::file(table).meta();
-            [head(first), head(last)]
-        });
-        let heads = heads.collect();
-        Self { tables, heads }
+    fn none() -> Self {
+        Self { parts: Arc::from([]), heads: Arc::from([]) }
+    }
+
+    /// The table at this place.
+    #[inline]
+    fn table(&self, at: usize) -> &Arc<T::Table> {
+        let part = match &*self.parts {
+            [part] => part,
+            parts => &parts[parts.partition_point(|part| part.start <= at) - 1],
+        };
+        &part.tables[at - part.start]
+    }
+
+    fn heads_of(table: &Arc<T::Table>) -> [u64; 2] {
+        let TableMeta { first, last, .. } = T::file(table).meta();
+        [head(first), head(last)]
     }
 }
 
 impl<T: Tree> Clone for OpenLevel<T> {
     fn clone(&self) -> Self {
-        Self { tables: Arc::clone(&self.tables), heads: Arc::clone(&self.heads) }
+        Self { parts: Arc::clone(&self.parts), heads: Arc::clone(&self.heads) }
     }
 }
 
@@ -78,19 +96,8 @@ impl<T: Tree> Clone for OpenLevels<T> {
 impl<T: Tree> OpenLevels<T> {
     /// A tree without tables.
     pub fn new() -> Self {
-        let none = OpenLevel::new(Arc::from([]));
-        Self {
-            levels: Levels::new(T::KIND),
-            open: std::array::from_fn(|_| OpenLevel::clone(&none)),
-            filled: 0,
-        }
-    }
-
-    /// Puts a level's open tables in their place.
-    fn fill(&mut self, level: u8, tables: Arc<[Arc<T::Table>]>) {
-        let bit = 1 << level;
-        self.filled = if tables.is_empty() { self.filled & !bit } else { self.filled | bit };
-        self.open[usize::from(level)] = OpenLevel::new(tables);
+        let levels = Levels::new(T::KIND);
+        Self { levels, open: std::array::from_fn(|_| OpenLevel::none()), filled: 0 }
     }
 
     /// Opens all tables of `levels`: one read of a few kilobytes each.
@@ -102,15 +109,56 @@ impl<T: Tree> OpenLevels<T> {
     /// If they are another tree's.
     pub fn open(tables: &Arc<Tables>, levels: Levels) -> Result<Self, TableError> {
         assert_eq!(levels.tree(), T::KIND, "levels of this tree");
-        let open = |level: u8| -> Result<Arc<[Arc<T::Table>]>, TableError> {
-            let metas = levels.tables(level).iter();
-            metas.map(|meta| Ok(Arc::new(T::open(tables, TableMeta::clone(meta))?))).collect()
-        };
-        let mut opened = Self::new();
-        for level in 0..LEVELS_MAX {
-            opened.fill(level, open(level)?);
+        Self::new().to(levels, |meta| Ok(Arc::new(T::open(tables, meta.clone())?)))
+    }
+
+    /// The view of these levels. What parts they share with this one's is here; `open` gives the other tables.
+    fn to<E>(
+        &self,
+        levels: Levels,
+        open: impl Fn(&TableMeta) -> Result<Arc<T::Table>, E>,
+    ) -> Result<Self, E> {
+        let mut next = Self { levels, ..self.clone() };
+        for level in (0..LEVELS_MAX).filter(|level| !next.levels.shares(&self.levels, *level)) {
+            let before = &self.open[usize::from(level)];
+            let known = self.levels.parts(level).iter().map(Arc::as_ptr).zip(&*before.parts);
+            let known: BTreeMap<_, _> = known.collect();
+            let metas = next.levels.parts(level);
+            let (mut parts, mut heads) = (Vec::with_capacity(metas.len()), Vec::new());
+            for part in metas {
+                let start = heads.len();
+                let tables = match known.get(&Arc::as_ptr(part)) {
+                    Some(OpenPart { start, tables }) => {
+                        heads.extend_from_slice(&before.heads[*start..start + tables.len()]);
+                        Arc::clone(tables)
+                    }
+                    None => {
+                        let tables = part.tables().iter().map(|meta| open(meta));
+                        let tables = tables.collect::<Result<Arc<[_]>, E>>()?;
+                        heads.extend(tables.iter().map(OpenLevel::<T>::heads_of));
+                        tables
+                    }
+                };
+                parts.push(OpenPart { start, tables });
+            }
+            let bit = 1 << level;
+            next.filled = if heads.is_empty() { next.filled & !bit } else { next.filled | bit };
+            next.open[usize::from(level)] = OpenLevel { parts: parts.into(), heads: heads.into() };
         }
-        Ok(Self { levels, ..opened })
+        Ok(next)
+    }
+
+    /// The tables of parts that these levels do not have any more.
+    fn left(&self, levels: &Levels) -> BTreeMap<TableId, &Arc<T::Table>> {
+        let mut left = BTreeMap::new();
+        for level in (0..LEVELS_MAX).filter(|level| !levels.shares(&self.levels, *level)) {
+            let kept: BTreeSet<_> = levels.parts(level).iter().map(Arc::as_ptr).collect();
+            let parts = self.levels.parts(level).iter().zip(&*self.open[usize::from(level)].parts);
+            for (_, open) in parts.filter(|(part, _)| !kept.contains(&Arc::as_ptr(part))) {
+                left.extend(open.tables.iter().map(|table| (T::file(table).meta().id, table)));
+            }
+        }
+        left
     }
 
     /// What is known of the tables.
@@ -120,33 +168,39 @@ impl<T: Tree> OpenLevels<T> {
 
     /// The open tables of a level: of level 0 in the order in which they came, of the others by
     /// key.
-    pub fn tables(&self, level: u8) -> &[Arc<T::Table>] {
-        self.open.get(usize::from(level)).map_or(&[], |open| &open.tables)
+    pub fn tables(&self, level: u8) -> impl DoubleEndedIterator<Item = &Arc<T::Table>> {
+        self.open[usize::from(level)].parts.iter().flat_map(|part| part.tables.iter())
+    }
+
+    /// The open table of a level at this place in it.
+    ///
+    /// # Panics
+    /// If none is there.
+    pub(crate) fn table_at(&self, level: u8, at: usize) -> &Arc<T::Table> {
+        self.open[usize::from(level)].table(at)
     }
 
     /// All open tables with their levels, from level 0 down.
     pub fn all(&self) -> impl Iterator<Item = (u8, &Arc<T::Table>)> {
-        (0..LEVELS_MAX).flat_map(|level| self.tables(level).iter().map(move |table| (level, table)))
+        (0..LEVELS_MAX).flat_map(|level| self.tables(level).map(move |table| (level, table)))
     }
 
-    /// The table with this id, if it is here. A look at each table.
+    /// The table with this id, if it is here. A look at the number of each table.
     pub fn table(&self, id: TableId) -> Option<&Arc<T::Table>> {
         self.tables_of(&BTreeSet::from([id])).pop_first().map(|(_, table)| table)
     }
 
-    /// Of the tables with these ids those that are here. A look at each table.
+    /// Of the tables with these ids those that are here. A look at the number of each table.
     pub fn tables_of(&self, ids: &BTreeSet<TableId>) -> BTreeMap<TableId, &Arc<T::Table>> {
-        let of_level = |level| self.levels.tables(level).iter().zip(self.tables(level));
-        let all = (0..LEVELS_MAX).flat_map(of_level);
-        let chosen = all.filter(|(meta, _)| ids.contains(&meta.id));
-        chosen.map(|(meta, table)| (meta.id, table)).collect()
+        let places = self.levels.places(ids).into_iter();
+        places.map(|(id, level, at)| (id, self.table_at(level, at))).collect()
     }
 
     /// The tables that may hold `key`: the newest of level 0 first, then one at most of each level, from
     /// level 1 down. A look at each table of level 0, a binary search in the others.
     pub fn for_key<'a>(&'a self, key: &'a [u8]) -> ForKey<'a, T> {
         let below = self.filled & !1;
-        ForKey { levels: self, key, head: head(key), below, left: self.open[0].tables.len() }
+        ForKey { levels: self, key, head: head(key), below, left: self.open[0].heads.len() }
     }
 
     /// The view that the edit makes of this one. `opened` are the tables that it adds, open; those
@@ -159,29 +213,14 @@ impl<T: Tree> OpenLevels<T> {
     /// If a table that is added is neither among `opened` nor here.
     pub fn apply(&self, edit: &LevelEdit, opened: &[Arc<T::Table>]) -> Result<Self, LevelFault> {
         let levels = self.levels.apply(edit)?;
-        let mut next = Self { levels, ..self.clone() };
-        let moved = self.tables_of(&edit.removed.iter().copied().collect());
-        let id = |table: &Arc<T::Table>| T::file(table).meta().id;
-        let come: BTreeMap<_, _> =
-            opened.iter().chain(moved.values().copied()).map(|table| (id(table), table)).collect();
-        for level in 0..LEVELS_MAX {
-            let (metas, before) = (next.levels.tables(level), self.levels.tables(level));
-            if next.levels.shares(&self.levels, level) {
-                continue;
-            }
-            // What stays, stays in its order.
-            let mut stayed = before.iter().zip(self.tables(level));
-            let find = |meta: &Arc<TableMeta>| match come.get(&meta.id) {
-                Some(table) => Arc::clone(table),
-                None => {
-                    let here = stayed.find(|(before, _)| before.id == meta.id);
-                    Arc::clone(here.expect("a table that is added was opened").1)
-                }
-            };
-            let tables = metas.iter().map(find).collect();
-            next.fill(level, tables);
-        }
-        Ok(next)
+        let mut known = self.left(&levels);
+        known.extend(opened.iter().map(|table| (T::file(table).meta().id, table)));
+        let find = |meta: &TableMeta| {
+            Ok::<_, LevelFault>(Arc::clone(
+                known.get(&meta.id).expect("a table that is added was opened"),
+            ))
+        };
+        self.to(levels, find)
     }
 }
 
@@ -210,26 +249,37 @@ impl<'a, T: Tree> Iterator for ForKey<'a, T> {
         let Self { levels, key, head, .. } = *self;
         while self.left > 0 {
             self.left -= 1;
-            let OpenLevel { tables, heads } = &levels.open[0];
-            let ([first, last], table) = (heads[self.left], &tables[self.left]);
-            let may_overlap = first <= head && head <= last;
+            let open = &levels.open[0];
+            let [first, last] = open.heads[self.left];
+            if head < first || last < head {
+                continue;
+            }
+            let table = open.table(self.left);
             let is_sure = first < head && head < last;
-            if may_overlap && (is_sure || T::file(table).meta().overlaps(key, key)) {
+            if is_sure || T::file(table).meta().overlaps(key, key) {
                 return Some(table);
             }
         }
         while self.below != 0 {
             let level = self.below.trailing_zeros();
             self.below &= self.below - 1;
-            let OpenLevel { tables, heads } = &levels.open[level as usize];
+            let open = &levels.open[level as usize];
+            let heads = &*open.heads;
             let mut at = heads.partition_point(|[_, last]| *last < head);
             if heads.get(at).is_some_and(|[_, last]| *last == head) {
-                let is_below = |table: &Arc<T::Table>| T::file(table).meta().last[..] < *key;
-                at += tables[at..].partition_point(is_below);
+                let mut high = at + heads[at..].partition_point(|[first, _]| *first <= head);
+                while at < high {
+                    let middle = at.midpoint(high);
+                    match T::file(open.table(middle)).meta().last[..] < *key {
+                        true => at = middle + 1,
+                        false => high = middle,
+                    }
+                }
             }
             let Some([first, _]) = heads.get(at) else { continue };
-            if *first < head || (*first == head && T::file(&tables[at]).meta().first[..] <= *key) {
-                return Some(&tables[at]);
+            let table = open.table(at);
+            if *first < head || (*first == head && T::file(table).meta().first[..] <= *key) {
+                return Some(table);
             }
         }
         None

@@ -17,7 +17,9 @@
 //!    make a group. The group with the least to rewrite for its bytes goes down, whole.
 //! 5. Below level 0, of all runs of neighbouring tables, the one with the least to rewrite for its
 //!    bytes goes down, the longest of equals: a level of uniform keys goes down whole, as far as
-//!    the bound of input allows, and does then not burden what comes next from above.
+//!    the bound of input allows, and does then not burden what comes next from above. Of a level of very many tables
+//!    [`LOOKED_TABLES_MAX`] that stand side by side are looked at, now these, now those; all only if none of
+//!    them can go.
 //! 6. What overlaps nothing in the level where it goes is moved as it is, but for small tables:
 //!    those of level 0 go together if all are small, and a run of small ones is written as fewer.
 //!    So tables do not stay as small as a store that is often closed flushes them.
@@ -66,6 +68,9 @@
 //! | one table, the oldest | 4.6 | 9.6 | 23.3 |
 //! | one table of least overlap, levels of ten times | 3.4 | 6.9 | 10.0 |
 //!
+//! With tables of 100 kB instead of 16 MiB, so that levels have thousands, the 100 millions are 5.2, be it 256 of them
+//! that are looked at, 512 or all.
+//!
 //! Where level 0 waited for its tables alone, the first line was 3.4, 4.9 and 7.4; a million values stood in
 //! four tables then, and in two now, and whether one is held that is not took 1.44 times as long.
 //!
@@ -84,7 +89,7 @@ use std::sync::Arc;
 
 use self::targets::Targets;
 use crate::edit::LevelEdit;
-use crate::levels::{LEVELS_MAX, Levels};
+use crate::levels::{LEVELS_MAX, LevelSums, LevelTables, Levels};
 use crate::table::{TableId, TableMeta};
 
 mod around;
@@ -97,6 +102,9 @@ const LAST: u8 = LEVELS_MAX - 1;
 /// Tables that a plan takes of its source at most. Looking for the best run costs this many steps a
 /// table; and of level 0, where all may overlap, each table that is written names all of them.
 const RUN_TABLES_MAX: usize = 256;
+
+/// Tables among which the best run is looked for, in a level that has more: what a plan costs is bounded, too.
+const LOOKED_TABLES_MAX: usize = 512;
 
 /// Tables of a plan at most (P4): those that are written from it may have to name them all.
 pub const INPUT_TABLES_MAX: usize = 16_000;
@@ -180,7 +188,7 @@ impl Plan {
         let are_small = source == 0 || mean_bytes < view.shape.small_bytes();
         let all = keys(source_tables.iter().chain(&target_tables));
         let is_bottom = is_bottom(levels, target, all);
-        let is_wasteful = is_bottom && view.is_wasteful(&source_tables);
+        let is_wasteful = is_bottom && view.is_wasteful(source_tables.iter());
         let is_move = target_tables.is_empty() && (is_one || !are_small) && !is_wasteful;
         let plan = Self { source, target, source_tables, target_tables, is_move, is_bottom };
         assert!(source < target && target < LEVELS_MAX, "P2: {source} to {target}");
@@ -195,7 +203,7 @@ impl Plan {
     }
 
     /// Neighbours at the bottom, rewritten where they are.
-    fn in_place(level: u8, tables: &[Arc<TableMeta>]) -> Self {
+    fn in_place(level: u8, tables: LevelTables<'_>) -> Self {
         Self {
             source: level,
             target: level,
@@ -240,8 +248,9 @@ impl Plan {
 /// The next compaction that the levels need; `None` if they are at rest, or what is damaged leaves nothing to do.
 /// `oldest_seen` is the oldest commit as of which anyone reads names, `u64::MAX` if all read the present.
 ///
-/// Costs a few hundred steps for each table of the level that is due, and a look at each table below; if none
-/// is due, a look at each table of a level with spare entries; if any is damaged, a look at each table.
+/// Costs a few hundred steps for each table that is looked at in the level that is due, 512 at most, and a look at each
+/// of those below that they overlap; from level 0 a look at each table below that it overlaps; if none is due, a look at
+/// each of some tables that stand beside one of which much is spare; if any is damaged, a look at each table.
 pub fn plan(levels: &Levels, shape: &Shape, oldest_seen: u64, damaged: &Damaged) -> Option<Plan> {
     let view = View::new(levels, shape, oldest_seen, damaged);
     if let Some(plan) = view.sinking() {
@@ -314,7 +323,8 @@ pub fn debt_bytes(levels: &Levels, shape: &Shape, oldest_seen: u64, damaged: &Da
         held[usize::from(level)] = levels.sums(level).file_bytes as f64;
     }
     let scores = view.scores();
-    let mut debt = view.thinnings(false).map(|(_, tables)| bytes(tables) as f64).sum::<f64>();
+    let mut debt =
+        view.thinnings(false).map(|(_, tables)| bytes(tables.iter()) as f64).sum::<f64>();
     for level in 0..LAST {
         let here = held[usize::from(level)];
         let (is_due, excess) = match level {
@@ -352,7 +362,8 @@ pub fn full_bytes(levels: &Levels, shape: &Shape, oldest_seen: u64) -> u64 {
         (0, 0) => held,
         (_, 0) => {
             let view = View::new(levels, shape, oldest_seen, NO_DAMAGE);
-            view.thinnings(true).fold(0, |sum, (_, tables)| sum.saturating_add(bytes(tables)))
+            view.thinnings(true)
+                .fold(0, |sum, (_, tables)| sum.saturating_add(bytes(tables.iter())))
         }
         _ => read,
     }
@@ -430,11 +441,11 @@ fn plan_between(view: &View<'_>, source: u8, target: u8) -> Option<Plan> {
     let tables = if source == 0 {
         l0_group(view, target)?
     } else {
-        let run = least_overlap(levels.tables(source), levels.tables(target), view)?;
-        levels.tables(source)[run].to_vec()
+        least_overlap(view, source, target)?.to_vec()
     };
-    let plan = Plan::down(view, source, target, tables);
-    (plan.inputs().count() <= INPUT_TABLES_MAX).then_some(plan)
+    let (first, last) = keys(&tables);
+    let input_count = tables.len() + levels.run(target, first, last).len();
+    (input_count <= INPUT_TABLES_MAX).then(|| Plan::down(view, source, target, tables))
 }
 
 /// The group of level 0 that has the least to rewrite for its bytes, the oldest of equals; of a
@@ -449,9 +460,10 @@ fn l0_group(view: &View<'_>, target: u8) -> Option<Vec<Arc<TableMeta>>> {
     } else {
         let cost = |group: &Vec<Arc<TableMeta>>| {
             let (first, last) = keys(group);
-            ratio(bytes(levels.run(target, first, last)), bytes(group))
+            ratio(bytes(levels.run(target, first, last).iter()), bytes(group))
         };
-        let groups = groups(levels.tables(0)).into_iter().map(|group| view.before_damage(group));
+        let groups =
+            groups(&levels.tables(0).to_vec()).into_iter().map(|group| view.before_damage(group));
         let groups = groups.filter(|group| !group.is_empty() && view.is_free(group, target));
         groups.min_by(|a, b| cost(a).total_cmp(&cost(b)))?
     };
@@ -487,29 +499,56 @@ fn groups(tables: &[Arc<TableMeta>]) -> Vec<Vec<Arc<TableMeta>>> {
     groups.into_iter().map(tables_of).collect()
 }
 
+/// The run of neighbours in level `source` with the fewest bytes in `target` to rewrite for a byte of its own, among
+/// those that are looked at. None if each table of the level overlaps too many, or what is damaged.
+fn least_overlap<'a>(view: &View<'a>, source: u8, target: u8) -> Option<LevelTables<'a>> {
+    let tables = view.levels.tables(source);
+    let run_in = |places: Range<usize>| {
+        let looked = tables.range(places);
+        let (first, last) = (looked.first()?, looked.last()?);
+        let target = view.levels.run(target, &first.first, &last.last);
+        Some(looked.range(least_overlap_in(looked, target, view)?))
+    };
+    let Some(passed_count) = tables.len().checked_sub(LOOKED_TABLES_MAX) else {
+        return run_in(0..tables.len());
+    };
+    // Which changes with each edit of the level.
+    let LevelSums { table_count, file_bytes, entry_count, .. } = view.levels.sums(source);
+    let mixed = [table_count, file_bytes, entry_count].into_iter().fold(0u64, |mixed, number| {
+        (mixed ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+    });
+    let from = mixed % (passed_count as u64 + 1);
+    let from = usize::try_from(from).expect("no more than the tables");
+    run_in(from..from + LOOKED_TABLES_MAX).or_else(|| run_in(0..tables.len()))
+}
+
 /// The run of neighbours in `source` with the fewest bytes in `target` to rewrite for a byte of
 /// its own, among those that fit the bounds; the longest of equals, then the first by key. None if
-/// each table alone overlaps too many, or what is damaged.
-fn least_overlap(
-    source: &[Arc<TableMeta>],
-    target: &[Arc<TableMeta>],
+/// each table alone overlaps too many, or what is damaged. `target` has all that `source` overlaps.
+fn least_overlap_in(
+    source: LevelTables<'_>,
+    target: LevelTables<'_>,
     view: &View<'_>,
 ) -> Option<Range<usize>> {
     let shape = view.shape;
     // Bytes of all target tables before each, and which of them are damaged.
     let (mut before, mut damaged_before) = (vec![0u64], vec![0usize]);
-    for table in target {
+    for table in target.iter() {
         before.push(before[before.len() - 1].saturating_add(table.file_bytes));
         let count = damaged_before[damaged_before.len() - 1];
         damaged_before.push(count + usize::from(view.damaged.contains(&table.id)));
     }
     // What each table overlaps: both levels are sorted, so that one walk tells of all.
     let (mut low, mut high) = (0, 0);
+    let (mut passed, mut reached) = (target.iter().peekable(), target.iter().peekable());
     let mut looked = Vec::with_capacity(source.len());
-    for table in source {
-        low += target[low..].iter().take_while(|other| other.last < table.first).count();
-        high = high.max(low);
-        high += target[high..].iter().take_while(|other| other.first <= table.last).count();
+    for table in source.iter() {
+        while passed.next_if(|other| other.last < table.first).is_some() {
+            low += 1;
+        }
+        while reached.next_if(|other| other.first <= table.last).is_some() {
+            high += 1;
+        }
         looked.push(Looked {
             bytes: table.file_bytes,
             is_damaged: view.damaged.contains(&table.id),
@@ -558,10 +597,6 @@ struct Looked {
 
 fn ratio(bytes: u64, to_bytes: u64) -> f64 {
     bytes as f64 / to_bytes.max(1) as f64
-}
-
-fn entry_count(tables: &[Arc<TableMeta>]) -> u64 {
-    tables.iter().fold(0, |sum, table| sum.saturating_add(table.entry_count))
 }
 
 fn bytes<'a>(tables: impl IntoIterator<Item = &'a Arc<TableMeta>>) -> u64 {

@@ -69,7 +69,16 @@ pub struct TableMeta {
     pub footer_hash: [u8; 32],
 }
 
+/// Of so many entries one goes at least, or it is not worth the rewriting.
+pub(crate) const READ_FOR_ONE_MAX: u64 = 8;
+
 impl TableMeta {
+    /// So many of its entries are spare that it is worth a rewriting.
+    pub(crate) fn is_wasteful(&self) -> bool {
+        let read_count = self.spare_count.saturating_mul(READ_FOR_ONE_MAX);
+        self.spare_count > 0 && read_count >= self.entry_count
+    }
+
     /// The table's keys overlap the closed interval from `first` to `last`.
     pub fn overlaps(&self, first: &[u8], last: &[u8]) -> bool {
         self.first[..] <= *last && *first <= self.last[..]

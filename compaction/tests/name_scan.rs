@@ -65,7 +65,7 @@ fn levels() -> (Arc<Tables>, Arc<OpenLevels<Names>>) {
 fn a_scan_enters_no_table_that_has_nothing_of_its_range() {
     let (tables, levels) = levels();
     let metas = levels.levels().tables(6);
-    for meta in &metas[1..metas.len() - 1] {
+    for meta in metas.range(1..metas.len() - 1).iter() {
         let bounds = (Bound::Included(&meta.first[..]), Bound::Included(&meta.last[..]));
         let range = NameRange::new(bounds.0, bounds.1);
         let scan =

@@ -146,10 +146,11 @@ impl Grown {
                 levels.all().map(|(level, meta)| (level, meta.id)).collect::<Vec<_>>()
             };
             let (old, new) = (ids(before.levels()), ids(&self.levels));
-            let gone =
-                |(level, meta): &(u8, &Arc<TableMeta>)| !self.levels.tables(*level).contains(meta);
+            let gone = |(level, meta): &(u8, &Arc<TableMeta>)| {
+                self.levels.tables(*level).iter().all(|other| other != *meta)
+            };
             let come = |(level, meta): &(u8, &Arc<TableMeta>)| {
-                !before.levels().tables(*level).contains(meta)
+                before.levels().tables(*level).iter().all(|other| other != *meta)
             };
             assert_ne!(old, new, "a plan changes something");
             let removed = before.levels().all().filter(gone).map(|(_, meta)| meta.id).collect();
@@ -186,7 +187,7 @@ fn agree<T: Kept>(before: &OpenLevels<T>, edit: &LevelEdit, tables: &Arc<Tables>
     let added = edit.added.iter().filter(|(_, meta)| before.table(meta.id).is_none());
     let opened: Vec<_> = added.map(|(_, meta)| open::<T>(tables, meta).unwrap()).collect();
     let after = before.apply(edit, &opened).unwrap();
-    let metas = |level| after.tables(level).iter().map(|table| T::file(table).meta());
+    let metas = |level| after.tables(level).map(|table| T::file(table).meta());
     for level in 0..LEVELS_MAX {
         assert!(metas(level).eq(after.levels().tables(level).iter().map(|meta| &**meta)));
     }
@@ -203,7 +204,7 @@ fn agree<T: Kept>(before: &OpenLevels<T>, edit: &LevelEdit, tables: &Arc<Tables>
 /// Look-ups are led to every table that may have the key, the newest first, and to no other.
 fn leads_where_keys_are<T: Kept>(levels: &OpenLevels<T>) {
     let holds = |meta: &TableMeta, key: &[u8]| meta.overlaps(key, key);
-    let newest_first = levels.tables(0).iter().rev();
+    let newest_first = levels.tables(0).rev();
     let below = (1..LEVELS_MAX).flat_map(|level| levels.tables(level));
     let in_order: Vec<_> =
         newest_first.chain(below).map(|table| T::file(table).meta().clone()).collect();

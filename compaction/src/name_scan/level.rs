@@ -77,7 +77,7 @@ impl LevelScan {
     /// The next table.
     fn next_table(&mut self) -> Option<&Arc<NameTable>> {
         let index = if self.backwards { self.left.next_back()? } else { self.left.next()? };
-        Some(&self.levels.tables(self.level)[index])
+        Some(self.levels.table_at(self.level, index))
     }
 
     /// Enters the next table backwards, at its last entry in the range. Says whether there was one.

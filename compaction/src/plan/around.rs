@@ -72,7 +72,7 @@ impl View<'_> {
         let tables = self.levels.tables(level);
         let TableMeta { first, last, .. } = &*tables[at];
         // P1: in level 0 those before it are older.
-        if level == 0 && tables[..at].iter().any(|older| older.overlaps(first, last)) {
+        if level == 0 && tables.range(0..at).iter().any(|older| older.overlaps(first, last)) {
             return None;
         }
         let is_free = |below: &u8| self.levels.run(*below, first, last).is_empty();

@@ -4,12 +4,9 @@ use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Plan, RUN_TABLES_MAX, View, bytes, entry_count, is_bottom};
-use crate::levels::LEVELS_MAX;
-use crate::table::TableMeta;
-
-/// Of so many entries one goes at least, or it is not worth the rewriting.
-const READ_FOR_ONE_MAX: u64 = 8;
+use super::{Plan, RUN_TABLES_MAX, View, bytes, is_bottom};
+use crate::levels::{LEVELS_MAX, LevelTables};
+use crate::table::{READ_FOR_ONE_MAX, TableMeta};
 
 impl<'a> View<'a> {
     /// The first rewriting in place, if any; `is_full`: for the least that goes.
@@ -18,19 +15,16 @@ impl<'a> View<'a> {
     }
 
     /// What is to be rewritten in place: levels with neighbours, one run after the other.
-    pub(super) fn thinnings(
-        self,
-        is_full: bool,
-    ) -> impl Iterator<Item = (u8, &'a [Arc<TableMeta>])> {
+    pub(super) fn thinnings(self, is_full: bool) -> impl Iterator<Item = (u8, LevelTables<'a>)> {
         let levels = (1..LEVELS_MAX).filter(move |at| self.levels.sums(*at).spare_count > 0);
         levels.flat_map(move |level| {
             let tables = self.levels.tables(level);
             let mut passed = 0;
             iter::from_fn(move || {
-                let mut places = passed..tables.len();
+                let mut places = tables.spare_places(passed, is_full);
                 let run = places.find_map(|at| self.thinning(level, at, is_full))?;
                 passed = run.end;
-                Some((level, &tables[run]))
+                Some((level, tables.range(run)))
             })
         })
     }
@@ -45,8 +39,9 @@ impl<'a> View<'a> {
             alone if alone.len() == 1 => self.with_smaller(level, at, is_full).unwrap_or(alone),
             run => run,
         };
-        let thinned = &tables[run.clone()];
-        let is_due = if is_full { self.going(thinned) > 0 } else { self.is_wasteful(thinned) };
+        let thinned = tables.range(run.clone());
+        let is_due =
+            if is_full { self.going(thinned.iter()) > 0 } else { self.is_wasteful(thinned.iter()) };
         is_due.then_some(run)
     }
 
@@ -68,10 +63,10 @@ impl<'a> View<'a> {
     /// This table of the level and the smaller of its neighbours, if that is worth it.
     fn with_smaller(&self, level: u8, at: usize, is_full: bool) -> Option<Range<usize>> {
         let tables = self.levels.tables(level);
-        let of = |run: &Range<usize>| &tables[run.clone()];
+        let of = |run: &Range<usize>| tables.range(run.clone()).iter();
         let fits = |pair: &Range<usize>| {
             pair.end <= tables.len()
-                && of(pair).iter().all(|table| !self.damaged.contains(&table.id))
+                && of(pair).all(|table| !self.damaged.contains(&table.id))
                 && bytes(of(pair)) <= self.shape.input_bytes_max
                 && self.is_bottom(level, pair)
         };
@@ -84,31 +79,40 @@ impl<'a> View<'a> {
 
     /// Nothing is below these neighbours of the level, nor below what lies between them.
     fn is_bottom(&self, level: u8, run: &Range<usize>) -> bool {
-        let tables = &self.levels.tables(level)[run.clone()];
-        let ends = (&tables[0].first[..], &tables[tables.len() - 1].last[..]);
+        let tables = self.levels.tables(level);
+        let ends = (&tables[run.start].first[..], &tables[run.end - 1].last[..]);
         is_bottom(self.levels, level, ends)
     }
 
     /// Everyone sees the newest versions in this table, and enough of it is spare.
     fn has_enough(&self, table: &TableMeta, is_full: bool) -> bool {
-        let TableMeta { entry_count, spare_count, last_commit, .. } = *table;
-        let is_wasteful = spare_count.saturating_mul(READ_FOR_ONE_MAX) >= entry_count;
         let can_be_read = !self.damaged.contains(&table.id);
-        let is_seen = last_commit <= self.oldest_seen;
-        spare_count > 0 && can_be_read && is_seen && (is_wasteful || is_full)
+        let is_seen = table.last_commit <= self.oldest_seen;
+        let is_enough = table.is_wasteful() || (is_full && table.spare_count > 0);
+        is_enough && can_be_read && is_seen
     }
 
     /// Of these tables' entries enough go if they are rewritten at the bottom.
-    pub(super) fn is_wasteful(&self, tables: &[Arc<TableMeta>]) -> bool {
+    pub(super) fn is_wasteful<'t>(
+        &self,
+        tables: impl Iterator<Item = &'t Arc<TableMeta>> + Clone,
+    ) -> bool {
+        let entry_count =
+            tables.clone().fold(0u64, |sum, table| sum.saturating_add(table.entry_count));
         let going = self.going(tables);
-        going > 0 && going.saturating_mul(READ_FOR_ONE_MAX) >= entry_count(tables)
+        going > 0 && going.saturating_mul(READ_FOR_ONE_MAX) >= entry_count
     }
 
     /// Of these tables' entries so many go, at least, if they are rewritten at the bottom: M3 of
     /// [`merge`](crate::merge) keeps one.
-    fn going(&self, tables: &[Arc<TableMeta>]) -> u64 {
-        let seen = tables.iter().filter(|table| table.last_commit <= self.oldest_seen);
-        let spare = seen.fold(0u64, |sum, table| sum.saturating_add(table.spare_count));
-        spare.min(entry_count(tables).saturating_sub(1))
+    fn going<'t>(&self, tables: impl Iterator<Item = &'t Arc<TableMeta>>) -> u64 {
+        let (mut spare, mut entries) = (0u64, 0u64);
+        for table in tables {
+            entries = entries.saturating_add(table.entry_count);
+            if table.last_commit <= self.oldest_seen {
+                spare = spare.saturating_add(table.spare_count);
+            }
+        }
+        spare.min(entries.saturating_sub(1))
     }
 }

@@ -5,6 +5,7 @@
 //! last commit: of a table without there is one entry, which is not spare, of commit 0. Tables are numbered as
 //! they are drawn. Answers give the levels' scores, and the plan with all that it takes.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -509,6 +510,38 @@ fn a_plan_has_a_bounded_number_of_tables() {
     let apart = levels(apart.into_iter().chain(target()).collect());
     let first = plan(&apart, &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
     assert_eq!(first.source_tables[0].id.ordinal, Ordinal(1));
+}
+
+/// Of very many tables some are looked at, elsewhere after each edit; and all, if none of these can go.
+#[test]
+fn whatever_can_go_of_a_level_of_very_many_tables_goes_in_the_end() {
+    let levels = |added| {
+        let edit = LevelEdit { added, ..LevelEdit::new(TableKind::Names) };
+        Levels::new(TableKind::Names).apply(&edit).unwrap()
+    };
+    // All but one overlap a table that cannot be read.
+    let below = || (0..3000u32).map(|n| (6, table(n + 5000, n, n, 10)));
+    for free in [0, 777, 1500, 2999] {
+        let bytes = |n| if n == free { 10 << 30 } else { 10 };
+        let above = (0..3000u32).map(|n| (5, table(n + 1, n, n, bytes(n))));
+        let levels = levels(above.chain(below()).collect());
+        let others = below().filter(|(_, other)| other.id.ordinal != Ordinal(free + 5000));
+        let damaged = others.map(|(_, other)| other.id).collect();
+        let one = plan(&levels, &SHAPE, u64::MAX, &damaged).unwrap();
+        assert_eq!((one.source, one.target, one.source_tables.len()), (5, 6, 1));
+        assert_eq!(one.source_tables[0].id.ordinal, Ordinal(free + 1));
+    }
+
+    let above = (0..20_000u32).map(|n| (5, table(n + 1, n, n, 16 << 20)));
+    let mut levels = levels(above.chain([(6, table(30_000, 20_000, 20_000, 10))]).collect());
+    let mut places = BTreeSet::new();
+    for _ in 0..20 {
+        let moved = plan(&levels, &SHAPE, u64::MAX, NO_DAMAGE).unwrap();
+        assert!(moved.is_move && moved.source == 5, "{moved:?}");
+        places.insert(moved.source_tables[0].id.ordinal.0 / 2000);
+        levels = levels.apply(&moved.edit(Vec::new())).unwrap();
+    }
+    assert!(places.len() > 4, "{places:?}");
 }
 
 /// What level 0 gives overlaps more tables than one plan may take: it goes above them, and from there on by parts.

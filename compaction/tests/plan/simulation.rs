@@ -94,6 +94,14 @@ fn uniform_keys_are_rewritten_less_than_by_other_choices() {
 }
 
 #[test]
+fn levels_of_thousands_of_tables_are_rewritten_as_little() {
+    let shape = Shape { table_bytes: 100_000, ..Shape::default() };
+    let tree = load(shape, FLUSHES[1], plan, uniform(1));
+    let text = format!("{:.1}; {} tables", amplification(&tree), tree.levels.total().table_count);
+    expect!["5.2; 15603 tables"].assert_eq(&text);
+}
+
+#[test]
 fn most_of_a_large_tree_is_in_its_last_level() {
     let mut table = String::new();
     for flushes in FLUSHES {

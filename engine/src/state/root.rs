@@ -280,14 +280,7 @@ impl Root {
     /// # Panics
     /// If an edit of levels does not fit them.
     pub(crate) fn edit(&self, edits: &[Edit]) -> Result<(), WalError> {
-        let mut inner = self.inner.lock();
-        for edit in edits {
-            if let Edit::Levels(edit) = edit {
-                let fits = inner.state.tree(edit.tree).levels.apply(edit);
-                assert!(fits.is_ok(), "{fits:?}: an edit that we made fits");
-            }
-        }
-        self.append(&mut inner, edits)
+        self.append(&mut self.inner.lock(), edits)
     }
 
     /// Writes the log anew, if it is long: a crash leaves the old one in force, or the new one.
@@ -383,6 +376,10 @@ impl Root {
     fn append(&self, inner: &mut RootInner, edits: &[Edit]) -> Result<(), WalError> {
         inner.check_open()?;
         assert!(!inner.is_at_rest(&self.writer), "a writer writes a root log of its own");
+        let mut state = inner.state.clone();
+        for edit in edits {
+            state.apply(edit).expect("an edit that we made fits");
+        }
         let mut frame = FrameBuilder::with_capacity(0);
         if !edits.is_empty() {
             frame.push(self.writer.store, RecordKind::RootEdit, &encode(edits));
@@ -393,9 +390,7 @@ impl Root {
             .sync(&inner.log.segment().file)
             .map_err(|error| self.writer.poison.set(format_args!("{error}: {}", error.source)))?;
         self.writer.synced.raise(LogKind::Root, inner.log.end());
-        for edit in edits {
-            inner.state.apply(edit).expect("what does not fit was not appended");
-        }
+        inner.state = state;
         Ok(())
     }
 }

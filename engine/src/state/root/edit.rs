@@ -261,13 +261,12 @@ impl RootState {
         edits
     }
 
-    /// Bytes of the record that a new root log begins with. A look at each table.
+    /// Bytes of the record that a new root log begins with. A look at each segment.
     pub(crate) fn record_bytes(&self) -> u64 {
         let mut bytes = encode(&self.edits_with(LevelEdit::new)).len() as u64;
         for tree in TableKind::ALL {
-            let tables = self.tree(tree).levels.all().map(|(_, table)| &**table);
-            bytes -= LevelEdit::encoded_bytes(std::iter::empty());
-            bytes += LevelEdit::encoded_bytes(tables);
+            bytes -= Levels::new(tree).edit_bytes();
+            bytes += self.tree(tree).levels.edit_bytes();
         }
         bytes
     }

@@ -15,8 +15,12 @@ use crate::edit::LevelEdit;
 use crate::error::TableError;
 use crate::levels::{LEVELS_MAX, LevelFault, Levels};
 use crate::run::Tree;
+use crate::table::container::TableFile;
 use crate::table::shared::Tables;
 use crate::table::{TableId, TableMeta};
+
+/// Tables whose tails are fetched while the one before them is opened.
+const OPENED_AHEAD: usize = 16;
 
 /// A tree's levels, their tables open.
 pub struct OpenLevels<T: Tree> {
@@ -109,14 +113,23 @@ impl<T: Tree> OpenLevels<T> {
     /// If they are another tree's.
     pub fn open(tables: &Arc<Tables>, levels: Levels) -> Result<Self, TableError> {
         assert_eq!(levels.tree(), T::KIND, "levels of this tree");
-        Self::new().to(levels, |meta| Ok(Arc::new(T::open(tables, meta.clone())?)))
+        let metas: Vec<_> = levels.all().map(|(_, meta)| Arc::clone(meta)).collect();
+        let mut left = metas.iter();
+        let mut ahead = |count| {
+            left.by_ref().take(count).for_each(|meta| TableFile::will_open(tables, meta));
+        };
+        ahead(OPENED_AHEAD);
+        Self::new().to(levels, |meta| {
+            ahead(1);
+            Ok(Arc::new(T::open(tables, meta.clone())?))
+        })
     }
 
     /// The view of these levels. What parts they share with this one's is here; `open` gives the other tables.
     fn to<E>(
         &self,
         levels: Levels,
-        open: impl Fn(&TableMeta) -> Result<Arc<T::Table>, E>,
+        mut open: impl FnMut(&TableMeta) -> Result<Arc<T::Table>, E>,
     ) -> Result<Self, E> {
         let mut next = Self { levels, ..self.clone() };
         for level in (0..LEVELS_MAX).filter(|level| !next.levels.shares(&self.levels, *level)) {

@@ -28,7 +28,7 @@ use pinstone_disk::codec::{Malformed, size};
 use pinstone_disk::env::{AtomicBool, AtomicU64, Ordering};
 use pinstone_disk::planted::{self, Bug};
 use pinstone_disk::{
-    DiskExt, File, FileHeader, FileName, HEADER_BYTES, REPEATED, TRAILER_BYTES, Trailer,
+    DiskExt, File, FileHeader, FileName, HEADER_BYTES, REPEATED, TRAILER_BYTES, TableKind, Trailer,
 };
 
 use crate::error::TableError;
@@ -96,6 +96,13 @@ impl TableFile {
             resident_bytes: AtomicU64::new(0),
             probes: Probes::default(),
         })
+    }
+
+    /// Has what [`open`](Self::open) will read fetched, if the table can be mapped, and does not wait for it.
+    pub(crate) fn will_open(tables: &Tables, meta: &TableMeta) {
+        if meta.id.table == TableKind::Index {
+            tables.will_read_tail(meta.id, meta.file_bytes.saturating_sub(TAIL_BYTES));
+        }
     }
 
     /// What its footer says of the tables that it was made from, and of others that are stale and may have

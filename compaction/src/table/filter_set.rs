@@ -137,7 +137,7 @@ impl FilterSet {
         self.ends.is_empty()
     }
 
-    /// Whether `key` may be in any of these parts.
+    /// Whether `key` may be in any of these parts. Calls `ahead` before a filter is read that is not in memory.
     ///
     /// # Errors
     /// Whatever the machine says when a filter is read.
@@ -147,6 +147,7 @@ impl FilterSet {
         file: &TableFile,
         parts: RangeInclusive<usize>,
         key: u64,
+        ahead: impl Fn(),
     ) -> Result<bool, TableError> {
         if self.is_empty() {
             return Ok(true);
@@ -168,6 +169,7 @@ impl FilterSet {
                 // F2.
                 None if !file.may_hold_more() => return Ok(true),
                 None => {
+                    ahead();
                     let (filter, is_damaged) = self.read(file, part)?;
                     let memory_bytes = filter.as_ref().map_or(0, Filter::memory_bytes);
                     if slot.set(filter).is_ok() {

@@ -253,6 +253,8 @@ impl IndexTable {
         if !fits {
             return Err(TableError::corrupt(name, footer.filters_end, "its counts do not agree"));
         }
+        // Whoever looks something up waits for it first.
+        file.will_look(&(footer.units_end..footer.directory_end));
         Ok(Self { file, directory: OnceLock::new() })
     }
 
@@ -403,7 +405,11 @@ impl IndexTable {
         let Some(last) = pages.clone().last() else { return Ok(Some(pages)) };
         let parts = pages.start / FILTER_PAGES..=last / FILTER_PAGES;
         let hashed = digest_key(key.0, self.file.footer().filter_seed);
-        Ok(directory.filters.may_contain(&self.file, parts, hashed)?.then_some(pages))
+        // While a filter is read for the first time, so is the page that it probably leads to.
+        let ahead = || {
+            self.file.will_look(&page_range(pages.start as u64));
+        };
+        Ok(directory.filters.may_contain(&self.file, parts, hashed, ahead)?.then_some(pages))
     }
 
     fn directory(&self) -> Result<&Directory, TableError> {

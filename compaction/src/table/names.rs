@@ -231,7 +231,7 @@ impl NameTable {
         let last = (block + 1).min(directory.ends.len() - 1);
         let parts = block / FILTER_BLOCKS..=last / FILTER_BLOCKS;
         let sought = Sought::new(name, self.file.footer().filter_seed);
-        if !directory.filters.may_contain(&self.file, parts, sought.key())? {
+        if !directory.filters.may_contain(&self.file, parts, sought.key(), || ())? {
             count(&probes.filtered);
             return Ok(None);
         }

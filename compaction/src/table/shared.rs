@@ -225,15 +225,28 @@ impl Tables {
     /// # Errors
     /// Whatever the machine says.
     pub(crate) fn file(&self, id: TableId) -> Result<Arc<dyn File>, TableError> {
-        let mode = match id.table {
-            TableKind::Index => OpenMode::Sealed,
-            TableKind::Names => OpenMode::Read,
-        };
-        let file = self.files.get_or_insert_with(&id, || self.disk.open(id.file_name(), mode))?;
+        let file = self.opened(id)?;
         if file.map().is_some() {
             self.files.remove(&id);
         }
         Ok(file)
+    }
+
+    /// Has a file fetched from `start` on, if it can be mapped, and does not wait for it. It is open then, for who
+    /// [asks](Self::file) for it next. Whatever is in the way is left for that one to meet.
+    pub(crate) fn will_read_tail(&self, id: TableId, start: u64) {
+        let Ok(file) = self.opened(id) else { return };
+        if let Some(map) = file.map() {
+            map.will_read(start, usize::MAX);
+        }
+    }
+
+    fn opened(&self, id: TableId) -> Result<Arc<dyn File>, TableError> {
+        let mode = match id.table {
+            TableKind::Index => OpenMode::Sealed,
+            TableKind::Names => OpenMode::Read,
+        };
+        Ok(self.files.get_or_insert_with(&id, || self.disk.open(id.file_name(), mode))?)
     }
 
     /// Files that may be open for batches, besides those that are kept open.

@@ -7,6 +7,7 @@
 //!   mean something else. One whose header is damaged, or cannot be read then, is not: that hides no value (P4).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use pinstone_disk::codec::size;
@@ -162,10 +163,20 @@ impl Segments {
         segment: &Segment,
         with: impl FnOnce(&Arc<dyn File>) -> T,
     ) -> Result<T, WalError> {
+        self.with_file_for(segment, 0..0, with)
+    }
+
+    /// The same, for these bytes of it: if it has to be opened, they are fetched while that is done.
+    fn with_file_for<T>(
+        &self,
+        segment: &Segment,
+        range: Range<u64>,
+        with: impl FnOnce(&Arc<dyn File>) -> T,
+    ) -> Result<T, WalError> {
         if let Some(file) = segment.file.get() {
             return Ok(with(file));
         }
-        let open = || self.open_sealed(segment);
+        let open = || self.open_sealed(segment, range);
         let file = self.open.get_or_insert_with(&segment.ordinal, open)?;
         if file.map().is_some() {
             // It may be there: another thread was faster.
@@ -175,13 +186,16 @@ impl Segments {
         Ok(with(&file))
     }
 
-    fn open_sealed(&self, segment: &Segment) -> Result<Arc<dyn File>, WalError> {
+    fn open_sealed(&self, segment: &Segment, range: Range<u64>) -> Result<Arc<dyn File>, WalError> {
         let name = segment.name();
         let missing = |error: DiskError| match error.is_not_found() {
             true => corrupt(name, 0, "the root names it, and it is not there"),
             false => error.into(),
         };
         let file = self.disk.open(name, OpenMode::Sealed).map_err(missing)?;
+        if let Some(map) = file.map() {
+            map.will_read(range.start, size(range.end - range.start));
+        }
         if segment.is_known.get().is_none() {
             match read_header(&*self.disk, &file, &name) {
                 Err(error @ WalError::Format(FormatError::Unsupported { .. })) => {
@@ -216,7 +230,9 @@ impl Segments {
             };
             self.disk.read(file, offset_bytes, len_bytes)
         };
-        let read = |segment: &Segment| Ok(self.with_file(segment, read)??);
+        let range =
+            offset_bytes..offset_bytes.saturating_add(len_bytes.min(UNCAPPED_READ_BYTES) as u64);
+        let read = |segment: &Segment| Ok(self.with_file_for(segment, range, read)??);
         self.with(ordinal, read).transpose()
     }
 

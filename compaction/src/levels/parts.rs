@@ -1,8 +1,8 @@
 //! The tables of one level, in parts that one view shares with the next: an edit costs what it changes, and a look
 //! at a few bytes of each part and each table beside it.
 //!
-//! - P1: level 0 is one part, as is a level of up to [`PART_TABLES_MAX`] tables that was made at once. Of others, no
-//!   part is empty, and none has more tables than that.
+//! - P1: level 0 is one part. Of others no part has more than [`PART_TABLES_MAX`] tables, and but for the last one
+//!   none less than [`PART_TABLES_MIN`]: so the parts are few beside the tables. None is empty.
 //! - P2: what is summed up of a part, and of the level, is that of its tables.
 
 use std::collections::BTreeMap;
@@ -383,8 +383,13 @@ mod tests {
         assert!(tables.iter().rev().map(number).eq(expected.iter().rev().copied()));
         assert_eq!(levels.check(), []);
         // P1, P2.
-        assert!(parts.iter().all(|part| !part.tables.is_empty()));
-        assert!(level == 0 || parts.iter().all(|part| part.tables.len() <= PART_TABLES_MAX));
+        for (number, part) in (1..).zip(parts) {
+            let least = if number < parts.len() && level > 0 { PART_TABLES_MIN } else { 1 };
+            let most = if level > 0 { PART_TABLES_MAX } else { usize::MAX };
+            assert!((least..=most).contains(&part.tables.len()), "{number} of {}", parts.len());
+            assert!(part.ids.iter().eq(part.tables.iter().map(|table| &table.id)));
+            assert_eq!(part.has_wasteful, part.tables.iter().any(|table| table.is_wasteful()));
+        }
         let mut encoded = Vec::new();
         levels.to_edit().encode(&mut encoded);
         assert_eq!(levels.edit_bytes(), encoded.len() as u64);
@@ -471,6 +476,23 @@ mod tests {
     }
 
     #[test]
+    fn parts_do_not_become_ever_smaller() {
+        let mut here: BTreeSet<u32> = (1..5000).collect();
+        let mut levels =
+            Levels::new(TableKind::Names).apply(&edit(6, &here, &BTreeSet::new())).unwrap();
+        // Of each part in turn all but one table, or but a few less or more than a part has at least.
+        for step in 0..60 {
+            let parts = levels.parts(6);
+            let kept = [1, PART_TABLES_MIN - 1, PART_TABLES_MIN, 3][step % 4];
+            let part = &parts[step * 7 % parts.len()];
+            let gone: BTreeSet<u32> = part.ids.iter().skip(kept).map(|id| id.ordinal.0).collect();
+            levels = levels.apply(&edit(6, &BTreeSet::new(), &gone)).unwrap();
+            here = &here - &gone;
+            check(&levels, 6, &here.iter().copied().collect::<Vec<_>>(), step);
+        }
+    }
+
+    #[test]
     fn overlaps_between_parts_are_refused() {
         let all: BTreeSet<u32> = (1..4000).step_by(2).collect();
         let levels = Levels::new(TableKind::Names).apply(&edit(6, &all, &BTreeSet::new())).unwrap();
@@ -483,7 +505,13 @@ mod tests {
             let added =
                 LevelEdit { added: vec![(6, between.clone())], ..LevelEdit::new(TableKind::Names) };
             let fault = LevelFault::Overlap { level: 6, left: between.id, right: right.id };
-            assert_eq!(levels.apply(&added), Err(fault));
+            assert_eq!(levels.apply(&added), Err(fault.clone()));
+            // Only the bounds of parts tell of this one: it comes in place of the last table of its part.
+            let across = TableMeta { first: left.first.clone(), ..between.clone() };
+            let added = vec![(6, across)];
+            let removed = vec![left.id];
+            let edit = LevelEdit { added, removed, ..LevelEdit::new(TableKind::Names) };
+            assert_eq!(levels.apply(&edit), Err(fault));
             let fits = TableMeta { last: between.first.clone(), ..between };
             let added = LevelEdit { added: vec![(6, fits)], ..LevelEdit::new(TableKind::Names) };
             assert_eq!(levels.apply(&added).unwrap().tables(6).len(), all.len() + 1);

@@ -18,7 +18,7 @@
 //! 5. Below level 0, of all runs of neighbouring tables, the one with the least to rewrite for its
 //!    bytes goes down, the longest of equals: a level of uniform keys goes down whole, as far as
 //!    the bound of input allows, and does then not burden what comes next from above. Of a level of very many tables
-//!    [`LOOKED_TABLES_MAX`] that stand side by side are looked at, now these, now those; all only if none of
+//!    512 that stand side by side are looked at, now these, now those; all only if none of
 //!    them can go. Some stay longer above than they did when all were looked at; no more is rewritten.
 //! 6. What overlaps nothing in the level where it goes is moved as it is, but for small tables:
 //!    those of level 0 go together if all are small, and a run of small ones is written as fewer.

@@ -5,6 +5,10 @@
 //! 2. What nobody has touched through this map is probably not in memory. The kernel is asked for exactly the
 //!    pages of such a read, all at once, unless it was asked before, and waited for: a fault would fetch page
 //!    after page.
+//! 3. Pages that lead to values stand dense: who [looks](Map::look) at some of a file looks at others soon. With the
+//!    first of them one page is fetched, with each after it twice as many, up to [`AROUND_BYTES`]; of all files
+//!    together [`AHEAD_BYTES_MAX`] more than was asked for, and then no more: a store that is far larger than the
+//!    memory gains nothing by it.
 //!
 //! - N1: only files that are sealed are mapped: nobody of us cuts, writes or extends them. If somebody else
 //!   does, bytes handed out change, and those beyond a new end kill the process; so does a device that fails
@@ -34,6 +38,13 @@ const STRIDE_BYTES: usize = 4096;
 /// Files of which a process has maps at once, at most. Linux gives it 65,530 maps by default, for all that it maps.
 const MAPS_MAX: u64 = 16_384;
 
+/// Bytes that are fetched with a page that is looked at, itself included, at most. A power of two. By cold puts of known
+/// values, a million of 1 KiB: 2.3 to 3 times as many a second as with single pages, and with 16 KiB 1.5 to 2.1 times.
+const AROUND_BYTES: usize = 64 << 10;
+
+/// Bytes that are fetched beside what was looked at, of all files of a disk since it was opened, at most.
+const AHEAD_BYTES_MAX: u64 = 256 << 20;
+
 /// Maps that there are.
 static MAP_COUNT: AtomicU64 = AtomicU64::new(0);
 
@@ -47,6 +58,8 @@ const HANDLES: usize = 8;
 pub(crate) struct MapCounters {
     alive_bytes: AtomicU64,
     pinned_bytes: AtomicU64,
+    /// Bytes that were fetched beside what was looked at.
+    ahead_bytes: AtomicU64,
 }
 
 /// What is mapped of a disk's files: address space, not memory.
@@ -85,6 +98,16 @@ impl MapCounters {
             pinned_bytes: self.pinned_bytes.load(Ordering::Relaxed),
         }
     }
+
+    /// So many bytes more may be fetched than are looked at; counts them.
+    fn may_fetch(&self, ahead_bytes: usize) -> bool {
+        let before_bytes = self.ahead_bytes.fetch_add(ahead_bytes as u64, Ordering::Relaxed);
+        let may = before_bytes < AHEAD_BYTES_MAX;
+        if !may {
+            self.ahead_bytes.fetch_sub(ahead_bytes as u64, Ordering::Relaxed);
+        }
+        may
+    }
 }
 
 /// A file's bytes.
@@ -96,6 +119,8 @@ pub struct Map {
     touched: Strides,
     /// Which the kernel was asked for.
     asked: Strides,
+    /// How often pages were looked at that nobody had asked for.
+    fresh_looks: AtomicU64,
 }
 
 /// The map itself; the last who has it ends it.
@@ -145,7 +170,7 @@ impl Map {
         let handle = || Bytes::from_owner(Owner(Arc::clone(&memory)));
         let handles = std::iter::repeat_with(handle).take(HANDLES).collect();
         let (touched, asked) = (Strides::new(len_bytes), Strides::new(len_bytes));
-        Ok(Some(Self { memory, handles, touched, asked }))
+        Ok(Some(Self { memory, handles, touched, asked, fresh_looks: AtomicU64::new(0) }))
     }
 
     /// Its length.
@@ -159,28 +184,33 @@ impl Map {
     /// The kernel cannot fetch them (N3).
     pub(crate) fn read(&self, offset_bytes: u64, len_bytes: usize) -> io::Result<Bytes> {
         let range = self.range(offset_bytes, len_bytes);
-        self.fetch(&range)?;
+        self.fetch(&range, &range)?;
         prefetch(&self.memory.memory[range.clone()]);
         Ok(self.handles[range.start / STRIDE_BYTES % HANDLES].slice(range))
     }
 
-    /// The same, for a moment; and whether nobody has read them through this map before.
+    /// The same, for a moment; and whether nobody has read them through this map before. Fetches what stands around them,
+    /// too: 3 of the module.
     ///
     /// # Errors
     /// The kernel cannot fetch them (N3).
     pub fn look(&self, offset_bytes: u64, len_bytes: usize) -> io::Result<(&[u8], bool)> {
         let range = self.range(offset_bytes, len_bytes);
-        let is_first = self.fetch(&range)?;
+        if self.touched.have(&range) {
+            return Ok((&self.memory.memory[range], false));
+        }
+        let is_first = self.fetch(&range, &self.around(&range))?;
         Ok((&self.memory.memory[range], is_first))
     }
 
-    /// Has the kernel fetch what was not read through this map before; whether there was any.
-    fn fetch(&self, range: &Range<usize>) -> io::Result<bool> {
+    /// Has the kernel fetch what was not read through this map before, and with it what is `around`; whether there was
+    /// any.
+    fn fetch(&self, range: &Range<usize>, around: &Range<usize>) -> io::Result<bool> {
         let is_first = !self.touched.have(range);
         if is_first {
-            if strides_of(range).len() > 1 {
+            if strides_of(around).len() > 1 {
                 // What is waited for below is fetched page after page.
-                self.ask(range);
+                self.ask(around);
             }
             match self.memory.memory.advise_range(Advice::PopulateRead, range.start, range.len()) {
                 Ok(()) => {}
@@ -199,6 +229,27 @@ impl Map {
         if !self.touched.have(&range) {
             self.ask(&range);
         }
+    }
+
+    /// The same for who will [look](Self::look).
+    pub fn will_look(&self, offset_bytes: u64, len_bytes: usize) {
+        let range = self.range(offset_bytes, len_bytes);
+        if !self.touched.have(&range) {
+            self.ask(&self.around(&range));
+        }
+    }
+
+    /// What is to be fetched with a range that is looked at: nothing else, if it was asked for.
+    fn around(&self, range: &Range<usize>) -> Range<usize> {
+        if self.asked.have(range) {
+            return range.clone();
+        }
+        let looks = self.fresh_looks.fetch_add(1, Ordering::Relaxed);
+        let bytes = (STRIDE_BYTES << looks.min(16)).min(AROUND_BYTES);
+        let start = range.start / bytes * bytes;
+        let end = range.end.next_multiple_of(bytes).min(self.memory.memory.len()).max(range.end);
+        let may = self.memory.counters.may_fetch((end - start) - range.len());
+        if may { start..end } else { range.clone() }
     }
 
     fn ask(&self, range: &Range<usize>) {
@@ -306,6 +357,45 @@ mod tests {
             }
         }
         assert!(map.read(u64::MAX, usize::MAX).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_stands_around_is_fetched_ever_more_of_up_to_a_bound() {
+        let counters = Arc::<MapCounters>::default();
+        let map = map(&vec![7; 4 << 20], &counters).unwrap();
+        let asked = |range: Range<usize>| {
+            let pages = strides_of(&range).map(|page| page * STRIDE_BYTES..page * STRIDE_BYTES + 1);
+            pages.filter(|page| map.asked.have(page)).count()
+        };
+        // The last page of each quarter of a mebibyte.
+        for (at, pages) in [(0, 0), (1, 2), (2, 4), (3, 8), (4, 16), (5, 16)] {
+            let quarter = at << 18..(at + 1) << 18;
+            let offset = (quarter.end - STRIDE_BYTES) as u64;
+            assert!(map.look(offset, STRIDE_BYTES).unwrap().1);
+            assert!(!map.look(offset, STRIDE_BYTES).unwrap().1);
+            assert_eq!(asked(quarter.clone()), pages, "{at}");
+            assert_eq!(asked(quarter.end - pages * STRIDE_BYTES..quarter.end), pages);
+        }
+        let ahead_bytes = || counters.ahead_bytes.load(Ordering::Relaxed);
+        assert_eq!(ahead_bytes(), (2 + 4 + 8 + 16 + 16 - 5) * STRIDE_BYTES as u64);
+        // Who asked, or comes where it was fetched, fetches no more.
+        let before = ahead_bytes();
+        map.will_look(2 << 20, STRIDE_BYTES);
+        assert_eq!((asked(2 << 20..3 << 20), ahead_bytes() - before), (16, 15 * 4096));
+        for page in [0, 15] {
+            assert!(map.look((2 << 20) + page * 4096, STRIDE_BYTES).unwrap().1);
+        }
+        assert_eq!((asked(2 << 20..3 << 20), ahead_bytes() - before), (16, 15 * 4096));
+        // A record fetches what it has, and the file ends where it does.
+        map.read((3 << 20) + 5, 2 * STRIDE_BYTES).unwrap();
+        assert_eq!(asked(3 << 20..(4 << 20) - (128 << 10)), 3);
+        map.look((4 << 20) - 10, STRIDE_BYTES).unwrap();
+        assert_eq!(asked((4 << 20) - (128 << 10)..4 << 20), 16);
+        // Enough was fetched.
+        counters.ahead_bytes.store(AHEAD_BYTES_MAX, Ordering::Relaxed);
+        map.will_look((3 << 20) + (512 << 10), STRIDE_BYTES);
+        assert_eq!(asked((3 << 20) + (512 << 10)..(3 << 20) + (640 << 10)), 1);
+        assert_eq!(ahead_bytes(), AHEAD_BYTES_MAX);
     }
 
     #[test]

@@ -136,13 +136,22 @@ impl TableFile {
         Some(bytes)
     }
 
-    /// Has the range fetched, where the file is mapped, and does not wait for it; whether it is mapped.
+    /// Has what [`look`](Self::look) will give of the range fetched, where the file is mapped, and does not wait for it;
+    /// whether it is mapped.
     pub(crate) fn will_look(&self, range: &Range<u64>) -> bool {
         let map = self.mapped.as_ref().and_then(|file| file.map());
         if let Some(map) = map {
-            map.will_read(range.start, size(range.end - range.start));
+            map.will_look(range.start, size(range.end - range.start));
         }
         map.is_some()
+    }
+
+    /// Has the directory fetched, where the file is mapped, and does not wait for it.
+    pub(crate) fn will_read_directory(&self) {
+        let Footer { units_end, directory_end, .. } = self.footer;
+        if let Some(map) = self.mapped.as_ref().and_then(|file| file.map()) {
+            map.will_read(units_end, size(directory_end - units_end));
+        }
     }
 
     fn read_footer(

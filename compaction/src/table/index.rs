@@ -254,7 +254,7 @@ impl IndexTable {
             return Err(TableError::corrupt(name, footer.filters_end, "its counts do not agree"));
         }
         // Whoever looks something up waits for it first.
-        file.will_look(&(footer.units_end..footer.directory_end));
+        file.will_read_directory();
         Ok(Self { file, directory: OnceLock::new() })
     }
 

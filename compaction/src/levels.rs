@@ -278,6 +278,16 @@ impl Levels {
         self.levels[usize::from(level)].parts()
     }
 
+    /// The places, from this one on, of a level's tables that have spare entries enough; if `is_full`, any.
+    pub(crate) fn spare_places(
+        &self,
+        level: u8,
+        from: usize,
+        is_full: bool,
+    ) -> impl Iterator<Item = usize> {
+        self.levels[usize::from(level)].spare_places(from, is_full)
+    }
+
     /// Where those of these tables stand that are here: their levels, and their places there. Costs a look at the number
     /// of each table that is here.
     pub(crate) fn places(&self, ids: &BTreeSet<TableId>) -> Vec<(TableId, u8, usize)> {

@@ -73,10 +73,10 @@ pub struct TableMeta {
 pub(crate) const READ_FOR_ONE_MAX: u64 = 8;
 
 impl TableMeta {
-    /// So many of its entries are spare that it is worth a rewriting.
-    pub(crate) fn is_wasteful(&self) -> bool {
+    /// So many of its entries are spare that it is worth a rewriting; if `is_full`, any are.
+    pub(crate) fn has_spare(&self, is_full: bool) -> bool {
         let read_count = self.spare_count.saturating_mul(READ_FOR_ONE_MAX);
-        self.spare_count > 0 && read_count >= self.entry_count
+        self.spare_count > 0 && (is_full || read_count >= self.entry_count)
     }
 
     /// The table's keys overlap the closed interval from `first` to `last`.

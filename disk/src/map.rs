@@ -184,7 +184,7 @@ impl Map {
     /// The kernel cannot fetch them (N3).
     pub(crate) fn read(&self, offset_bytes: u64, len_bytes: usize) -> io::Result<Bytes> {
         let range = self.range(offset_bytes, len_bytes);
-        self.fetch(&range, &range)?;
+        self.fetch(&range, || range.clone())?;
         prefetch(&self.memory.memory[range.clone()]);
         Ok(self.handles[range.start / STRIDE_BYTES % HANDLES].slice(range))
     }
@@ -196,21 +196,23 @@ impl Map {
     /// The kernel cannot fetch them (N3).
     pub fn look(&self, offset_bytes: u64, len_bytes: usize) -> io::Result<(&[u8], bool)> {
         let range = self.range(offset_bytes, len_bytes);
-        if self.touched.have(&range) {
-            return Ok((&self.memory.memory[range], false));
-        }
-        let is_first = self.fetch(&range, &self.around(&range))?;
+        let is_first = self.fetch(&range, || self.around(&range))?;
         Ok((&self.memory.memory[range], is_first))
     }
 
     /// Has the kernel fetch what was not read through this map before, and with it what is `around`; whether there was
     /// any.
-    fn fetch(&self, range: &Range<usize>, around: &Range<usize>) -> io::Result<bool> {
+    fn fetch(
+        &self,
+        range: &Range<usize>,
+        around: impl FnOnce() -> Range<usize>,
+    ) -> io::Result<bool> {
         let is_first = !self.touched.have(range);
         if is_first {
-            if strides_of(around).len() > 1 {
+            let around = around();
+            if strides_of(&around).len() > 1 {
                 // What is waited for below is fetched page after page.
-                self.ask(around);
+                self.ask(&around);
             }
             match self.memory.memory.advise_range(Advice::PopulateRead, range.start, range.len()) {
                 Ok(()) => {}

@@ -38,7 +38,7 @@ impl Part {
         let ids = tables.iter().map(|table| table.id).collect();
         let sums = LevelSums::of(&tables);
         let edit_bytes = tables.iter().map(|table| LevelEdit::added_bytes(table)).sum();
-        let has_wasteful = tables.iter().any(|table| table.is_wasteful());
+        let has_wasteful = tables.iter().any(|table| table.has_spare(false));
         Arc::new(Self { tables, ids, sums, edit_bytes, has_wasteful })
     }
 
@@ -99,6 +99,18 @@ impl Level {
         self.parts.iter().zip(starts).flat_map(move |(part, start)| {
             let ids = part.ids.iter().enumerate().filter(|(_, id)| marks.may_have(**id));
             ids.map(move |(at, id)| (*id, start + at))
+        })
+    }
+
+    /// The places, from this one on, of tables that have spare entries enough. Parts without such are passed over.
+    pub(super) fn spare_places(&self, from: usize, is_full: bool) -> impl Iterator<Item = usize> {
+        let parts = self.parts.iter().zip(&self.starts).filter(move |(part, start)| {
+            let has_some = part.has_wasteful || (is_full && part.sums.spare_count > 0);
+            has_some && **start + part.tables.len() > from
+        });
+        parts.flat_map(move |(part, start)| {
+            let places = (*start..).zip(&part.tables).filter(move |(at, _)| *at >= from);
+            places.filter(move |(_, table)| table.has_spare(is_full)).map(|(at, _)| at)
         })
     }
 
@@ -285,35 +297,13 @@ impl<'a> LevelTables<'a> {
         slices.flatten()
     }
 
-    /// Of a whole level, the places of tables with spare entries: of those from `from` on; all, or those that are worth a
-    /// rewriting. Parts of the level without such are passed over.
-    pub(crate) fn spare_places(
-        &self,
-        from: usize,
-        all: bool,
-    ) -> impl Iterator<Item = usize> + use<'a> {
-        let parts = self.level.parts.iter().zip(&self.level.starts);
-        let parts = parts.filter(move |(part, start)| {
-            let has_some = part.has_wasteful || (all && part.sums.spare_count > 0);
-            has_some && **start + part.tables.len() > from
-        });
-        parts.flat_map(move |(part, start)| {
-            let is_one =
-                move |table: &TableMeta| table.is_wasteful() || (all && table.spare_count > 0);
-            let places = (*start..)
-                .zip(&part.tables)
-                .filter(move |(at, table)| *at >= from && is_one(table));
-            places.map(|(at, _)| at)
-        })
-    }
-
     /// All of them.
     pub fn to_vec(&self) -> Vec<Arc<TableMeta>> {
         self.iter().cloned().collect()
     }
 
-    /// How many of the first ones this is true of; it is true of none after one that it is not true of. Two
-    /// binary searches.
+    /// How many of the first ones this is true of; it is true of none after one that it is not true of. A binary
+    /// search, of which each step looks for the table's part.
     pub fn partition_point(&self, mut is_before: impl FnMut(&Arc<TableMeta>) -> bool) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
@@ -388,7 +378,7 @@ mod tests {
             let most = if level > 0 { PART_TABLES_MAX } else { usize::MAX };
             assert!((least..=most).contains(&part.tables.len()), "{number} of {}", parts.len());
             assert!(part.ids.iter().eq(part.tables.iter().map(|table| &table.id)));
-            assert_eq!(part.has_wasteful, part.tables.iter().any(|table| table.is_wasteful()));
+            assert_eq!(part.has_wasteful, part.tables.iter().any(|table| table.has_spare(false)));
         }
         let mut encoded = Vec::new();
         levels.to_edit().encode(&mut encoded);
@@ -413,7 +403,7 @@ mod tests {
         for all in [false, true] {
             let has_spare =
                 |at: &usize| expected[*at] % 5 / 2 > 0 && (all || expected[*at] % 5 / 2 * 8 >= 10);
-            assert!(tables.spare_places(at, all).eq((at..expected.len()).filter(has_spare)));
+            assert!(levels.spare_places(level, at, all).eq((at..expected.len()).filter(has_spare)));
         }
         let some: BTreeSet<_> = expected.iter().step_by(7).map(|at| table(*at, 0).id).collect();
         for (id, found, at) in levels.places(&some) {

@@ -21,7 +21,7 @@ impl<'a> View<'a> {
             let tables = self.levels.tables(level);
             let mut passed = 0;
             iter::from_fn(move || {
-                let mut places = tables.spare_places(passed, is_full);
+                let mut places = self.levels.spare_places(level, passed, is_full);
                 let run = places.find_map(|at| self.thinning(level, at, is_full))?;
                 passed = run.end;
                 Some((level, tables.range(run)))
@@ -88,8 +88,7 @@ impl<'a> View<'a> {
     fn has_enough(&self, table: &TableMeta, is_full: bool) -> bool {
         let can_be_read = !self.damaged.contains(&table.id);
         let is_seen = table.last_commit <= self.oldest_seen;
-        let is_enough = table.is_wasteful() || (is_full && table.spare_count > 0);
-        is_enough && can_be_read && is_seen
+        table.has_spare(is_full) && can_be_read && is_seen
     }
 
     /// Of these tables' entries enough go if they are rewritten at the bottom.
